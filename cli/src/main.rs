@@ -1,0 +1,3 @@
+//! The kv tool.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The kvd daemon.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! How a log is kept, and how state is folded from it.

@@ -1,0 +1,13 @@
+//! Every bound that stands before memory is taken, in one place. `docs/operating/limits.md` is the
+//! table of them for operators.
+
+/// A log record's body and header together.
+pub const RECORD_BYTES_MAX: usize = 16 << 20;
+/// A log segment is sealed when it has grown to this size (default; set by `[log] segment_bytes`).
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// A user key.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// A hash field's name.
+pub const FIELD_BYTES_MAX: usize = 64 << 10;
+/// A string value or a hash field's value. Smaller than a record, so that one always fits.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
