@@ -1,0 +1,10 @@
+//! Replies: written by a server, read by a client.
+
+mod decoder;
+mod double;
+mod value;
+mod writer;
+
+pub use decoder::ReplyDecoder;
+pub use value::Value;
+pub use writer::{Protocol, ReplyWriter};
