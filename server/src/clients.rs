@@ -1,0 +1,217 @@
+//! The connected clients: who they are, for CLIENT LIST, and how many there may be.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use larder_resp::Protocol;
+use parking_lot::Mutex;
+
+/// Every client that is connected now.
+#[derive(Default)]
+pub struct Clients {
+    by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
+    last_id: AtomicU64,
+}
+
+/// A client, as other connections see it.
+pub struct Client {
+    /// Unique in the life of the process, and growing.
+    pub id: u64,
+    /// Where it connects from.
+    pub remote: SocketAddr,
+    /// Where it connects to.
+    pub local: SocketAddr,
+    connected: Instant,
+    details: Mutex<Details>,
+}
+
+/// What changes in the life of a connection. Written by its own task, once a batch of requests.
+#[derive(Clone, Debug)]
+pub struct Details {
+    /// Set by CLIENT SETNAME; empty for none.
+    pub name: String,
+    /// Set by CLIENT SETINFO; empty for none.
+    pub library_name: String,
+    /// Set by CLIENT SETINFO; empty for none.
+    pub library_version: String,
+    /// The protocol of its replies.
+    pub protocol: Protocol,
+    /// The last command, as CLIENT LIST prints it.
+    pub command: &'static str,
+    /// The subcommand of the last command, or empty.
+    pub subcommand: &'static str,
+    /// When the last requests came.
+    pub active: Instant,
+    /// How many commands are queued in its transaction, or `None` outside of one.
+    pub queued: Option<usize>,
+    /// Bytes of replies that wait to be sent.
+    pub reply_bytes: usize,
+}
+
+/// Keeps a client in the list of clients; dropping it takes the client out.
+pub struct Registration {
+    clients: Arc<Clients>,
+    client: Arc<Client>,
+}
+
+impl Clients {
+    /// Takes a new client in, or `None` when there are `clients_max` already.
+    pub fn register(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        local: SocketAddr,
+        clients_max: usize,
+    ) -> Option<Registration> {
+        let mut by_id = self.by_id.lock();
+        if by_id.len() >= clients_max {
+            return None;
+        }
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Arc::new(Client::new(id, remote, local));
+        by_id.insert(id, Arc::clone(&client));
+        Some(Registration { clients: Arc::clone(self), client })
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.by_id.lock().len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The clients, oldest first.
+    pub fn snapshot(&self) -> Vec<Arc<Client>> {
+        self.by_id.lock().values().cloned().collect()
+    }
+
+    /// The client with this id.
+    pub fn find(&self, id: u64) -> Option<Arc<Client>> {
+        self.by_id.lock().get(&id).cloned()
+    }
+}
+
+impl Registration {
+    /// The client itself.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.clients.by_id.lock().remove(&self.client.id);
+    }
+}
+
+impl Client {
+    fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
+        let now = Instant::now();
+        let details = Details {
+            name: String::new(),
+            library_name: String::new(),
+            library_version: String::new(),
+            protocol: Protocol::default(),
+            command: "NULL",
+            subcommand: "",
+            active: now,
+            queued: None,
+            reply_bytes: 0,
+        };
+        Self { id, remote, local, connected: now, details: Mutex::new(details) }
+    }
+
+    /// Changes what others see of this client.
+    pub fn update(&self, change: impl FnOnce(&mut Details)) {
+        change(&mut self.details.lock());
+    }
+
+    /// What others see of this client.
+    pub fn details(&self) -> Details {
+        self.details.lock().clone()
+    }
+
+    /// Appends the client's line of CLIENT LIST, in Redis' format, its newline included. Fields
+    /// that mean nothing here are 0.
+    pub fn describe(&self, now: Instant, line: &mut String) {
+        let details = self.details();
+        let age = now.saturating_duration_since(self.connected).as_secs();
+        let idle = now.saturating_duration_since(details.active).as_secs();
+        let flags = if details.queued.is_some() { "x" } else { "N" };
+        let queued = details.queued.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
+        let separator = if details.subcommand.is_empty() { "" } else { "|" };
+        let protocol = match details.protocol {
+            Protocol::Resp2 => 2,
+            Protocol::Resp3 => 3,
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            line,
+            "id={} addr={} laddr={} fd=0 name={} age={age} idle={idle} flags={flags} db=0 sub=0 \
+             psub=0 ssub=0 multi={queued} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 \
+             obl={} oll=0 omem={} tot-mem={} events=r cmd={}{separator}{} user=default redir=-1 \
+             resp={protocol} lib-name={} lib-ver={}",
+            self.id,
+            self.remote,
+            self.local,
+            details.name,
+            details.reply_bytes,
+            details.reply_bytes,
+            details.reply_bytes,
+            details.command,
+            details.subcommand,
+            details.library_name,
+            details.library_version,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn a_client_beyond_the_bound_is_refused_until_another_leaves() {
+        let clients = Arc::new(Clients::default());
+        let first = clients.register(address(1), address(9), 1).expect("there is room");
+        assert!(clients.register(address(2), address(9), 1).is_none());
+        let first_id = first.client().id;
+        drop(first);
+        let second = clients.register(address(2), address(9), 1).expect("there is room again");
+        assert!(second.client().id > first_id);
+        assert_eq!(clients.len(), 1);
+    }
+
+    #[test]
+    fn a_line_names_the_client_and_its_last_command() {
+        let clients = Arc::new(Clients::default());
+        let registration = clients.register(address(1), address(9), 1).expect("there is room");
+        registration.client().update(|details| {
+            details.name = "worker".into();
+            details.command = "client";
+            details.subcommand = "list";
+            details.queued = Some(2);
+        });
+        let mut line = String::new();
+        registration.client().describe(Instant::now(), &mut line);
+        assert!(line.starts_with("id=1 addr=127.0.0.1:1 laddr=127.0.0.1:9 "), "{line}");
+        for part in [" name=worker ", " cmd=client|list ", " multi=2 ", " flags=x ", " resp=2 "] {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
+        assert!(line.ends_with('\n'));
+    }
+}

@@ -1,0 +1,254 @@
+//! The command table: every family's rows in one slice, and the way from a name to its row.
+//!
+//! Looking a name up is on the path of every request: it folds the name into 16 lower-cased bytes
+//! on the stack, multiplies, and compares once. The multiplier is searched for when the table is
+//! first used, so that no two names share a slot.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use larder_resp::Request;
+
+use super::{Command, CommandError, Handler, connection, hashes, keys, scan, server, strings, versions};
+use crate::{node::Node, session::Session};
+
+/// Longest name that the table can hold. Names of commands beyond it are unknown.
+const NAME_BYTES_MAX: usize = 16;
+/// Slots of the index; several times the number of commands, so that a multiplier without
+/// collisions is found within a few tries.
+const SLOTS: usize = 4096;
+const EMPTY: u16 = u16::MAX;
+/// Redis shows at most this many bytes of an unknown command's arguments.
+const SHOWN_BYTES_MAX: usize = 128;
+
+static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
+
+/// One word of a command that consists of several: `CLIENT ID`, `CONFIG GET`.
+pub struct Subcommand {
+    /// Lower case, without the command's own name.
+    pub name: &'static str,
+    /// Arguments including both names; negative: at least that many.
+    pub arity: i32,
+    /// What runs it.
+    pub run: fn(Request<'_>, &mut Session, &Node, &mut larder_resp::ReplyWriter<'_>) -> super::Outcome,
+}
+
+struct Table {
+    commands: Box<[Command]>,
+    /// Beside each command, its subcommands; empty for most.
+    subcommands: Box<[&'static [Subcommand]]>,
+    slots: Box<[u16]>,
+    multiplier: u64,
+}
+
+/// The row of the command with this name, whatever its case.
+pub fn lookup(name: &[u8]) -> Option<&'static Command> {
+    let table = &*TABLE;
+    let folded = fold(name)?;
+    let position = *table.slots.get(slot(folded, table.multiplier))?;
+    let command = table.commands.get(usize::from(position))?;
+    name.eq_ignore_ascii_case(command.name.as_bytes()).then_some(command)
+}
+
+/// Every command, in the order of the families.
+pub fn table() -> &'static [Command] {
+    &TABLE.commands
+}
+
+impl Command {
+    /// Where in [`table`] this row stands: the index of its counters.
+    pub fn position(&'static self) -> usize {
+        let offset = std::ptr::from_ref(self).addr() - TABLE.commands.as_ptr().addr();
+        offset / size_of::<Self>()
+    }
+
+    /// Whether the command may run on a connection that has not authenticated.
+    pub fn needs_no_authentication(&self) -> bool {
+        self.flags.contains(&"no_auth")
+    }
+
+    /// Whether the command runs at once on a connection that is queueing a transaction.
+    pub const fn is_never_queued(&self) -> bool {
+        use super::LoopCommand::{Discard, Exec, Multi, Quit, Reset, Watch};
+        matches!(self.handler, Handler::Loop(Discard | Exec | Multi | Quit | Reset | Watch))
+    }
+
+    /// The command's subcommands; empty where it has none.
+    pub fn subcommands(&'static self) -> &'static [Subcommand] {
+        TABLE.subcommands[self.position()]
+    }
+
+    /// The command that `request` names, once its name, its subcommand and their numbers of
+    /// arguments are right: what Redis checks before anything else, and before it queues a
+    /// command in a transaction.
+    ///
+    /// # Errors
+    /// Redis' words for an unknown command or subcommand, or for a wrong number of arguments.
+    pub fn admit(request: Request<'_>) -> Result<&'static Self, CommandError> {
+        let Some(command) = request.get(0).and_then(lookup) else { return Err(unknown(request)) };
+        // No command that names keys in its row has subcommands, which spares the hot ones a look.
+        if command.first_key == 0 && request.len() > 1 && !command.subcommands().is_empty() {
+            command.subcommand(request)?;
+        } else if !command.accepts(request.len()) {
+            return Err(CommandError::Arity(Cow::Borrowed(command.name)));
+        }
+        Ok(command)
+    }
+
+    /// The subcommand that `request`'s second argument names.
+    ///
+    /// # Errors
+    /// Redis' words for an unknown subcommand, or for a wrong number of arguments.
+    pub fn subcommand(
+        &'static self,
+        request: Request<'_>,
+    ) -> Result<&'static Subcommand, CommandError> {
+        let word = request.get(1).unwrap_or_default();
+        let Some(subcommand) =
+            self.subcommands().iter().find(|row| word.eq_ignore_ascii_case(row.name.as_bytes()))
+        else {
+            return Err(CommandError::Message(Cow::Owned(format!(
+                "ERR unknown subcommand '{}'. Try {} HELP.",
+                shown(word, SHOWN_BYTES_MAX),
+                self.name.to_ascii_uppercase()
+            ))));
+        };
+        if accepts(subcommand.arity, request.len()) {
+            Ok(subcommand)
+        } else {
+            Err(CommandError::Arity(Cow::Owned(format!("{}|{}", self.name, subcommand.name))))
+        }
+    }
+}
+
+fn accepts(arity: i32, arguments: usize) -> bool {
+    let arguments = i32::try_from(arguments).unwrap_or(i32::MAX);
+    if arity < 0 { arguments >= -arity } else { arguments == arity }
+}
+
+/// Runs the subcommand that `request` names; the handler of every command that has some.
+pub(super) fn run_subcommand(
+    request: Request<'_>,
+    session: &mut Session,
+    node: &Node,
+    reply: &mut larder_resp::ReplyWriter<'_>,
+) -> super::Outcome {
+    let command = Command::admit(request)?;
+    (command.subcommand(request)?.run)(request, session, node, reply)
+}
+
+/// Redis' answer to a name it does not know: the name, and as many arguments as fit.
+fn unknown(request: Request<'_>) -> CommandError {
+    let mut arguments = String::new();
+    for argument in request.iter().skip(1) {
+        let Some(room) = SHOWN_BYTES_MAX.checked_sub(arguments.len()).filter(|&room| room > 0)
+        else {
+            break;
+        };
+        arguments.push('\'');
+        arguments.push_str(&shown(argument, room));
+        arguments.push_str("' ");
+    }
+    let name = shown(request.get(0).unwrap_or_default(), SHOWN_BYTES_MAX);
+    CommandError::Message(Cow::Owned(format!(
+        "ERR unknown command '{name}', with args beginning with: {arguments}"
+    )))
+}
+
+/// At most `bytes_max` bytes of `text`, up to the first NUL as C prints it.
+fn shown(text: &[u8], bytes_max: usize) -> Cow<'_, str> {
+    let text = &text[..text.len().min(bytes_max)];
+    let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
+    String::from_utf8_lossy(&text[..end])
+}
+
+impl Table {
+    fn build() -> Self {
+        let families = [
+            connection::COMMANDS,
+            server::COMMANDS,
+            keys::COMMANDS,
+            scan::COMMANDS,
+            strings::COMMANDS,
+            hashes::COMMANDS,
+            versions::COMMANDS,
+        ];
+        let commands: Box<[Command]> =
+            families.into_iter().flatten().map(|row| Command { ..*row }).collect();
+        let subcommands = commands.iter().map(|row| subcommands_of(row.name)).collect();
+        let names: Vec<u128> = commands.iter().filter_map(|row| fold(row.name.as_bytes())).collect();
+        let multiplier = (1..)
+            .map(|attempt: u64| attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+            .find(|&multiplier| are_apart(&names, multiplier))
+            .expect("some multiplier keeps a few hundred names apart in thousands of slots");
+        let mut slots = vec![EMPTY; SLOTS].into_boxed_slice();
+        for (position, &name) in names.iter().enumerate() {
+            slots[slot(name, multiplier)] =
+                u16::try_from(position).expect("the table has far fewer than 65,535 commands");
+        }
+        Self { commands, subcommands, slots, multiplier }
+    }
+}
+
+fn subcommands_of(name: &str) -> &'static [Subcommand] {
+    match name {
+        "client" => connection::CLIENT,
+        "command" => connection::COMMAND,
+        "config" => server::CONFIG,
+        "function" => server::FUNCTION,
+        _ => &[],
+    }
+}
+
+fn are_apart(names: &[u128], multiplier: u64) -> bool {
+    let mut taken = [false; SLOTS];
+    names.iter().all(|&name| !std::mem::replace(&mut taken[slot(name, multiplier)], true))
+}
+
+/// The name in 16 bytes with the letters in lower case, or `None` where it is too long. Other
+/// bytes may change too: whoever finds a row compares the name itself.
+fn fold(name: &[u8]) -> Option<u128> {
+    let mut bytes = [0u8; NAME_BYTES_MAX];
+    bytes.get_mut(..name.len())?.copy_from_slice(name);
+    Some(u128::from_le_bytes(bytes) | u128::from_le_bytes([0x20; NAME_BYTES_MAX]))
+}
+
+fn slot(folded: u128, multiplier: u64) -> usize {
+    // Truncation is the point: the two halves are mixed.
+    let (low, high) = (folded as u64, (folded >> 64) as u64);
+    let mixed = (low ^ high.rotate_left(23)).wrapping_mul(multiplier);
+    (mixed >> (u64::BITS - SLOTS.trailing_zeros())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_in_either_case_and_at_its_own_position() {
+        for (position, command) in table().iter().enumerate() {
+            let upper = command.name.to_ascii_uppercase();
+            assert_eq!(lookup(command.name.as_bytes()).map(|row| row.name), Some(command.name));
+            assert_eq!(lookup(upper.as_bytes()).map(Command::position), Some(position));
+        }
+    }
+
+    #[test]
+    fn names_are_lower_case_short_enough_and_unique() {
+        let mut names: Vec<_> = table().iter().map(|row| row.name).collect();
+        assert!(names.iter().all(|name| name.len() <= NAME_BYTES_MAX));
+        assert!(names.iter().all(|name| !name.bytes().any(|byte| byte.is_ascii_uppercase())));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn near_misses_are_unknown() {
+        for name in [&b""[..], b"ge", b"gett", b"G\0T", b"get\0", b"\x47\x45\x54\x80", &[b'a'; 99]] {
+            assert!(lookup(name).is_none(), "{name:?}");
+        }
+        // `@` and `` ` `` differ in the bit that folds case.
+        assert!(lookup(b"kv\x0egetv").is_none());
+    }
+}

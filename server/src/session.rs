@@ -1,0 +1,189 @@
+//! A session: what one connection knows of itself between two requests.
+//!
+//! Only the connection's own task touches it, so nothing here is shared: what others may see is
+//! published to the [`Client`] of the connection, and counters are handed to the node, once a
+//! batch of requests.
+
+use std::{sync::Arc, time::Instant};
+
+use larder_resp::Protocol;
+use larder_types::Position;
+
+use crate::{
+    clients::{Client, Registration},
+    command::Command,
+    node::Node,
+};
+
+/// Whether replies are sent, as CLIENT REPLY sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyMode {
+    /// Every reply is sent.
+    #[default]
+    On,
+    /// No reply is sent until CLIENT REPLY ON.
+    Off,
+    /// The reply to the command after the present one is not sent.
+    SkipNext,
+    /// The reply to the present command is not sent.
+    Skip,
+}
+
+/// One connection's state.
+pub struct Session {
+    registration: Registration,
+    /// What the replies are written in.
+    pub protocol: Protocol,
+    /// Whether the client may run commands, once a password is set.
+    pub authenticated: bool,
+    /// Whether replies are sent.
+    pub reply_mode: ReplyMode,
+    /// Where the last write of this connection stands in the log; what KV.TOKEN answers.
+    pub last_write: Option<Position>,
+    tally: Tally,
+}
+
+/// What this connection did since it last handed its counts to the node.
+#[derive(Default)]
+struct Tally {
+    command: Option<&'static Command>,
+    subcommand: &'static str,
+    calls: u64,
+    failures: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Session {
+    /// The session of a new connection.
+    pub fn new(registration: Registration, node: &Node) -> Self {
+        Self {
+            registration,
+            protocol: Protocol::default(),
+            authenticated: !node.settings.load().is_password_set(),
+            reply_mode: ReplyMode::default(),
+            last_write: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The client's id: CLIENT ID.
+    pub fn id(&self) -> u64 {
+        self.client().id
+    }
+
+    /// What others see of this connection.
+    pub fn client(&self) -> &Arc<Client> {
+        self.registration.client()
+    }
+
+    /// Whether the client must authenticate before it may do anything else.
+    pub fn must_authenticate(&self, node: &Node) -> bool {
+        !self.authenticated && node.settings.load().is_password_set()
+    }
+
+    /// Whether the reply to the present command must not be sent. Asked after the command ran,
+    /// because CLIENT REPLY ON is answered.
+    pub const fn is_muted(&self) -> bool {
+        matches!(self.reply_mode, ReplyMode::Off | ReplyMode::Skip)
+    }
+
+    /// Ends the present command as far as CLIENT REPLY SKIP is concerned.
+    pub const fn finish_command(&mut self) {
+        self.reply_mode = match self.reply_mode {
+            ReplyMode::SkipNext => ReplyMode::Skip,
+            ReplyMode::Skip | ReplyMode::On => ReplyMode::On,
+            ReplyMode::Off => ReplyMode::Off,
+        };
+    }
+
+    /// Brings the session back to what it was when the connection was made: RESET.
+    pub fn reset(&mut self, node: &Node) {
+        self.protocol = Protocol::default();
+        self.authenticated = !node.settings.load().is_password_set();
+        self.reply_mode = ReplyMode::On;
+        self.client().update(|details| {
+            details.name.clear();
+            details.protocol = Protocol::default();
+            details.queued = None;
+        });
+    }
+
+    /// Counts one command and whether it was refused.
+    pub fn count(&mut self, node: &Node, command: &'static Command, failed: bool) {
+        if self.tally.command.is_none_or(|last| !std::ptr::eq(last, command)) {
+            self.hand_over_calls(node);
+            self.tally.command = Some(command);
+            self.tally.subcommand = "";
+        }
+        self.tally.calls += 1;
+        self.tally.failures += u64::from(failed);
+    }
+
+    /// Remembers which subcommand the present command is, for CLIENT LIST.
+    pub const fn note_subcommand(&mut self, name: &'static str) {
+        self.tally.subcommand = name;
+    }
+
+    /// Counts bytes that were read from and written to the client.
+    pub const fn count_bytes(&mut self, read: usize, written: usize) {
+        self.tally.bytes_in += read as u64;
+        self.tally.bytes_out += written as u64;
+    }
+
+    /// Hands the counts to the node and shows others the last command. Called once for a batch
+    /// of requests.
+    pub fn publish(&mut self, node: &Node, queued: Option<usize>, reply_bytes: usize) {
+        let last = self.tally.command;
+        let subcommand = self.tally.subcommand;
+        self.hand_over_calls(node);
+        node.counters.count_bytes(
+            std::mem::take(&mut self.tally.bytes_in),
+            std::mem::take(&mut self.tally.bytes_out),
+        );
+        let protocol = self.protocol;
+        self.client().update(|details| {
+            if let Some(command) = last {
+                details.command = command.name;
+                details.subcommand = subcommand;
+            }
+            details.active = Instant::now();
+            details.protocol = protocol;
+            details.queued = queued;
+            details.reply_bytes = reply_bytes;
+        });
+    }
+
+    fn hand_over_calls(&mut self, node: &Node) {
+        let calls = std::mem::take(&mut self.tally.calls);
+        let failures = std::mem::take(&mut self.tally.failures);
+        if let Some(command) = self.tally.command.take() {
+            node.counters.count_calls(command, calls, failures);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modes_after(first: ReplyMode, commands: usize) -> Vec<bool> {
+        let mut mode = first;
+        (0..commands)
+            .map(|_| {
+                mode = match mode {
+                    ReplyMode::SkipNext => ReplyMode::Skip,
+                    ReplyMode::Skip | ReplyMode::On => ReplyMode::On,
+                    ReplyMode::Off => ReplyMode::Off,
+                };
+                matches!(mode, ReplyMode::Off | ReplyMode::Skip)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn skip_mutes_exactly_the_next_reply() {
+        assert_eq!(modes_after(ReplyMode::SkipNext, 3), [true, false, false]);
+        assert_eq!(modes_after(ReplyMode::Off, 2), [true, true]);
+    }
+}
