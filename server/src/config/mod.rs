@@ -1,0 +1,273 @@
+//! The configuration: what a file and the command line may say, its defaults, and what of it is
+//! refused.
+//!
+//! Every key has a default, so that `kvd --data DIR --resp ADDR` needs no file. A key that is not
+//! known is refused, because a misspelt bound is no bound. `deploy/kvd.toml` is the annotated
+//! example; `kvd --print-default-config` prints the defaults.
+
+mod error;
+mod password;
+pub mod tuning;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use larder_types::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use password::Password;
+pub use values::{ByteSize, Durability, LogFormat};
+
+/// A configuration file larger than this is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything a node is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where clients of the Redis protocol connect.
+    pub resp: SocketAddr,
+    /// Where metrics and health checks are answered over HTTP, or nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// The password that clients must give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requirepass: Option<String>,
+    /// A file whose first line is that password, readable by its owner alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requirepass_file: Option<PathBuf>,
+    /// Threads that serve connections; 0 for one a processor.
+    pub threads: usize,
+    /// Clients that may be connected at once.
+    pub max_clients: usize,
+    /// How long a stop waits for what clients have sent, in milliseconds.
+    pub drain_ms: u64,
+    /// The one namespace.
+    pub namespace: NamespaceConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// The state.
+    pub state: StateConfig,
+    /// Bounds on what one client may make the node hold.
+    pub limits: LimitsConfig,
+    /// What is written to the standard error.
+    pub tracing: TracingConfig,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamespaceConfig {
+    /// When a write counts as durable.
+    pub durability: Durability,
+}
+
+/// The log of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// A segment is sealed at this size.
+    pub segment_bytes: ByteSize,
+    /// Writes are refused while the disk has less than this free.
+    pub reserve_bytes: ByteSize,
+    /// The newest records are kept in memory up to this size.
+    pub hot_tail_bytes: ByteSize,
+}
+
+/// The state of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// RocksDB's cache of blocks.
+    pub block_cache_bytes: ByteSize,
+    /// The cache of hot values before it.
+    pub hot_cache_bytes: ByteSize,
+    /// Writes in flight are folded into RocksDB when so many bytes of log have gathered.
+    pub layer_bytes: ByteSize,
+    /// Writes wait while more of the log than this is not folded: with `layer_bytes` it bounds what a
+    /// start must replay.
+    pub unapplied_bytes_max: ByteSize,
+}
+
+/// Bounds on what one client may make the node hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Arguments of one request.
+    pub request_arguments: usize,
+    /// Bytes of one request.
+    pub request_bytes: ByteSize,
+    /// Bytes of replies that may wait for a client that does not read; beyond it is disconnected.
+    pub reply_bytes: ByteSize,
+    /// Bytes of the commands queued in one transaction.
+    pub transaction_bytes: ByteSize,
+}
+
+/// What is written to the standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracingConfig {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives of tracing's `EnvFilter`.
+    pub level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("/var/lib/larder"),
+            resp: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            admin: None,
+            requirepass: None,
+            requirepass_file: None,
+            threads: 0,
+            max_clients: 10_000,
+            drain_ms: 10_000,
+            namespace: NamespaceConfig::default(),
+            log: LogConfig::default(),
+            state: StateConfig::default(),
+            limits: LimitsConfig::default(),
+            tracing: TracingConfig::default(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: ByteSize(SEGMENT_BYTES_DEFAULT),
+            reserve_bytes: ByteSize(256 << 20),
+            hot_tail_bytes: ByteSize(8 << 20),
+        }
+    }
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: ByteSize(256 << 20),
+            hot_cache_bytes: ByteSize(256 << 20),
+            layer_bytes: ByteSize(64 << 20),
+            unapplied_bytes_max: ByteSize(192 << 20),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            request_arguments: 1 << 20,
+            request_bytes: ByteSize(64 << 20),
+            reply_bytes: ByteSize(64 << 20),
+            transaction_bytes: ByteSize(16 << 20),
+        }
+    }
+}
+
+impl Default for TracingConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+impl Config {
+    /// Reads and parses a file. What it says is not checked yet: the command line may change it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not parse.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(read)?.len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLarge { path: path.to_owned(), bytes_max: FILE_BYTES_MAX });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Parses the text of a file that is called `name` in errors.
+    ///
+    /// # Errors
+    /// With line, column and, where a key is not known, the closest one that is.
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::syntax(name, text, &error))
+    }
+
+    /// Checks what the types cannot: bounds, combinations, and the password's file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the key to change.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let segment = self.log.segment_bytes.0;
+        let record = RECORD_BYTES_MAX as u64;
+        in_bounds("threads", self.threads as u64, 0, 1_024)?;
+        in_bounds("max_clients", self.max_clients as u64, 1, 1_000_000)?;
+        in_bounds("drain_ms", self.drain_ms, 0, 600_000)?;
+        in_bounds("log.segment_bytes", segment, 1 << 16, 1 << 40)?;
+        in_bounds("log.hot_tail_bytes", self.log.hot_tail_bytes.0, 0, 1 << 36)?;
+        in_bounds("state.block_cache_bytes", self.state.block_cache_bytes.0, 1 << 20, 1 << 44)?;
+        in_bounds("state.layer_bytes", self.state.layer_bytes.0, 1 << 16, 1 << 32)?;
+        let unapplied = self.state.unapplied_bytes_max.0;
+        in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
+        in_bounds("limits.request_arguments", self.limits.request_arguments as u64, 16, 1 << 24)?;
+        in_bounds("limits.request_bytes", self.limits.request_bytes.0, 1 << 16, 1 << 30)?;
+        in_bounds("limits.reply_bytes", self.limits.reply_bytes.0, 1 << 16, 1 << 34)?;
+        in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
+        let password = self.password()?;
+        for (key, address) in [("resp", Some(self.resp)), ("admin", self.admin)] {
+            match address {
+                Some(address) if password.is_none() && !address.ip().is_loopback() => {
+                    return Err(ConfigError::Exposed { key, address });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The password that clients must give, from the configuration or its file; `None` for none.
+    ///
+    /// # Errors
+    /// When both are given, or the file cannot be used.
+    pub fn password(&self) -> Result<Option<Password>, ConfigError> {
+        match (&self.requirepass, &self.requirepass_file) {
+            (Some(_), Some(_)) => Err(ConfigError::invalid(
+                "requirepass",
+                "requirepass_file is given too; keep one of them",
+            )),
+            (Some(text), None) if text.is_empty() => Ok(None),
+            (Some(text), None) => Ok(Some(Password::new(text.as_bytes()))),
+            (None, Some(path)) => password::read(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The configuration as TOML, without the password.
+    ///
+    /// # Errors
+    /// When a path is not valid UTF-8, which TOML cannot say.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        let mut shown = self.clone();
+        if shown.requirepass.is_some() {
+            shown.requirepass = Some("(hidden)".to_owned());
+        }
+        toml::to_string(&shown).map_err(|error| ConfigError::invalid("data", error.to_string()))
+    }
+}
+
+fn in_bounds(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::invalid(key, format!("{value} is not between {least} and {most}")))
+}

@@ -1,0 +1,181 @@
+//! What a configuration may say, what is refused, and that no text makes the parser panic.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+use super::*;
+
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kvd.toml"));
+
+fn refusal(text: &str) -> String {
+    let refused = Config::parse(text, "kvd.toml").and_then(|config| config.validate());
+    refused.expect_err("the configuration is refused").to_string()
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let example = Config::parse(EXAMPLE, "deploy/kvd.toml").expect("the example parses");
+    assert_eq!(example, Config::default());
+    example.validate().expect("the example is valid");
+}
+
+#[test]
+fn the_example_names_every_key() {
+    let every_key = Config {
+        admin: Some(([127, 0, 0, 1], 9).into()),
+        requirepass: Some("x".into()),
+        requirepass_file: Some("x".into()),
+        ..Config::default()
+    };
+    let printed = every_key.to_toml().expect("the defaults can be printed");
+    for key in printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+        assert!(EXAMPLE.contains(&format!("{key} = ")), "{key} is not in deploy/kvd.toml");
+    }
+}
+
+#[test]
+fn what_is_printed_parses_to_the_same() {
+    let config = Config {
+        admin: Some(([127, 0, 0, 1], 9_121).into()),
+        namespace: NamespaceConfig { durability: Durability::Interval(Duration::from_millis(50)) },
+        ..Config::default()
+    };
+    let printed = config.to_toml().expect("it can be printed");
+    assert_eq!(Config::parse(&printed, "printed").expect("it parses"), config);
+}
+
+#[test]
+fn a_misspelt_key_is_refused_with_its_place_and_the_right_one() {
+    let message = refusal("data = \"/d\"\n[log]\n  segment_byte = 1\n");
+    assert!(message.starts_with("kvd.toml:3:3: unknown field `segment_byte`"), "{message}");
+    assert!(message.ends_with("did you mean `segment_bytes`?"), "{message}");
+    let message = refusal("[tracing]\nformat = \"jsn\"\n");
+    assert!(message.contains(":2:") && message.ends_with("did you mean `json`?"), "{message}");
+    let message = refusal("zzz = 1");
+    assert!(!message.contains("did you mean"), "{message}");
+}
+
+#[test]
+fn values_out_of_bounds_name_their_key() {
+    assert!(refusal("max_clients = 0").starts_with("max_clients: 0 is not between 1"));
+    assert!(refusal("[log]\nsegment_bytes = 5").starts_with("log.segment_bytes: 5 is not"));
+    assert!(refusal("[log]\nsegment_bytes = -5").contains("expected a number of bytes"));
+    assert!(refusal("[log]\nsegment_bytes = \"5 apples\"").contains("write 67108864 or"));
+    assert!(refusal("[namespace]\ndurability = \"interval:0\"").contains("no durability"));
+}
+
+#[test]
+fn sizes_are_integers_or_have_a_unit() {
+    let config = Config::parse("[log]\nsegment_bytes = \"128 MiB\"\nreserve_bytes = 1024", "x");
+    let config = config.expect("it parses");
+    assert_eq!(config.log.segment_bytes, ByteSize(128 << 20));
+    assert_eq!(config.log.reserve_bytes, ByteSize(1 << 10));
+    assert!("99999999999 TiB".parse::<ByteSize>().is_err());
+}
+
+#[test]
+fn an_address_that_others_reach_needs_a_password() {
+    for key in ["resp", "admin"] {
+        let message = refusal(&format!("{key} = \"0.0.0.0:7000\""));
+        assert!(message.contains("no password is set"), "{message}");
+        let with = format!("{key} = \"0.0.0.0:7000\"\nrequirepass = \"secret\"");
+        Config::parse(&with, "x").and_then(|config| config.validate()).expect("it is accepted");
+        let empty = format!("{key} = \"[::]:7000\"\nrequirepass = \"\"");
+        assert!(refusal(&empty).contains("no password is set"));
+    }
+}
+
+#[test]
+fn a_password_file_is_read_when_only_its_owner_can() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"secret\r\nsecond line\n").expect("written");
+    let config =
+        Config { requirepass_file: Some(file.path().to_owned()), ..Config::default() };
+    let password = config.password().expect("it is read").expect("there is one");
+    assert!(password.matches(b"secret") && !password.matches(b"secret\r"));
+    assert!(!password.matches(b"") && !format!("{password:?}").contains("secret"));
+
+    let readable = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(file.path(), readable).expect("the mode is changed");
+    let message = config.password().expect_err("others can read it").to_string();
+    assert!(message.contains("chmod 600"), "{message}");
+}
+
+#[test]
+fn two_passwords_or_an_empty_file_are_refused() {
+    assert!(refusal("requirepass = \"a\"\nrequirepass_file = \"/b\"").contains("keep one"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display();
+    assert!(refusal(&format!("requirepass_file = \"{path}\"")).contains("is empty"));
+}
+
+#[test]
+fn a_password_is_not_printed() {
+    let config = Config { requirepass: Some("secret".into()), ..Config::default() };
+    assert!(!config.to_toml().expect("it is printed").contains("secret"));
+}
+
+/// Mutates the example: bytes, lines, numbers, nesting. Bounded by `LARDER_FUZZ_SECONDS` (3), and
+/// repeatable by `LARDER_FUZZ_SEED`, which a failure prints.
+#[test]
+fn no_text_makes_the_parser_panic_or_hang() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = variable("LARDER_FUZZ_SEED").unwrap_or_else(|| StdRng::from_os_rng().random());
+    let seconds = variable("LARDER_FUZZ_SECONDS").unwrap_or(3);
+    let mut random = StdRng::seed_from_u64(seed);
+    let start = Instant::now();
+    let (mut accepted, mut refused) = (0u64, 0u64);
+    println!("LARDER_FUZZ_SEED={seed}");
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let text = mutated(&mut random);
+        let begun = Instant::now();
+        match Config::parse(&text, "fuzz") {
+            Ok(config) => {
+                accepted += 1;
+                let printed = config.to_toml().expect("what was parsed can be printed");
+                let again = Config::parse(&printed, "again").expect("what was printed parses");
+                assert_eq!(again.to_toml().expect("it can be printed"), printed, "{text}");
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().starts_with("fuzz:"), "{error}");
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "seed {seed}: slow on {text:?}");
+    }
+    println!("{accepted} accepted, {refused} refused");
+    assert!(accepted > 0 && refused > 0, "the mutations reach both outcomes");
+}
+
+fn mutated(random: &mut StdRng) -> String {
+    const PIECES: [&str; 14] = [
+        "[", "]", "{", "}", "\"", "'''", "=", ".", "\n", "\u{0}", "-9223372036854775808",
+        "\"interval:18446744073709551616\"", "\u{1f980}", "[[log]]\n",
+    ];
+    let mut text = EXAMPLE.to_owned();
+    for _ in 0..random.random_range(0..6) {
+        let at = (0..=text.len()).filter(|&at| text.is_char_boundary(at)).collect::<Vec<_>>();
+        let from = *at.choose(random).expect("a text has a boundary");
+        match random.random_range(0..4) {
+            0 => text.insert_str(from, PIECES.choose(random).expect("there are pieces")),
+            1 => {
+                let to = *at.choose(random).expect("a text has a boundary");
+                text.replace_range(from.min(to)..from.max(to), "");
+            }
+            2 => {
+                let deep = random.random_range(1..2_000);
+                text.insert_str(from, &"[".repeat(deep));
+            }
+            _ => {
+                let lines: Vec<&str> = EXAMPLE.lines().collect();
+                text.insert_str(from, lines.choose(random).expect("the example has lines"));
+            }
+        }
+    }
+    text
+}
