@@ -1,0 +1,362 @@
+//! Reads one segment file frame by frame, in bounded memory, and checks the chain.
+//!
+//! A frame is returned only if its checksum, its link to the record before, its number and its
+//! epoch are right; what is not is [`Frame::Bad`] with the reason. What that means, damage or a
+//! torn tail, is decided by the caller.
+
+use std::{io, sync::Arc};
+
+use larder_types::{Epoch, HybridTime, RegionId, SequenceNumber};
+use memchr::memmem;
+
+use super::format::{
+    ChainPoint, EpochStart, FOOTER_FIXED_BYTES, FOOTER_MAGIC, Footer, MARK_BYTES, MARK_MAGIC, Mark,
+    RECORD_HEADER_BYTES, RecordHeader, RecordKind, Sums, record_length_fits, u32_at,
+};
+use crate::fs::{File, read_full_at};
+
+/// Bytes asked of the file at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// One record, borrowed from the reader's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its number.
+    pub seq: SequenceNumber,
+    /// The epoch that wrote it.
+    pub epoch: Epoch,
+    /// Its stamp.
+    pub hybrid: HybridTime,
+    /// The region that wrote it first.
+    pub origin: RegionId,
+    /// What it is for.
+    pub kind: RecordKind,
+    /// What the writer put into it.
+    pub body: &'a [u8],
+    /// The frame's checksum, which the next record continues.
+    pub crc: u32,
+}
+
+/// A record that owns its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRecord {
+    /// Its number.
+    pub seq: SequenceNumber,
+    /// The epoch that wrote it.
+    pub epoch: Epoch,
+    /// Its stamp.
+    pub hybrid: HybridTime,
+    /// The region that wrote it first.
+    pub origin: RegionId,
+    /// What it is for.
+    pub kind: RecordKind,
+    /// What the writer put into it.
+    pub body: Box<[u8]>,
+    /// The frame's checksum, which the next record continues.
+    pub crc: u32,
+}
+
+impl From<Record<'_>> for OwnedRecord {
+    fn from(record: Record<'_>) -> Self {
+        let Record { seq, epoch, hybrid, origin, kind, body, crc } = record;
+        Self { seq, epoch, hybrid, origin, kind, body: body.into(), crc }
+    }
+}
+
+/// Why bytes are not the frame that has to stand there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) expected: String,
+    pub(super) found: String,
+}
+
+impl Mismatch {
+    pub(super) fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { expected: expected.into(), found: found.into() }
+    }
+
+    fn crc(expected: u32, found: u32) -> Self {
+        Self::new(format!("checksum {expected:#010x}"), format!("{found:#010x}"))
+    }
+}
+
+/// What stands at the reader's place.
+pub(super) enum Frame<'a> {
+    Record(Record<'a>),
+    Mark(Mark),
+    Footer(Footer),
+    /// A whole record with a kind that this version does not know.
+    UnknownKind(u8),
+    Bad(Mismatch),
+    /// The end of the file, or of what of it may be read.
+    End,
+}
+
+enum Next {
+    Record(RecordHeader, RecordKind, usize),
+    Mark(Mark),
+    Footer(Footer),
+    UnknownKind(u8),
+    Bad(Mismatch),
+    End,
+}
+
+/// Reads frames from a place in a segment file on.
+#[derive(Debug)]
+pub(super) struct FrameReader {
+    file: Arc<dyn File>,
+    sums: Sums,
+    /// The segment's base, which the checksums of marks and footers cover.
+    base: SequenceNumber,
+    /// The offset of the frame that comes next.
+    offset: u64,
+    /// Frames end at or before this offset.
+    end: u64,
+    chain: ChainPoint,
+    /// Whether epochs are checked: not when reading begins in the middle of a segment.
+    check_epochs: bool,
+    buffer: Vec<u8>,
+    /// The offset of the buffer's first byte.
+    buffer_offset: u64,
+}
+
+impl FrameReader {
+    /// A reader of the frames in `offset..end`, the first of which continues `chain`.
+    pub(super) fn new(
+        file: Arc<dyn File>,
+        sums: Sums,
+        base: SequenceNumber,
+        chain: ChainPoint,
+        range: std::ops::Range<u64>,
+    ) -> Self {
+        Self {
+            file,
+            sums,
+            base,
+            offset: range.start,
+            end: range.end,
+            chain,
+            check_epochs: true,
+            buffer: Vec::new(),
+            buffer_offset: range.start,
+        }
+    }
+
+    /// The same without checking that records continue the epoch in effect: `chain` lacks it.
+    pub(super) fn without_epochs(self) -> Self {
+        Self { check_epochs: false, ..self }
+    }
+
+    /// The offset of the frame that comes next; of the bad one after [`Frame::Bad`].
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// What the next record has to continue.
+    pub(super) const fn chain(&self) -> &ChainPoint {
+        &self.chain
+    }
+
+    /// Frames up to `end` can be read from now on.
+    pub(super) const fn extend_to(&mut self, end: u64) {
+        assert!(end >= self.end, "a segment never shrinks under its readers");
+        self.end = end;
+    }
+
+    /// The next frame. After `Bad`, `UnknownKind` and `End` the reader stays where it is.
+    pub(super) fn next(&mut self) -> io::Result<Frame<'_>> {
+        Ok(match self.advance()? {
+            Next::Record(header, kind, start) => {
+                let RecordHeader { seq, epoch, hybrid, origin, crc, length, .. } = header;
+                let body = &self.buffer[start + RECORD_HEADER_BYTES..start + length as usize];
+                Frame::Record(Record { seq, epoch, hybrid, origin, kind, body, crc })
+            }
+            Next::Mark(mark) => Frame::Mark(mark),
+            Next::Footer(footer) => Frame::Footer(footer),
+            Next::UnknownKind(kind) => Frame::UnknownKind(kind),
+            Next::Bad(mismatch) => Frame::Bad(mismatch),
+            Next::End => Frame::End,
+        })
+    }
+
+    fn advance(&mut self) -> io::Result<Next> {
+        let left = self.end - self.offset;
+        if left == 0 {
+            return Ok(Next::End);
+        }
+        let head = self.window(8)?;
+        if head.starts_with(&MARK_MAGIC) {
+            return self.mark();
+        }
+        if head.starts_with(&FOOTER_MAGIC) {
+            return self.footer();
+        }
+        let Some(length) = u32_at(head, 0) else {
+            return Ok(truncated("a frame", RECORD_HEADER_BYTES as u64, left));
+        };
+        if !record_length_fits(length) {
+            return Ok(Next::Bad(Mismatch::new("a frame", format!("length {length}"))));
+        }
+        if u64::from(length) > left {
+            return Ok(truncated("a record", u64::from(length), left));
+        }
+        self.record(length)
+    }
+
+    fn record(&mut self, length: u32) -> io::Result<Next> {
+        let sums = self.sums;
+        let frame = self.window(length as usize)?;
+        if frame.len() < length as usize {
+            return Ok(truncated("a record", u64::from(length), frame.len() as u64));
+        }
+        let crc = sums.record(frame);
+        let Some(header) = RecordHeader::decode(frame) else {
+            return Ok(Next::Bad(Mismatch::new("a record", "one with number 0")));
+        };
+        if header.crc != crc {
+            return Ok(Next::Bad(Mismatch::crc(crc, header.crc)));
+        }
+        let Some(kind) = RecordKind::from_u8(header.kind) else {
+            return Ok(Next::UnknownKind(header.kind));
+        };
+        if let Err(mismatch) = self.admit(&header, kind) {
+            return Ok(Next::Bad(mismatch));
+        }
+        let start = (self.offset - self.buffer_offset) as usize;
+        self.offset += u64::from(length);
+        Ok(Next::Record(header, kind, start))
+    }
+
+    /// Checks that a record continues the chain, and moves the chain on.
+    fn admit(&mut self, header: &RecordHeader, kind: RecordKind) -> Result<(), Mismatch> {
+        let chain = &mut self.chain;
+        if header.seq != chain.next {
+            return Err(Mismatch::new(
+                format!("record {}", chain.next),
+                format!("record {}", header.seq),
+            ));
+        }
+        if header.prev_crc != chain.crc {
+            return Err(Mismatch::new(
+                format!("a record after checksum {:#010x}", chain.crc),
+                format!("one after {:#010x}", header.prev_crc),
+            ));
+        }
+        let current = chain.epoch.map(|start| start.epoch);
+        let continues = match kind {
+            RecordKind::Epoch => current.is_none_or(|current| {
+                current.order(header.epoch) == Some(std::cmp::Ordering::Less)
+            }),
+            RecordKind::Data => current == Some(header.epoch),
+        };
+        if self.check_epochs && !continues {
+            let current = current.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string());
+            return Err(Mismatch::new(
+                format!("a record that continues epoch {current}"),
+                format!("{:?} record of epoch {}", kind, header.epoch),
+            ));
+        }
+        if kind == RecordKind::Epoch {
+            chain.epoch = Some(EpochStart { epoch: header.epoch, first: header.seq });
+        }
+        chain.crc = header.crc;
+        chain.hybrid = chain.hybrid.max(header.hybrid);
+        chain.next = header.seq.next();
+        Ok(())
+    }
+
+    fn mark(&mut self) -> io::Result<Next> {
+        let (sums, base, offset) = (self.sums, self.base, self.offset);
+        let bytes = self.window(MARK_BYTES)?;
+        let Some(bytes) = bytes.first_chunk() else {
+            return Ok(truncated("a mark", MARK_BYTES as u64, bytes.len() as u64));
+        };
+        let mark = match Mark::decode(bytes, sums, base, offset) {
+            Ok(mark) => mark,
+            Err((expected, found)) => return Ok(Next::Bad(Mismatch::crc(expected, found))),
+        };
+        let last = self.chain.next.prev();
+        if mark.durable > last || (mark.durable == last && mark.crc != self.chain.crc) {
+            return Ok(Next::Bad(Mismatch::new(
+                format!("a mark of record {} or less", self.chain.last_stored()),
+                format!("a mark of {}", mark.durable.map_or(0, |seq| seq.as_u64())),
+            )));
+        }
+        self.offset += MARK_BYTES as u64;
+        Ok(Next::Mark(mark))
+    }
+
+    fn footer(&mut self) -> io::Result<Next> {
+        let (sums, base, offset, left) =
+            (self.sums, self.base, self.offset, self.end - self.offset);
+        let length = Footer::length(self.window(FOOTER_FIXED_BYTES)?);
+        let Some(length) = length.filter(|&length| length as u64 <= left) else {
+            return Ok(truncated("a footer", FOOTER_FIXED_BYTES as u64, left));
+        };
+        let Some(footer) = Footer::decode(self.window(length)?, sums, base, offset) else {
+            return Ok(Next::Bad(Mismatch::new("a footer", "one with a wrong checksum")));
+        };
+        if footer.last.next() != self.chain.next || footer.crc != self.chain.crc {
+            return Ok(Next::Bad(Mismatch::new(
+                format!("a footer after record {}", self.chain.last_stored()),
+                format!("a footer after record {}", footer.last),
+            )));
+        }
+        self.offset += length as u64;
+        Ok(Next::Footer(footer))
+    }
+
+    /// The bytes from the reader's place on, `wanted` of them or as many as there are.
+    fn window(&mut self, wanted: usize) -> io::Result<&[u8]> {
+        let wanted = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(wanted);
+        let at = (self.offset - self.buffer_offset) as usize;
+        if self.buffer.len() < at + wanted {
+            self.buffer.drain(..at.min(self.buffer.len()));
+            self.buffer_offset = self.offset;
+            let held = self.buffer.len();
+            let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+            self.buffer.resize(left.min(wanted.max(CHUNK_BYTES)), 0);
+            let from = self.offset + held as u64;
+            let read = read_full_at(&*self.file, &mut self.buffer[held..], from)?;
+            self.buffer.truncate(held + read);
+        }
+        let at = (self.offset - self.buffer_offset) as usize;
+        let end = self.buffer.len().min(at + wanted);
+        Ok(&self.buffer[at..end])
+    }
+}
+
+fn truncated(what: &str, wanted: u64, left: u64) -> Next {
+    Next::Bad(Mismatch::new(format!("{what} of {wanted} bytes"), format!("{left} bytes")))
+}
+
+/// Looks for a mark in `range` that names a record beyond `last` durable; returns its offset and
+/// that record. Reads in chunks; marks that are not whole and right are passed over.
+pub(super) fn find_later_mark(
+    file: &dyn File,
+    sums: Sums,
+    base: SequenceNumber,
+    last: Option<SequenceNumber>,
+    range: std::ops::Range<u64>,
+) -> io::Result<Option<(u64, SequenceNumber)>> {
+    let finder = memmem::Finder::new(&MARK_MAGIC);
+    let mut buffer = vec![0; CHUNK_BYTES + MARK_BYTES];
+    let mut offset = range.start;
+    while offset < range.end {
+        let wanted = buffer.len().min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
+        let read = read_full_at(file, &mut buffer[..wanted], offset)?;
+        for at in finder.find_iter(&buffer[..read]) {
+            let Some(bytes) = buffer[at..read].first_chunk() else { continue };
+            let Ok(mark) = Mark::decode(bytes, sums, base, offset + at as u64) else { continue };
+            if let Some(durable) = mark.durable.filter(|_| mark.durable > last) {
+                return Ok(Some((offset + at as u64, durable)));
+            }
+        }
+        // A mark that begins in this chunk's last bytes is whole in the next.
+        offset += (read.saturating_sub(MARK_BYTES).max(1)).min(CHUNK_BYTES) as u64;
+        if read < wanted || offset + (MARK_BYTES as u64) > range.end {
+            break;
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,259 @@
+//! The log as all its threads see it: watermarks, segments, trimming, and the reserve of disk.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use larder_types::{LogId, RegionId, SequenceNumber};
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    LogOptions,
+    error::{LogError, ReadError, ReserveError},
+    format::Sums,
+    hot::HotTail,
+    read::Cursor,
+    segment::{Segment, SegmentInfo},
+};
+use crate::fs::Fs;
+
+/// How long a figure of free space is trusted.
+const RESERVE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Bytes appended after which it is asked for again, however little time has passed.
+const RESERVE_CHECK_BYTES: u64 = 16 << 20;
+
+/// What the appender, the syncer, the readers and the handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) dir: PathBuf,
+    pub(super) id: LogId,
+    pub(super) sums: Sums,
+    pub(super) origin: RegionId,
+    pub(super) hot: HotTail,
+    /// Ascending and never empty; the last is the one being written.
+    pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Numbers of the last records; 0 for none. `trimmed <= durable <= appended`.
+    trimmed: AtomicU64,
+    durable: AtomicU64,
+    appended: AtomicU64,
+    written_bytes: AtomicU64,
+    poisoned: AtomicBool,
+    cause: Mutex<Option<String>>,
+    /// Files out of the index that are still to be unlinked, oldest first.
+    doomed: Mutex<Vec<(PathBuf, u64)>>,
+    reserve: Mutex<Reserve>,
+    reserve_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Reserve {
+    checked: Option<(Instant, u64)>,
+    available: u64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        fs: Arc<dyn Fs>,
+        dir: PathBuf,
+        id: LogId,
+        options: &LogOptions,
+        segments: Vec<Arc<Segment>>,
+        tail: SequenceNumber,
+    ) -> Self {
+        let first = segments.first().expect("an open log has a segment").base();
+        let last = tail.as_u64() - 1;
+        assert!(first <= tail, "a log begins at or before its tail");
+        Self {
+            fs,
+            dir,
+            id,
+            sums: Sums::new(id),
+            origin: options.origin,
+            hot: HotTail::new(options.hot_tail_bytes),
+            segments: RwLock::new(segments),
+            trimmed: AtomicU64::new(first.as_u64() - 1),
+            durable: AtomicU64::new(last),
+            appended: AtomicU64::new(last),
+            written_bytes: AtomicU64::new(0),
+            poisoned: AtomicBool::new(false),
+            cause: Mutex::new(None),
+            doomed: Mutex::new(Vec::new()),
+            reserve: Mutex::default(),
+            reserve_bytes: options.reserve_bytes,
+        }
+    }
+
+    pub(super) fn durable(&self) -> Option<SequenceNumber> {
+        SequenceNumber::new(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(super) fn advance_appended(&self, last: SequenceNumber) {
+        let before = self.appended.swap(last.as_u64(), Ordering::AcqRel);
+        assert!(before < last.as_u64(), "appended never goes back");
+        assert!(self.durable.load(Ordering::Acquire) <= last.as_u64(), "durable <= appended");
+    }
+
+    pub(super) fn advance_durable(&self, last: SequenceNumber) {
+        assert!(last.as_u64() <= self.appended.load(Ordering::Acquire), "durable <= appended");
+        let before = self.durable.swap(last.as_u64(), Ordering::AcqRel);
+        assert!(before <= last.as_u64(), "durable never goes back");
+    }
+
+    pub(super) fn add_written(&self, bytes: u64) {
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Keeps the first error; from now on nothing is written.
+    pub(super) fn poison(&self, error: &LogError) {
+        let mut cause = self.cause.lock();
+        if cause.is_none() {
+            let source = std::error::Error::source(error);
+            let reason = source.map_or_else(String::new, |source| format!(": {source}"));
+            *cause = Some(format!("{error}{reason}"));
+        }
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn check_poison(&self) -> Result<(), LogError> {
+        if !self.poisoned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let cause = self.cause.lock().clone().unwrap_or_default();
+        Err(LogError::Poisoned { cause })
+    }
+
+    /// The segment that holds, or will hold, `seq`; `None` if it has been trimmed.
+    pub(super) fn segment_with(&self, seq: SequenceNumber) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|segment| segment.base() <= seq);
+        Some(Arc::clone(&segments[after.checked_sub(1)?]))
+    }
+
+    pub(super) fn first(&self) -> SequenceNumber {
+        self.segments.read()[0].base()
+    }
+}
+
+/// A log: what it holds, reading it, trimming it. Cheap to clone, safe to share.
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Log {
+    /// The log's identity.
+    pub fn id(&self) -> LogId {
+        self.shared.id
+    }
+
+    /// The last durable record; `None` before the first.
+    pub fn durable(&self) -> Option<SequenceNumber> {
+        self.shared.durable()
+    }
+
+    /// The first record still kept, or the first that will be written if none is.
+    pub fn first(&self) -> SequenceNumber {
+        self.shared.first()
+    }
+
+    /// Bytes of all segment files.
+    pub fn bytes(&self) -> u64 {
+        self.shared.segments.read().iter().map(|segment| segment.bytes()).sum()
+    }
+
+    /// The segment files, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.shared.segments.read().iter().map(|segment| segment.info()).collect()
+    }
+
+    /// Whether an append or a sync has failed, so that nothing is written until a restart.
+    pub fn poisoned(&self) -> bool {
+        self.shared.poisoned.load(Ordering::Acquire)
+    }
+
+    /// A cursor whose next record is `from`, which may be the first that is not durable yet.
+    ///
+    /// # Errors
+    /// [`ReadError::Trimmed`] below the first record kept, [`ReadError::Beyond`] above the
+    /// durable tail, [`ReadError::Log`] if the segment cannot be opened.
+    pub fn read(&self, from: SequenceNumber) -> Result<Cursor, ReadError> {
+        Cursor::open(Arc::clone(&self.shared), from)
+    }
+
+    /// Removes the sealed segments whose records all lie below `floor`, oldest first; returns
+    /// the bytes freed. Readers inside such a segment keep it until they leave it. A segment
+    /// leaves the index before its file is unlinked, and each unlink is made durable before the
+    /// next, so that what is left after a crash never has a hole.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if a file cannot be removed; the next call tries it again.
+    pub fn trim(&self, floor: SequenceNumber) -> Result<u64, LogError> {
+        let shared = &*self.shared;
+        let mut doomed = shared.doomed.lock();
+        self.drop_from_index(floor, &mut doomed);
+        let mut freed = 0;
+        while let Some((path, bytes)) = doomed.first() {
+            match shared.fs.remove(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LogError::io("remove log segment", path)(error));
+                }
+                _ => {}
+            }
+            let synced = shared.fs.sync_dir(&shared.dir);
+            synced.map_err(LogError::io("sync the directory of", path))?;
+            freed += bytes;
+            doomed.remove(0);
+        }
+        Ok(freed)
+    }
+
+    fn drop_from_index(&self, floor: SequenceNumber, doomed: &mut Vec<(PathBuf, u64)>) {
+        let mut segments = self.shared.segments.write();
+        let below = |segment: &Arc<Segment>| {
+            segment.is_sealed() && segment.last().is_some_and(|last| last < floor)
+        };
+        // The last segment is being written and stays, whatever the floor.
+        let count = segments[..segments.len() - 1].iter().take_while(|segment| below(segment));
+        let count = count.count();
+        doomed
+            .extend(segments.drain(..count).map(|segment| (segment.path.clone(), segment.bytes())));
+        let trimmed = segments[0].base().as_u64() - 1;
+        let before = self.shared.trimmed.swap(trimmed, Ordering::AcqRel);
+        assert!(before <= trimmed, "trimmed never goes back");
+        assert!(trimmed <= self.shared.durable.load(Ordering::Acquire), "trimmed <= durable");
+    }
+
+    /// Whether the disk has room for more than the reserve. The figure is at most 100 ms and
+    /// 16 MiB of appends old, so a reserve well above 16 MiB is refused before the disk is full.
+    ///
+    /// # Errors
+    /// [`ReserveError`] while there is less. It passes when there is room again.
+    pub fn writable(&self) -> Result<(), ReserveError> {
+        let shared = &*self.shared;
+        let written = shared.written_bytes.load(Ordering::Relaxed);
+        let now = Instant::now();
+        let mut reserve = shared.reserve.lock();
+        let fresh = reserve.checked.is_some_and(|(at, bytes)| {
+            now.duration_since(at) < RESERVE_CHECK_INTERVAL
+                && written.saturating_sub(bytes) < RESERVE_CHECK_BYTES
+        });
+        if !fresh {
+            // A file system that does not answer does not refuse writes: they fail by themselves.
+            reserve.available = shared.fs.available_bytes(&shared.dir).unwrap_or(u64::MAX);
+            reserve.checked = Some((now, written));
+        }
+        if reserve.available < shared.reserve_bytes {
+            return Err(ReserveError {
+                available: reserve.available,
+                reserve: shared.reserve_bytes,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! The syncer: all file I/O of writing. One write call and one fdatasync a batch.
+
+use std::{path::Path, sync::Arc};
+
+use larder_types::{Epoch, SequenceNumber};
+
+use super::{
+    append::{Batch, Pool},
+    error::LogError,
+    format::{ChainPoint, EpochStart, Footer, Header, MARK_BYTES, Mark},
+    handle::Shared,
+    segment::{IndexEntry, Segment},
+};
+use crate::fs::{File, Fs, OpenMode, write_all_at};
+
+/// A segment with this many epochs is sealed whatever its size: bounds the footer's table.
+const SEGMENT_EPOCHS_MAX: usize = 1024;
+
+/// Writes batches and makes them durable. One owner: the sync thread.
+///
+/// The first error poisons the log: after a failed sync the kernel may call lost pages clean, so
+/// trying again would lie. End the process; recovery reads what is on disk.
+#[derive(Debug)]
+pub struct Syncer {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    segment_bytes: u64,
+    active: Active,
+    /// The chain after the last record written.
+    written: ChainPoint,
+    /// The chain after the last record synced.
+    durable: ChainPoint,
+}
+
+/// The segment being written.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) segment: Arc<Segment>,
+    pub(super) file: Arc<dyn File>,
+    /// Where the next bytes go.
+    pub(super) offset: u64,
+    /// The epochs opened in this segment.
+    pub(super) epochs: Vec<EpochStart>,
+    /// Whether what was written last says that everything before it is durable.
+    pub(super) marked: bool,
+}
+
+impl Syncer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pool: Arc<Pool>,
+        segment_bytes: u64,
+        active: Active,
+        tail: ChainPoint,
+    ) -> Self {
+        Self { shared, pool, segment_bytes, active, written: tail, durable: tail }
+    }
+
+    /// Writes a batch and makes it durable: [`Syncer::write`], then [`Syncer::sync`]. Returns the
+    /// last durable record.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] the first time something fails, [`LogError::Poisoned`] ever after. The
+    /// batch must not be acknowledged; it may or may not be there after recovery.
+    ///
+    /// # Panics
+    /// If the batch does not continue what was written before.
+    pub fn commit(&mut self, batch: Batch) -> Result<SequenceNumber, LogError> {
+        let last = self.write(batch)?;
+        self.sync()?;
+        Ok(last)
+    }
+
+    /// Hands a batch to the operating system, behind a mark that names the durable tail. It is
+    /// not durable, and not seen by readers, until [`Syncer::sync`]. Returns its last record.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    ///
+    /// # Panics
+    /// As [`Syncer::commit`].
+    pub fn write(&mut self, batch: Batch) -> Result<SequenceNumber, LogError> {
+        assert_eq!(batch.first(), self.written.next, "batches are written in order");
+        self.guarded(|syncer| syncer.write_batch(batch))
+    }
+
+    /// Makes everything written durable, and returns the last durable record.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn sync(&mut self) -> Result<Option<SequenceNumber>, LogError> {
+        self.guarded(Self::sync_written)
+    }
+
+    /// Says in the file that everything is durable, if the last thing there does not say so yet.
+    /// For when no batch is waiting: damage to the last batch can then be told from a torn one.
+    /// The mark is not synced: it is as durable as what the system does by itself.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn mark_idle(&mut self) -> Result<(), LogError> {
+        self.guarded(|syncer| {
+            if syncer.active.marked || syncer.written != syncer.durable {
+                return Ok(());
+            }
+            let mark = syncer.mark_bytes();
+            syncer.write_active(&mark, "write a mark to")?;
+            syncer.active.marked = true;
+            Ok(())
+        })
+    }
+
+    /// Syncs, marks the tail as durable and syncs the mark: nothing is left that can be torn.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.sync()?;
+        self.mark_idle()?;
+        self.guarded(|syncer| syncer.sync_active())
+    }
+
+    fn guarded<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        self.shared.check_poison()?;
+        work(self).inspect_err(|error| self.shared.poison(error))
+    }
+
+    fn write_batch(&mut self, mut batch: Batch) -> Result<SequenceNumber, LogError> {
+        let full = self.active.offset >= self.segment_bytes
+            || self.active.epochs.len() >= SEGMENT_EPOCHS_MAX;
+        if full && self.written.next > self.active.segment.base() {
+            self.rotate()?;
+        }
+        let offset = self.active.offset;
+        let mark = self.mark_bytes();
+        batch.bytes[..MARK_BYTES].copy_from_slice(&mark);
+        self.write_active(&batch.bytes, "append to")?;
+        self.active.marked = false;
+        self.active.epochs.append(&mut batch.epochs);
+        for place in &batch.places {
+            self.active.segment.note(IndexEntry { offset: offset + place.offset, ..*place });
+        }
+        self.written = batch.chain;
+        let last = batch.last();
+        self.shared.hot.push(batch.first(), last, &batch.bytes[MARK_BYTES..]);
+        self.pool.give(batch.bytes);
+        Ok(last)
+    }
+
+    fn sync_written(&mut self) -> Result<Option<SequenceNumber>, LogError> {
+        if self.written != self.durable {
+            self.sync_active()?;
+            self.durable = self.written;
+            let last = self.durable.next.prev().expect("something was written");
+            self.active.segment.set_last(last);
+            self.shared.advance_durable(last);
+        }
+        Ok(self.durable.next.prev())
+    }
+
+    /// Seals the segment and begins the next. The footer is durable before the next file exists,
+    /// and the next file's header and name are durable before it holds a record.
+    fn rotate(&mut self) -> Result<(), LogError> {
+        self.sync_written()?;
+        let segment = Arc::clone(&self.active.segment);
+        let last = self.durable.next.prev().expect("a segment is sealed after its first record");
+        let footer = Footer {
+            count: self.durable.next.as_u64() - segment.base().as_u64(),
+            last,
+            crc: self.durable.crc,
+            hybrid: self.durable.hybrid,
+            epochs: std::mem::take(&mut self.active.epochs),
+        };
+        let bytes = footer.encode(self.shared.sums, segment.base(), self.active.offset);
+        self.write_active(&bytes, "seal")?;
+        self.sync_active()?;
+        segment.set_sealed();
+        let header = Header { id: self.shared.id, origin: self.shared.origin, chain: self.durable };
+        self.active = create_segment(&*self.shared.fs, &self.shared.dir, &header)?;
+        self.shared.segments.write().push(Arc::clone(&self.active.segment));
+        Ok(())
+    }
+
+    fn mark_bytes(&self) -> [u8; MARK_BYTES] {
+        let durable = &self.durable;
+        let mark = Mark {
+            durable: durable.next.prev(),
+            crc: durable.crc,
+            epoch: durable.epoch.map_or(Epoch { term: 0, run: 0, id: 0 }, |start| start.epoch),
+            hybrid: durable.hybrid,
+        };
+        mark.encode(self.shared.sums, self.active.segment.base(), self.active.offset)
+    }
+
+    fn write_active(&mut self, bytes: &[u8], operation: &'static str) -> Result<(), LogError> {
+        let Active { file, segment, offset, .. } = &mut self.active;
+        write_all_at(&**file, bytes, *offset).map_err(LogError::io(operation, &segment.path))?;
+        *offset += bytes.len() as u64;
+        segment.set_bytes(*offset);
+        self.shared.add_written(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn sync_active(&self) -> Result<(), LogError> {
+        self.active.file.sync_data().map_err(LogError::io("sync", &self.active.segment.path))
+    }
+}
+
+/// Makes a segment file with this header, durably.
+pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: &Header) -> Result<Active, LogError> {
+    let segment = Segment::new(dir, header.chain);
+    let file = fs
+        .open(&segment.path, OpenMode::CreateNew)
+        .map_err(LogError::io("create log segment", &segment.path))?;
+    let bytes = header.encode();
+    write_all_at(&*file, &bytes, 0).map_err(LogError::io("write the header of", &segment.path))?;
+    file.sync_data().map_err(LogError::io("sync", &segment.path))?;
+    fs.sync_dir(dir).map_err(LogError::io("sync directory", dir))?;
+    Ok(Active {
+        segment: Arc::new(segment),
+        file,
+        offset: bytes.len() as u64,
+        epochs: Vec::new(),
+        marked: true,
+    })
+}
