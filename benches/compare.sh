@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Runs Debian's redis-server (appendfsync always) and kvd by turns under the same redis-benchmark
+# lines, and prints every pair and the ratio of the medians. Beside them the ceilings.
+#
+# usage: benches/compare.sh [--pairs N] [--requests N] [--dir DIR] [--no-ceilings] [LINE...]
+#   --pairs     runs of each server for each line (default 5; medians of fewer are not worth much)
+#   --requests  requests a run at pipeline 16; a third of it at pipeline 1 (default 1200000)
+#   --dir       where both servers keep their data: the disk that is compared (default: a directory
+#               under the target directory)
+#   LINE        of: set-p1 set-p16 get-p1 get-p16 set1k-p1 set1k-p16 get1k-p1 get1k-p16
+#               incr hset hget mset (default: all)
+source "$(dirname "$0")/../scripts/common.sh"
+
+pairs=5 requests=1200000 dir= ceilings=yes
+lines=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --pairs) pairs="$2"; shift 2 ;;
+        --requests) requests="$2"; shift 2 ;;
+        --dir) dir="$2"; shift 2 ;;
+        --no-ceilings) ceilings=; shift ;;
+        -h|--help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -*) die "unknown option $1; see --help" ;;
+        *) lines+=("$1"); shift ;;
+    esac
+done
+[ "${#lines[@]}" -gt 0 ] || lines=(set-p1 set-p16 get-p1 get-p16 set1k-p1 set1k-p16 get1k-p1 get1k-p16 incr hset hget mset)
+
+install_packages "the peer and its benchmark" redis-server redis-tools
+install_build_tools
+build larder-server larder-benches
+kvd="$CARGO_TARGET_DIR/release/kvd"
+"$kvd" --version | grep -q 'release' || die "$kvd was not built with the release profile"
+
+[ -n "$dir" ] || { dir="$CARGO_TARGET_DIR/compare"; mkdir -p "$dir"; }
+work="$(mktemp -d "$dir/compare.XXXXXX")"
+pids=()
+finish() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$work"; }
+trap finish EXIT
+
+free_port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)); }
+wait_for() { for _ in $(seq 200); do redis-cli -p "$1" ping >/dev/null 2>&1 && return 0; sleep 0.05; done; die "no server on port $1"; }
+
+redis_port="$(free_port)" kvd_port="$(free_port)"
+mkdir "$work/redis" "$work/kvd"
+redis-server --port "$redis_port" --bind 127.0.0.1 --appendonly yes --appendfsync always --save '' --dir "$work/redis" >"$work/redis.log" &
+pids+=($!)
+"$kvd" --data "$work/kvd" --resp "127.0.0.1:$kvd_port" 2>"$work/kvd.log" &
+pids+=($!)
+wait_for "$redis_port"
+wait_for "$kvd_port"
+
+# The redis-benchmark arguments of a line.
+arguments() {
+    local n1=$((requests / 3)) n16="$requests"
+    local common="-c 50 -r 1000000 --csv"
+    case "$1" in
+        set-p1) echo "$common -d 64 -P 1 -n $n1 -t set" ;;
+        set-p16) echo "$common -d 64 -P 16 -n $n16 -t set" ;;
+        get-p1) echo "$common -d 64 -P 1 -n $n1 -t get" ;;
+        get-p16) echo "$common -d 64 -P 16 -n $n16 -t get" ;;
+        set1k-p1) echo "$common -d 1024 -P 1 -n $n1 -t set" ;;
+        set1k-p16) echo "$common -d 1024 -P 16 -n $n16 -t set" ;;
+        get1k-p1) echo "$common -d 1024 -P 1 -n $n1 -t get" ;;
+        get1k-p16) echo "$common -d 1024 -P 16 -n $n16 -t get" ;;
+        incr) echo "$common -P 16 -n $n16 -t incr" ;;
+        hset) echo "$common -d 64 -P 16 -n $n16 -t hset" ;;
+        hget) echo "$common -P 16 -n $n16 HGET myhash element:__rand_int__" ;;
+        mset) echo "$common -d 64 -P 1 -n $((n1 / 4)) -t mset" ;;
+        *) die "unknown line $1" ;;
+    esac
+}
+
+# run PORT LINE: requests a second and p99 in milliseconds.
+run() {
+    # shellcheck disable=SC2046
+    redis-benchmark -p "$1" $(arguments "$2") | tail -n 1 | tr -d '"' | awk -F, '{print $(NF-6), $(NF-1)}'
+}
+median() { sort -g | awk '{v[NR]=$1} END {print (NR % 2) ? v[(NR+1)/2] : (v[NR/2]+v[NR/2+1])/2}'; }
+
+printf '%-10s %4s %12s %12s %7s %10s %10s\n' line pair redis/s kvd/s ratio redis-p99 kvd-p99
+summary=()
+for line in "${lines[@]}"; do
+    : >"$work/r"; : >"$work/k"; : >"$work/rp"; : >"$work/kp"
+    for pair in $(seq "$pairs"); do
+        # The order within a pair alternates, so that neither always runs on the warmer machine.
+        if [ $((pair % 2)) -eq 1 ]; then
+            read -r r rp <<<"$(run "$redis_port" "$line")"; read -r k kp <<<"$(run "$kvd_port" "$line")"
+        else
+            read -r k kp <<<"$(run "$kvd_port" "$line")"; read -r r rp <<<"$(run "$redis_port" "$line")"
+        fi
+        echo "$r" >>"$work/r"; echo "$k" >>"$work/k"; echo "$rp" >>"$work/rp"; echo "$kp" >>"$work/kp"
+        printf '%-10s %4s %12.0f %12.0f %7.2f %10.2f %10.2f\n' "$line" "$pair" "$r" "$k" "$(awk "BEGIN{print $k/$r}")" "$rp" "$kp"
+    done
+    summary+=("$line $(median <"$work/r") $(median <"$work/k") $(median <"$work/rp") $(median <"$work/kp")")
+done
+
+printf '\nmedians of %s\n%-10s %12s %12s %7s %10s %10s\n' "$pairs" line redis/s kvd/s ratio redis-p99 kvd-p99
+for row in "${summary[@]}"; do
+    read -r line r k rp kp <<<"$row"
+    printf '%-10s %12.0f %12.0f %7.2f %10.2f %10.2f\n' "$line" "$r" "$k" "$(awk "BEGIN{print $k/$r}")" "$rp" "$kp"
+done
+
+if [ -n "$ceilings" ]; then
+    printf '\nceilings\n'
+    ceiling_port="$(free_port)"
+    "$CARGO_TARGET_DIR/release/resp-ceiling" --resp "127.0.0.1:$ceiling_port" >/dev/null &
+    pids+=($!)
+    wait_for "$ceiling_port"
+    for line in set-p1 set-p16 get-p16; do
+        read -r c _ <<<"$(run "$ceiling_port" "$line")"
+        printf '  a RESP server that does nothing, %-8s %12.0f/s\n' "$line" "$c"
+    done
+    for records in 25 50 400 800; do
+        printf '  append and fsync, %4s records of 150 B a batch: ' "$records"
+        "$CARGO_TARGET_DIR/release/fsync-ceiling" --dir "$work" --batch-bytes $((records * 150)) --batch-records "$records" --seconds 3
+    done
+fi
