@@ -29,6 +29,20 @@ pub enum ReplyMode {
     Skip,
 }
 
+impl ReplyMode {
+    const fn is_muted(self) -> bool {
+        matches!(self, Self::Off | Self::Skip)
+    }
+
+    const fn after_command(self) -> Self {
+        match self {
+            Self::SkipNext => Self::Skip,
+            Self::Skip | Self::On => Self::On,
+            Self::Off => Self::Off,
+        }
+    }
+}
+
 /// One connection's state.
 pub struct Session {
     registration: Registration,
@@ -85,16 +99,17 @@ impl Session {
     /// Whether the reply to the present command must not be sent. Asked after the command ran,
     /// because CLIENT REPLY ON is answered.
     pub const fn is_muted(&self) -> bool {
-        matches!(self.reply_mode, ReplyMode::Off | ReplyMode::Skip)
+        self.reply_mode.is_muted()
     }
 
     /// Ends the present command as far as CLIENT REPLY SKIP is concerned.
     pub const fn finish_command(&mut self) {
-        self.reply_mode = match self.reply_mode {
-            ReplyMode::SkipNext => ReplyMode::Skip,
-            ReplyMode::Skip | ReplyMode::On => ReplyMode::On,
-            ReplyMode::Off => ReplyMode::Off,
-        };
+        self.reply_mode = self.reply_mode.after_command();
+    }
+
+    /// Whether every reply is sent, so that commands can be run in batches.
+    pub const fn plain_replies(&self) -> bool {
+        matches!(self.reply_mode, ReplyMode::On)
     }
 
     /// Brings the session back to what it was when the connection was made: RESET.
@@ -167,23 +182,14 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn modes_after(first: ReplyMode, commands: usize) -> Vec<bool> {
-        let mut mode = first;
-        (0..commands)
-            .map(|_| {
-                mode = match mode {
-                    ReplyMode::SkipNext => ReplyMode::Skip,
-                    ReplyMode::Skip | ReplyMode::On => ReplyMode::On,
-                    ReplyMode::Off => ReplyMode::Off,
-                };
-                matches!(mode, ReplyMode::Off | ReplyMode::Skip)
-            })
-            .collect()
+    fn muted(first: ReplyMode, commands: usize) -> Vec<bool> {
+        let modes = std::iter::successors(Some(first), |mode| Some(mode.after_command()));
+        modes.skip(1).take(commands).map(ReplyMode::is_muted).collect()
     }
 
     #[test]
     fn skip_mutes_exactly_the_next_reply() {
-        assert_eq!(modes_after(ReplyMode::SkipNext, 3), [true, false, false]);
-        assert_eq!(modes_after(ReplyMode::Off, 2), [true, true]);
+        assert_eq!(muted(ReplyMode::SkipNext, 3), [true, false, false]);
+        assert_eq!(muted(ReplyMode::Off, 2), [true, true]);
     }
 }

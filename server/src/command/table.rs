@@ -6,9 +6,12 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use larder_resp::Request;
+use larder_resp::{ReplyWriter, Request};
 
-use super::{Command, CommandError, Handler, connection, hashes, keys, scan, server, strings, versions};
+use super::{
+    Command, CommandError, Handler, Outcome, connection, hashes, keys, scan, server, strings,
+    versions,
+};
 use crate::{node::Node, session::Session};
 
 /// Longest name that the table can hold. Names of commands beyond it are unknown.
@@ -29,7 +32,7 @@ pub struct Subcommand {
     /// Arguments including both names; negative: at least that many.
     pub arity: i32,
     /// What runs it.
-    pub run: fn(Request<'_>, &mut Session, &Node, &mut larder_resp::ReplyWriter<'_>) -> super::Outcome,
+    pub run: fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome,
 }
 
 struct Table {
@@ -130,14 +133,22 @@ pub(super) fn run_subcommand(
     request: Request<'_>,
     session: &mut Session,
     node: &Node,
-    reply: &mut larder_resp::ReplyWriter<'_>,
-) -> super::Outcome {
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
     let command = Command::admit(request)?;
     (command.subcommand(request)?.run)(request, session, node, reply)
 }
 
+/// Answers `command HELP`, in Redis' form.
+pub(super) fn help(command: &str, lines: &[&str], reply: &mut ReplyWriter<'_>) {
+    const LAST: [&str; 2] = ["HELP", "    Prints this help."];
+    reply.array(1 + lines.len() + LAST.len());
+    reply.simple(&format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    lines.iter().chain(&LAST).for_each(|line| reply.simple(line));
+}
+
 /// Redis' answer to a name it does not know: the name, and as many arguments as fit.
-fn unknown(request: Request<'_>) -> CommandError {
+pub fn unknown(request: Request<'_>) -> CommandError {
     let mut arguments = String::new();
     for argument in request.iter().skip(1) {
         let Some(room) = SHOWN_BYTES_MAX.checked_sub(arguments.len()).filter(|&room| room > 0)

@@ -1,0 +1,320 @@
+//! The server family: figures, settings, time, and the rows of what the connection loop runs.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use larder_resp::{ReplyWriter, Request};
+
+use super::{
+    Command, CommandError, Handler, LoopCommand, Outcome,
+    pattern::is_word,
+    table::{Subcommand, help, run_subcommand},
+};
+use crate::{
+    info,
+    node::Node,
+    session::Session,
+    settings::{Refusal, Settings},
+};
+
+const LOADING: &[&str] = &["loading", "stale"];
+const LOADING_FAST: &[&str] = &["loading", "stale", "fast"];
+const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
+const OF_TRANSACTION: &[&str] = &["@fast", "@transaction"];
+const OF_ADMIN: &[&str] = &["@admin", "@slow", "@dangerous"];
+const OF_ADMIN_FAST: &[&str] = &["@admin", "@fast", "@dangerous"];
+
+pub(super) static COMMANDS: &[Command] = &[
+    row(
+        "bgsave",
+        -1,
+        &["admin", "noscript", "no_async_loading"],
+        OF_ADMIN,
+        Handler::Loop(LoopCommand::Bgsave),
+    ),
+    row("config", -2, &[], &["@slow"], Handler::Session(run_subcommand)),
+    row(
+        "dbsize",
+        1,
+        &["readonly", "fast"],
+        &["@keyspace", "@read", "@fast"],
+        Handler::Loop(LoopCommand::Dbsize),
+    ),
+    row("discard", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Discard)),
+    row(
+        "exec",
+        1,
+        &["noscript", "loading", "stale", "skip_slowlog"],
+        &["@slow", "@transaction"],
+        Handler::Loop(LoopCommand::Exec),
+    ),
+    row("function", -2, &[], &["@slow"], Handler::Session(run_subcommand)),
+    row("info", -1, LOADING, &["@slow", "@dangerous"], Handler::Session(info)),
+    row("lastsave", 1, LOADING_FAST, OF_ADMIN_FAST, Handler::Session(lastsave)),
+    row("multi", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Multi)),
+    row(
+        "role",
+        1,
+        &["noscript", "loading", "stale", "fast"],
+        OF_ADMIN_FAST,
+        Handler::Session(role),
+    ),
+    row(
+        "shutdown",
+        -1,
+        &["admin", "noscript", "loading", "stale", "no_multi", "allow_busy"],
+        OF_ADMIN,
+        Handler::Loop(LoopCommand::Shutdown),
+    ),
+    row("time", 1, LOADING_FAST, &["@fast"], Handler::Session(time)),
+    row("unwatch", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Unwatch)),
+    row(
+        "wait",
+        3,
+        &["noscript"],
+        &["@slow", "@connection"],
+        Handler::Loop(LoopCommand::Wait),
+    ),
+    Command {
+        name: "watch",
+        arity: -2,
+        flags: TRANSACTION,
+        first_key: 1,
+        last_key: -1,
+        step: 1,
+        categories: OF_TRANSACTION,
+        handler: Handler::Loop(LoopCommand::Watch),
+    },
+];
+
+pub(super) static CONFIG: &[Subcommand] = &[
+    Subcommand { name: "get", arity: -3, run: config_get },
+    Subcommand { name: "help", arity: 2, run: config_help },
+    Subcommand { name: "resetstat", arity: 2, run: config_resetstat },
+    Subcommand { name: "rewrite", arity: 2, run: config_rewrite },
+    Subcommand { name: "set", arity: -4, run: config_set },
+];
+
+pub(super) static FUNCTION: &[Subcommand] = &[
+    Subcommand { name: "delete", arity: 3, run: function_unsupported },
+    Subcommand { name: "dump", arity: 2, run: function_unsupported },
+    Subcommand { name: "flush", arity: -2, run: function_flush },
+    Subcommand { name: "help", arity: 2, run: function_help },
+    Subcommand { name: "kill", arity: 2, run: function_unsupported },
+    Subcommand { name: "list", arity: -2, run: function_unsupported },
+    Subcommand { name: "load", arity: -3, run: function_unsupported },
+    Subcommand { name: "restore", arity: -3, run: function_unsupported },
+    Subcommand { name: "stats", arity: 2, run: function_unsupported },
+];
+
+const fn row(
+    name: &'static str,
+    arity: i32,
+    flags: &'static [&'static str],
+    categories: &'static [&'static str],
+    handler: Handler,
+) -> Command {
+    Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
+}
+
+fn info(
+    request: Request<'_>,
+    _: &mut Session,
+    node: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    let sections: Vec<String> = request
+        .iter()
+        .skip(1)
+        .map(|section| String::from_utf8_lossy(section).to_ascii_lowercase())
+        .collect();
+    reply.verbatim(&info::render(node, &sections));
+    Ok(())
+}
+
+fn time(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    reply.array(2);
+    reply.bulk(now.as_secs().to_string().as_bytes());
+    reply.bulk(now.subsec_micros().to_string().as_bytes());
+    Ok(())
+}
+
+fn lastsave(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
+    reply.integer(i64::try_from(node.saved_ms() / 1_000).unwrap_or(i64::MAX));
+    Ok(())
+}
+
+/// A master without followers; its offset is the last durable record.
+fn role(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
+    reply.array(3);
+    reply.bulk(b"master");
+    reply.integer(i64::try_from(node.store.watermarks().durable).unwrap_or(i64::MAX));
+    reply.array(0);
+    Ok(())
+}
+
+fn config_get(
+    request: Request<'_>,
+    _: &mut Session,
+    node: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    let patterns: Vec<Cow<'_, str>> =
+        request.iter().skip(2).map(String::from_utf8_lossy).collect();
+    let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
+    let found = node.settings.load().matching(&patterns);
+    reply.map(found.len());
+    for (name, value) in &found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+/// Sets all of the parameters or none.
+fn config_set(
+    request: Request<'_>,
+    _: &mut Session,
+    node: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    if !request.len().is_multiple_of(2) {
+        return Err(CommandError::Syntax);
+    }
+    let text = |at: usize| String::from_utf8_lossy(request.arg(at));
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        (2..request.len()).step_by(2).map(|at| (text(at), text(at + 1))).collect();
+    if let Some((unknown, _)) = pairs.iter().find(|(name, _)| Settings::canonical(name).is_none())
+    {
+        return Err(unknown_parameter(unknown));
+    }
+    for (index, (name, _)) in pairs.iter().enumerate() {
+        if pairs[..index].iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
+            return Err(refused_parameter(name, "duplicate parameter"));
+        }
+    }
+    // Others may set at the same time: whoever comes second starts over from what the first left.
+    let mut refusal = None;
+    node.settings.rcu(|current| {
+        refusal = None;
+        let mut settings = (**current).clone();
+        for (name, value) in &pairs {
+            if let Err(why) = settings.set(name, value) {
+                refusal = Some(match why {
+                    Refusal::Unknown => unknown_parameter(name),
+                    Refusal::Value(reason) => refused_parameter(name, &reason),
+                });
+                return Arc::clone(current);
+            }
+        }
+        Arc::new(settings)
+    });
+    refusal.map_or(Ok(()), Err)?;
+    reply.simple("OK");
+    Ok(())
+}
+
+fn unknown_parameter(name: &str) -> CommandError {
+    CommandError::Message(Cow::Owned(format!(
+        "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+    )))
+}
+
+fn refused_parameter(name: &str, reason: &str) -> CommandError {
+    let name = name.to_ascii_lowercase();
+    CommandError::Message(Cow::Owned(format!(
+        "ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"
+    )))
+}
+
+fn config_resetstat(
+    _: Request<'_>,
+    _: &mut Session,
+    node: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    node.counters.reset();
+    reply.simple("OK");
+    Ok(())
+}
+
+/// The configuration file belongs to whoever wrote it.
+fn config_rewrite(
+    _: Request<'_>,
+    _: &mut Session,
+    _: &Node,
+    _: &mut ReplyWriter<'_>,
+) -> Outcome {
+    Err(CommandError::message("ERR The server is running without a config file"))
+}
+
+fn config_help(
+    _: Request<'_>,
+    _: &mut Session,
+    _: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    help("CONFIG", CONFIG_HELP, reply);
+    Ok(())
+}
+
+const CONFIG_HELP: &[&str] = &[
+    "GET <pattern>",
+    "    Return parameters matching the glob-like <pattern> and their values.",
+    "SET <directive> <value>",
+    "    Set the configuration <directive> to <value>.",
+    "RESETSTAT",
+    "    Reset statistics reported by the INFO command.",
+    "REWRITE",
+    "    Rewrite the configuration file.",
+];
+
+/// There are no functions, so that none is left after a flush.
+fn function_flush(
+    request: Request<'_>,
+    _: &mut Session,
+    _: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    match request.get(2) {
+        Some(_) if request.len() > 3 => Err(CommandError::Message(Cow::Owned(format!(
+            "ERR unknown subcommand or wrong number of arguments for '{}'. Try FUNCTION HELP.",
+            String::from_utf8_lossy(request.arg(1))
+        )))),
+        Some(mode) if !is_word(mode, "sync") && !is_word(mode, "async") => {
+            Err(CommandError::message("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"))
+        }
+        _ => {
+            reply.simple("OK");
+            Ok(())
+        }
+    }
+}
+
+fn function_unsupported(
+    _: Request<'_>,
+    _: &mut Session,
+    _: &Node,
+    _: &mut ReplyWriter<'_>,
+) -> Outcome {
+    Err(CommandError::message("ERR functions are not supported; only FUNCTION FLUSH is accepted"))
+}
+
+fn function_help(
+    _: Request<'_>,
+    _: &mut Session,
+    _: &Node,
+    reply: &mut ReplyWriter<'_>,
+) -> Outcome {
+    help("FUNCTION", FUNCTION_HELP, reply);
+    Ok(())
+}
+
+const FUNCTION_HELP: &[&str] = &[
+    "FLUSH [ASYNC|SYNC]",
+    "    Accepted; functions are not supported, so that there are none.",
+];

@@ -1,0 +1,189 @@
+//! INFO: the figures of the node in Redis' text format, with a section of Larder's own.
+//!
+//! Names that Redis has keep their meaning; what has no meaning here is left out rather than
+//! invented. The `larder` section has the watermarks and what a loss of power can cost.
+
+use std::{fmt::Write as _, sync::atomic::Ordering};
+
+use larder_storage::Watermarks;
+
+use crate::{
+    clock::wall_ms,
+    config::Durability,
+    node::{Node, Phase},
+    process::Process,
+};
+
+/// The version of Redis whose commands these are.
+const REDIS_VERSION: &str = "7.0.15";
+
+type Section = fn(&Node, &mut String);
+
+/// Name, heading and content of every section, and whether plain INFO has it.
+const SECTIONS: [(&str, &str, Section, bool); 10] = [
+    ("server", "Server", server, true),
+    ("clients", "Clients", clients, true),
+    ("memory", "Memory", memory, true),
+    ("persistence", "Persistence", persistence, true),
+    ("stats", "Stats", stats, true),
+    ("replication", "Replication", replication, true),
+    ("cpu", "CPU", cpu, true),
+    ("commandstats", "Commandstats", command_stats, false),
+    ("keyspace", "Keyspace", keyspace, true),
+    ("larder", "Larder", larder, true),
+];
+
+/// The sections with these lower-case names; those of plain INFO for none. `all` and `everything`
+/// name all, `default` those of plain INFO, and unknown names nothing.
+pub fn render(node: &Node, names: &[String]) -> String {
+    let mut text = String::new();
+    for (name, heading, content, is_default) in SECTIONS {
+        let is_wanted = names.is_empty() && is_default
+            || names.iter().any(|wanted| match wanted.as_str() {
+                "all" | "everything" => true,
+                "default" => is_default,
+                wanted => wanted == name,
+            });
+        if is_wanted {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            let _ = write!(text, "# {heading}\r\n");
+            content(node, &mut text);
+        }
+    }
+    text
+}
+
+/// One line; writing to a String cannot fail.
+macro_rules! line {
+    ($out:expr, $name:literal, $value:expr) => {
+        let _ = write!($out, concat!($name, ":{}\r\n"), $value);
+    };
+}
+
+fn server(node: &Node, out: &mut String) {
+    let uptime = node.uptime().as_secs();
+    line!(out, "redis_version", REDIS_VERSION);
+    line!(out, "redis_mode", "standalone");
+    line!(out, "larder_version", env!("CARGO_PKG_VERSION"));
+    line!(out, "os", std::env::consts::OS);
+    line!(out, "arch_bits", usize::BITS);
+    line!(out, "process_id", std::process::id());
+    line!(out, "run_id", node.run_id);
+    line!(out, "tcp_port", node.resp.port());
+    line!(out, "server_time_usec", wall_ms().saturating_mul(1_000));
+    line!(out, "uptime_in_seconds", uptime);
+    line!(out, "uptime_in_days", uptime / 86_400);
+}
+
+fn clients(node: &Node, out: &mut String) {
+    line!(out, "connected_clients", node.clients.len());
+    line!(out, "maxclients", node.settings.load().clients_max);
+    line!(out, "blocked_clients", 0);
+}
+
+fn memory(node: &Node, out: &mut String) {
+    let process = Process::now();
+    let stats = node.store.stats();
+    line!(out, "used_memory", process.resident_bytes);
+    line!(out, "used_memory_rss", process.resident_bytes);
+    line!(out, "used_memory_peak", process.resident_peak_bytes);
+    line!(out, "maxmemory", 0);
+    line!(out, "maxmemory_policy", "noeviction");
+    line!(out, "mem_allocator", "mimalloc");
+    line!(out, "larder_hot_cache_bytes", stats.hot_bytes);
+    line!(out, "larder_unapplied_bytes", stats.unapplied_bytes);
+}
+
+fn persistence(node: &Node, out: &mut String) {
+    let marks = node.store.watermarks();
+    line!(out, "loading", 0);
+    line!(out, "rdb_changes_since_last_save", marks.appended.saturating_sub(marks.persisted));
+    line!(out, "rdb_last_save_time", node.saved_ms() / 1_000);
+    line!(out, "aof_enabled", 1);
+    line!(out, "aof_current_size", node.store.stats().log_bytes);
+    line!(out, "aof_last_write_status", if node.store.log().poisoned() { "err" } else { "ok" });
+}
+
+fn stats(node: &Node, out: &mut String) {
+    let counters = &node.counters;
+    let (calls, failures) = counters.totals();
+    line!(out, "total_connections_received", counters.connections.load(Ordering::Relaxed));
+    line!(out, "total_commands_processed", calls);
+    line!(out, "total_net_input_bytes", counters.bytes_in.load(Ordering::Relaxed));
+    line!(out, "total_net_output_bytes", counters.bytes_out.load(Ordering::Relaxed));
+    line!(out, "rejected_connections", counters.connections_refused.load(Ordering::Relaxed));
+    line!(out, "total_error_replies", failures);
+    let authentications = counters.authentications_failed.load(Ordering::Relaxed);
+    line!(out, "acl_access_denied_auth", authentications);
+}
+
+fn replication(node: &Node, out: &mut String) {
+    line!(out, "role", "master");
+    line!(out, "connected_slaves", 0);
+    line!(out, "master_replid", node.run_id);
+    line!(out, "master_repl_offset", node.store.watermarks().durable);
+}
+
+fn cpu(_: &Node, out: &mut String) {
+    let process = Process::now();
+    let _ = write!(out, "used_cpu_sys:{:.6}\r\n", process.system_seconds);
+    let _ = write!(out, "used_cpu_user:{:.6}\r\n", process.user_seconds);
+}
+
+fn command_stats(node: &Node, out: &mut String) {
+    for count in node.counters.commands() {
+        let (name, calls, failures) = (count.command.name, count.calls, count.failures);
+        let _ = write!(out, "cmdstat_{name}:calls={calls},failed_calls={failures}\r\n");
+    }
+}
+
+/// RocksDB's own estimate: it counts deleted and expired keys until they are compacted, and hash
+/// fields beside keys. DBSIZE counts exactly.
+fn keyspace(node: &Node, out: &mut String) {
+    match node.store.database().figures().map(|figures| figures.estimated_keys) {
+        Ok(0) | Err(_) => {}
+        Ok(keys) => {
+            let _ = write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n");
+        }
+    }
+}
+
+fn larder(node: &Node, out: &mut String) {
+    let stats = node.store.stats();
+    let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
+        node.store.watermarks();
+    line!(out, "log_id", node.store.log().id());
+    line!(out, "log_appended_seq", appended);
+    line!(out, "log_durable_seq", durable);
+    line!(out, "log_committed_seq", committed);
+    line!(out, "log_visible_seq", visible);
+    line!(out, "state_applied_seq", applied);
+    line!(out, "state_persisted_seq", persisted);
+    line!(out, "log_trimmed_seq", trimmed);
+    line!(out, "log_bytes", stats.log_bytes);
+    line!(out, "state_unapplied_records", stats.unapplied_records);
+    line!(out, "state_unapplied_bytes", stats.unapplied_bytes);
+    line!(out, "state_layers", stats.layers);
+    line!(out, "hot_cache_bytes", stats.hot_bytes);
+    line!(out, "hot_cache_hits", stats.hot_hits);
+    line!(out, "hot_cache_misses", stats.hot_misses);
+    let durability = node.config.namespace.durability;
+    line!(out, "durability", durability);
+    let loss_ms = match durability {
+        Durability::Fsync => 0,
+        Durability::Interval(interval) => interval.as_millis(),
+    };
+    line!(out, "power_loss_window_ms", loss_ms);
+    let phase = match node.phase() {
+        Phase::Starting => "starting",
+        Phase::Serving => "serving",
+        Phase::Draining => "draining",
+    };
+    line!(out, "phase", phase);
+    line!(out, "state_status", node.store.failure().unwrap_or("ok"));
+    line!(out, "opening_replayed_records", node.opening.replayed_records);
+    line!(out, "opening_torn_bytes", node.opening.torn_bytes);
+    line!(out, "opening_ms", node.opening.took.as_millis());
+}

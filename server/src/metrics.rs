@@ -1,0 +1,225 @@
+//! The node's figures in Prometheus' text format: names end in their unit, and every watermark is
+//! there.
+//!
+//! Nothing is counted for this: each scrape reads what the node and its store count anyway.
+
+use std::{fmt, sync::Arc, sync::atomic::Ordering};
+
+use larder_storage::Watermarks;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::{
+    config::Durability,
+    node::{Node, Phase},
+    process::{self, Process},
+};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics of a node.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Of this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        let mut registry = Registry::with_prefix("larder");
+        registry.register_collector(Box::new(NodeCollector(node)));
+        Self { registry }
+    }
+
+    /// The figures of now.
+    ///
+    /// # Errors
+    /// When the encoder refuses a figure, which would be a defect.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+struct NodeCollector(Arc<Node>);
+
+impl fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeCollector")
+    }
+}
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Out(&mut encoder);
+        log(&self.0, &mut out)?;
+        state(&self.0, &mut out)?;
+        clients(&self.0, &mut out)?;
+        process(&self.0, &mut out)
+    }
+}
+
+struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Out<'_, '_> {
+    /// The encoder appends `_total` to the name.
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.put(name, help, &ConstCounter::new(value))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.put(name, help, &ConstGauge::new(value))
+    }
+
+    fn put(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, None, metric.metric_type())?;
+        metric.encode(encoder)
+    }
+
+    /// A counter for each value of the one label.
+    fn counters<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Iterator<Item = (&'v str, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value, count) in values {
+            let labels = [(label, value)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
+        node.store.watermarks();
+    out.gauge("log_appended_seq", "Last record appended", appended)?;
+    out.gauge("log_durable_seq", "Last record known to be on disk", durable)?;
+    out.gauge("log_committed_seq", "Last record that counts", committed)?;
+    out.gauge("log_visible_seq", "Last record that can be read", visible)?;
+    out.gauge("state_applied_seq", "Last record folded into RocksDB", applied)?;
+    out.gauge("state_persisted_seq", "Last record that RocksDB has on disk", persisted)?;
+    out.gauge("log_trimmed_seq", "Last record that was trimmed", trimmed)?;
+    let log = node.store.log();
+    out.gauge("log_size_bytes", "Log segments on disk", log.bytes())?;
+    out.gauge("log_segments", "Log segment files", log.segments().len() as u64)?;
+    let poisoned = u64::from(log.poisoned());
+    out.gauge("log_poisoned", "1 once an append or fsync failed", poisoned)?;
+    let loss_ms = match node.config.namespace.durability {
+        Durability::Fsync => 0.0,
+        Durability::Interval(interval) => interval.as_secs_f64(),
+    };
+    let help = "How much a loss of power can cost, 0 with durability \"fsync\"";
+    out.put("log_power_loss_window_seconds", help, &ConstGauge::new(loss_ms))?;
+    out.put("log_fsync_seconds", "Duration of fsyncs of the log", &FsyncHistogram(node))
+}
+
+fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let stats = node.store.stats();
+    let records = stats.unapplied_records;
+    out.gauge("state_unapplied_records", "Records that RocksDB has not taken", records)?;
+    let bytes = stats.unapplied_bytes;
+    out.gauge("state_unapplied_bytes", "Bytes of log that RocksDB has not taken", bytes)?;
+    out.gauge("state_layers", "Layers of writes in flight", stats.layers as u64)?;
+    out.gauge("state_hot_cache_bytes", "Bytes in the cache of hot rows", stats.hot_bytes)?;
+    out.counter("state_hot_cache_hits", "Reads that it answered", stats.hot_hits)?;
+    out.counter("state_hot_cache_misses", "Reads that it passed on", stats.hot_misses)?;
+    let failed = u64::from(node.store.failure().is_some());
+    out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)
+}
+
+fn clients(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let counters = &node.counters;
+    out.gauge("resp_clients", "Clients that are connected", node.clients.len() as u64)?;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let taken = load(&counters.connections);
+    out.counter("resp_connections", "Connections that were taken", taken)?;
+    let refused = load(&counters.connections_refused);
+    out.counter("resp_connections_refused", "Connections beyond max_clients", refused)?;
+    let failed = load(&counters.authentications_failed);
+    out.counter("resp_authentications_failed", "Wrong passwords and users", failed)?;
+    out.counter("resp_received_bytes", "Bytes of requests", load(&counters.bytes_in))?;
+    out.counter("resp_sent_bytes", "Bytes of replies", load(&counters.bytes_out))?;
+    out.counters(
+        "resp_commands",
+        "Commands that were run",
+        "command",
+        counters.commands().map(|count| (count.command.name, count.calls)),
+    )?;
+    out.counters(
+        "resp_commands_failed",
+        "Commands that were refused",
+        "command",
+        counters.commands().map(|count| (count.command.name, count.failures)),
+    )
+}
+
+fn process(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let process = Process::now();
+    let resident = process.resident_bytes;
+    out.gauge("process_resident_memory_bytes", "Memory that is resident", resident)?;
+    let seconds = process.user_seconds + process.system_seconds;
+    out.put("process_cpu_seconds", "Processor time", &ConstCounter::new(seconds))?;
+    out.gauge("process_open_files", "Open files and sockets", process::open_files())?;
+    let uptime = node.uptime().as_secs_f64();
+    out.put("uptime_seconds", "Time since the start", &ConstGauge::new(uptime))?;
+    let ready = u64::from(node.phase() == Phase::Serving);
+    out.gauge("ready", "1 while clients are served", ready)?;
+    let opening = node.opening;
+    let took = opening.took.as_secs_f64();
+    out.put("opening_seconds", "How long opening the store took", &ConstGauge::new(took))?;
+    let replayed = opening.replayed_records;
+    out.gauge("opening_replayed_records", "Records that the start replayed", replayed)?;
+    let torn = opening.torn_bytes;
+    out.gauge("opening_torn_bytes", "Bytes cut from the log's end by the start", torn)
+}
+
+struct FsyncHistogram<'a>(&'a Node);
+
+impl EncodeMetric for FsyncHistogram<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let fsyncs = self.0.store.fsyncs();
+        let (buckets, count) = fsync_buckets(&fsyncs.counts());
+        let seconds = fsyncs.micros() as f64 / 1e6;
+        encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// Upper bounds in seconds with their counts, and the sum of the counts. The store's bucket `i`
+/// counts what took less than 2^i microseconds; its last one everything beyond.
+fn fsync_buckets(counts: &[u64]) -> (Vec<(f64, u64)>, u64) {
+    let last = counts.len().saturating_sub(1);
+    let buckets = counts.iter().enumerate().map(|(index, &count)| {
+        let bound = if index == last {
+            f64::MAX
+        } else {
+            f64::from(1u32 << index.min(31)) / 1e6
+        };
+        (bound, count)
+    });
+    (buckets.collect(), counts.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fsync_buckets_are_in_seconds_and_end_in_infinity() {
+        let (buckets, count) = fsync_buckets(&[0, 1, 2, 3]);
+        assert_eq!(count, 6);
+        assert_eq!(buckets, [(1e-6, 0), (2e-6, 1), (4e-6, 2), (f64::MAX, 3)]);
+    }
+}

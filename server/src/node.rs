@@ -1,0 +1,249 @@
+//! A node: what all of its connections share.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use larder_storage::Store;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use crate::{
+    clients::Clients,
+    clock::wall_ms,
+    command::{Command, table},
+    config::{Config, ConfigError},
+    settings::Settings,
+};
+
+/// What all connections share.
+pub struct Node {
+    /// The configuration that the node was started with.
+    pub config: Config,
+    /// What CONFIG SET can change.
+    pub settings: ArcSwap<Settings>,
+    /// Who is connected.
+    pub clients: Arc<Clients>,
+    /// What was done since the start.
+    pub counters: Counters,
+    /// The shard's store, for figures.
+    pub store: Store,
+    /// Where clients connect: the configured address with the port that was taken.
+    pub resp: SocketAddr,
+    /// What recovery found and did when the store was opened.
+    pub opening: Opening,
+    /// 40 random hexadecimal digits, as Redis' clients expect them.
+    pub run_id: String,
+    /// When the node was started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    started: Instant,
+    phase: AtomicU8,
+    saved_ms: AtomicU64,
+}
+
+/// What opening the store took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// Records of the log that were replayed.
+    pub replayed_records: u64,
+    /// Bytes of a write that no one was told of, cut from the end of the log and set aside.
+    pub torn_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// The listeners are not open yet.
+    Starting = 0,
+    /// Clients are served.
+    Serving = 1,
+    /// No client is taken any more; those there are may finish.
+    Draining = 2,
+}
+
+impl Node {
+    /// A node that starts.
+    ///
+    /// # Errors
+    /// When the password's file cannot be used.
+    pub fn new(
+        config: Config,
+        store: Store,
+        resp: SocketAddr,
+        opening: Opening,
+    ) -> Result<Self, ConfigError> {
+        let mut random = StdRng::from_os_rng();
+        let run_id = (0..5).map(|_| format!("{:08x}", random.random::<u32>())).collect();
+        let now_ms = wall_ms();
+        Ok(Self {
+            settings: ArcSwap::from_pointee(Settings::new(&config)?),
+            config,
+            clients: Arc::default(),
+            counters: Counters::new(),
+            store,
+            resp,
+            opening,
+            run_id,
+            started_ms: now_ms,
+            started: Instant::now(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            saved_ms: AtomicU64::new(now_ms),
+        })
+    }
+
+    /// How long ago the node was started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Where the node is in its life.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Moves the node on in its life.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+
+    /// When the last checkpoint was made, or the node started: LASTSAVE. In milliseconds since
+    /// the Unix epoch.
+    pub fn saved_ms(&self) -> u64 {
+        self.saved_ms.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a checkpoint was made now.
+    pub fn note_saved(&self) {
+        self.saved_ms.fetch_max(wall_ms(), Ordering::Relaxed);
+    }
+}
+
+/// What was done since the start, or since CONFIG RESETSTAT. Each number is right by itself; two
+/// of them may be of slightly different moments.
+pub struct Counters {
+    /// Connections that were taken.
+    pub connections: AtomicU64,
+    /// Connections that were refused because there were too many.
+    pub connections_refused: AtomicU64,
+    /// Failed attempts to authenticate.
+    pub authentications_failed: AtomicU64,
+    /// Bytes of replies.
+    pub bytes_out: AtomicU64,
+    /// Bytes of requests.
+    pub bytes_in: AtomicU64,
+    /// By a command's position in the table.
+    commands: Box<[CommandCounters]>,
+}
+
+#[derive(Default)]
+struct CommandCounters {
+    calls: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// How often one command ran.
+#[derive(Clone, Copy)]
+pub struct CommandCount {
+    /// Which.
+    pub command: &'static Command,
+    /// How often.
+    pub calls: u64,
+    /// How often of these it was refused.
+    pub failures: u64,
+}
+
+impl Counters {
+    fn new() -> Self {
+        Self {
+            connections: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+            authentications_failed: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            commands: table().iter().map(|_| CommandCounters::default()).collect(),
+        }
+    }
+
+    /// Adds bytes that were read from and written to clients.
+    pub fn count_bytes(&self, read: u64, written: u64) {
+        if read > 0 {
+            self.bytes_in.fetch_add(read, Ordering::Relaxed);
+        }
+        if written > 0 {
+            self.bytes_out.fetch_add(written, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds runs of one command.
+    pub fn count_calls(&self, command: &'static Command, calls: u64, failures: u64) {
+        let Some(counters) = self.commands.get(command.position()) else { return };
+        counters.calls.fetch_add(calls, Ordering::Relaxed);
+        if failures > 0 {
+            counters.failures.fetch_add(failures, Ordering::Relaxed);
+        }
+    }
+
+    /// How often each command ran that did.
+    pub fn commands(&self) -> impl Iterator<Item = CommandCount> {
+        table().iter().zip(&self.commands).filter_map(|(command, counters)| {
+            let calls = counters.calls.load(Ordering::Relaxed);
+            let failures = counters.failures.load(Ordering::Relaxed);
+            (calls > 0).then_some(CommandCount { command, calls, failures })
+        })
+    }
+
+    /// All commands together: how often they ran, and how often of these they were refused.
+    pub fn totals(&self) -> (u64, u64) {
+        self.commands().fold((0, 0), |(calls, failures), count| {
+            (calls + count.calls, failures + count.failures)
+        })
+    }
+
+    /// Starts from nothing: CONFIG RESETSTAT.
+    pub fn reset(&self) {
+        let shared = [
+            &self.connections,
+            &self.connections_refused,
+            &self.authentications_failed,
+            &self.bytes_in,
+            &self.bytes_out,
+        ];
+        let commands = self.commands.iter().flat_map(|row| [&row.calls, &row.failures]);
+        for counter in shared.into_iter().chain(commands) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+
+    #[test]
+    fn runs_are_counted_by_command_until_they_are_reset() {
+        let counters = Counters::new();
+        let get = lookup(b"GET").expect("GET is a command");
+        let set = lookup(b"set").expect("SET is a command");
+        counters.count_calls(get, 3, 1);
+        counters.count_calls(set, 2, 0);
+        assert_eq!(counters.totals(), (5, 1));
+        let names: Vec<_> = counters.commands().map(|count| count.command.name).collect();
+        assert_eq!(names.len(), 2);
+        assert!(names.contains(&"get") && names.contains(&"set"));
+        counters.reset();
+        assert_eq!(counters.totals(), (0, 0));
+    }
+}

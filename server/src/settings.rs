@@ -1,0 +1,197 @@
+//! What CONFIG SET changes while the node runs, and CONFIG GET answers.
+
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr};
+
+use crate::{
+    command::Pattern,
+    config::{
+        Config, ConfigError, Password,
+        tuning::{self, Kind},
+    },
+};
+
+/// Shown in place of a password.
+const HIDDEN: &str = "(hidden)";
+/// Parameters that mean something here, beside those of [`tuning`].
+const OWN: [&str; 5] = ["bind", "dir", "maxclients", "port", "requirepass"];
+
+/// The settings at one moment; replaced as a whole.
+#[derive(Clone)]
+pub struct Settings {
+    password: Option<Password>,
+    /// Clients that may be connected at once.
+    pub clients_max: usize,
+    data: String,
+    resp: SocketAddr,
+    is_exposed: bool,
+    /// Values that were set, by canonical name.
+    tuning: BTreeMap<&'static str, String>,
+}
+
+/// Why CONFIG SET changed nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The parameter's name is not known.
+    Unknown,
+    /// The value does not do, for this reason.
+    Value(Cow<'static, str>),
+}
+
+impl Settings {
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// When the password's file cannot be used.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let addresses = [Some(config.resp), config.admin];
+        Ok(Self {
+            password: config.password()?,
+            clients_max: config.max_clients,
+            data: config.data.display().to_string(),
+            resp: config.resp,
+            is_exposed: addresses.iter().flatten().any(|address| !address.ip().is_loopback()),
+            tuning: BTreeMap::new(),
+        })
+    }
+
+    /// Whether clients must authenticate.
+    pub const fn is_password_set(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// Whether `attempt` is the password; everything is where none is set.
+    pub fn admits(&self, attempt: &[u8]) -> bool {
+        self.password.as_ref().is_none_or(|password| password.matches(attempt))
+    }
+
+    /// The canonical form of a parameter's name, to find out whether two are the same.
+    pub fn canonical(name: &str) -> Option<&'static str> {
+        let own = OWN.iter().find(|own| own.eq_ignore_ascii_case(name)).copied();
+        own.or_else(|| tuning::find(name).map(|(name, _, _)| name))
+    }
+
+    /// Sets one parameter.
+    ///
+    /// # Errors
+    /// When it is unknown, cannot be set, or not to this value. Nothing is changed then.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+        match Self::canonical(name).ok_or(Refusal::Unknown)? {
+            "requirepass" if value.is_empty() && self.is_exposed => Err(Refusal::Value(
+                "others can reach the server's address, so that it needs a password".into(),
+            )),
+            "requirepass" => {
+                self.password = (!value.is_empty()).then(|| Password::new(value.as_bytes()));
+                Ok(())
+            }
+            "maxclients" => {
+                let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
+                let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
+                self.clients_max = count;
+                Ok(())
+            }
+            "bind" | "dir" | "port" => Err(Refusal::Value("can't set immutable config".into())),
+            _ => {
+                let (name, kind, _) = tuning::find(name).ok_or(Refusal::Unknown)?;
+                let value = kind.accept(value).map_err(Refusal::Value)?;
+                self.tuning.insert(name, value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Name and value of every parameter that one of the patterns matches, each once. A pattern
+    /// that is a name is answered as it was written, as Redis does.
+    pub fn matching(&self, patterns: &[&str]) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for pattern in patterns {
+            if !pattern.contains(['*', '?', '[']) {
+                if let Some(value) = self.value(pattern) {
+                    found.insert((*pattern).to_owned(), value);
+                }
+                continue;
+            }
+            let matcher = Pattern::ignoring_case(pattern.as_bytes());
+            let names = OWN.into_iter().chain(tuning::TUNING.iter().map(|row| row.0));
+            for name in names.filter(|name| matcher.matches(name.as_bytes())) {
+                found.extend(self.value(name).map(|value| (name.to_owned(), value)));
+            }
+        }
+        found
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        Some(match Self::canonical(name)? {
+            "bind" => self.resp.ip().to_string(),
+            "dir" => self.data.clone(),
+            "maxclients" => self.clients_max.to_string(),
+            "port" => self.resp.port().to_string(),
+            "requirepass" if self.is_password_set() => HIDDEN.to_owned(),
+            "requirepass" => String::new(),
+            _ => {
+                let (name, _, default) = tuning::find(name)?;
+                self.tuning.get(name).cloned().unwrap_or_else(|| default.to_owned())
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings::new(&Config::default()).expect("the defaults have no password file")
+    }
+
+    fn pairs(settings: &Settings, patterns: &[&str]) -> Vec<(String, String)> {
+        settings.matching(patterns).into_iter().collect()
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn a_value_that_was_set_is_answered_under_every_name_of_its_parameter() {
+        let mut settings = settings();
+        settings.set("hash-max-ziplist-entries", "7").expect("the value is accepted");
+        assert_eq!(pairs(&settings, &["HASH-MAX-LISTPACK-ENTRIES"]), [pair("HASH-MAX-LISTPACK-ENTRIES", "7")]);
+        assert_eq!(pairs(&settings, &["hash-max-*-entries"]).len(), 2);
+        assert!(pairs(&settings, &["no-such-parameter", "no-such-*"]).is_empty());
+    }
+
+    #[test]
+    fn a_password_that_was_set_is_required_and_hidden() {
+        let mut settings = settings();
+        assert!(settings.admits(b"anything") && !settings.is_password_set());
+        settings.set("requirepass", "secret").expect("the value is accepted");
+        assert!(settings.is_password_set() && settings.admits(b"secret"));
+        assert!(!settings.admits(b"") && !settings.admits(b"Secret"));
+        assert_eq!(pairs(&settings, &["requirepass"]), [pair("requirepass", HIDDEN)]);
+        settings.set("requirepass", "").expect("no one else can reach the address");
+        assert!(!settings.is_password_set());
+    }
+
+    #[test]
+    fn an_address_that_others_reach_keeps_its_password() {
+        let config = Config {
+            resp: ([0, 0, 0, 0], 6379).into(),
+            requirepass: Some("secret".into()),
+            ..Config::default()
+        };
+        let mut settings = Settings::new(&config).expect("the password is in the configuration");
+        assert!(matches!(settings.set("requirepass", ""), Err(Refusal::Value(_))));
+        assert!(settings.is_password_set());
+    }
+
+    #[test]
+    fn what_cannot_be_set_says_why() {
+        let mut settings = settings();
+        assert_eq!(settings.set("no-such-parameter", "1"), Err(Refusal::Unknown));
+        assert_eq!(settings.set("port", "1"), Err(Refusal::Value("can't set immutable config".into())));
+        assert_eq!(
+            settings.set("maxclients", "0"),
+            Err(Refusal::Value("argument must be between 1 and 4294967295 inclusive".into()))
+        );
+    }
+}
