@@ -14,14 +14,13 @@ mod reply_feed;
 mod request_feed;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use larder_resp::{Limits, ReplyLimits, encode_request};
 use pieces::pieces;
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use reply_feed::{SMALL_REPLIES, decode_reply_pieces};
 use request_feed::{SMALL, decode_pieces};
@@ -104,11 +103,12 @@ impl Drop for Attempt {
 
 fn corpus(kind: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(kind);
-    let mut files: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .expect("a folder");
     files.sort();
     assert!(files.len() > 5, "the corpus of {kind} is missing");
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files.iter().map(|file| fs::read(file).expect("a file")).collect()
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -138,6 +138,10 @@ fn noise(rng: &mut SmallRng, bytes_max: usize) -> Vec<u8> {
     bytes
 }
 
+fn token(rng: &mut SmallRng) -> &'static [u8] {
+    TOKENS[rng.random_range(0..TOKENS.len())].as_bytes()
+}
+
 fn random_request(rng: &mut SmallRng) -> Vec<u8> {
     let count = rng.random_range(0..7);
     let args: Vec<Vec<u8>> = (0..count)
@@ -158,11 +162,11 @@ fn input(rng: &mut SmallRng, corpus: &[Vec<u8>], requests: bool) -> Vec<u8> {
             0 => input.extend(noise(rng, 30)),
             1 => {
                 for _ in 0..rng.random_range(1..8) {
-                    input.extend(TOKENS.choose(rng).unwrap().as_bytes());
+                    input.extend(token(rng));
                 }
             }
             2..6 if requests => input.extend(random_request(rng)),
-            _ => input.extend(corpus.choose(rng).unwrap()),
+            _ => input.extend(&corpus[rng.random_range(0..corpus.len())]),
         }
     }
     if rng.random_bool(0.8) {
@@ -189,30 +193,28 @@ fn mutate(rng: &mut SmallRng, input: &mut Vec<u8>) {
             input.splice(at..at, repeated);
         }
         4 => {
-            let token = TOKENS.choose(rng).unwrap().bytes();
-            input.splice(at..at, token);
+            input.splice(at..at, token(rng).iter().copied());
         }
         5 => {
-            let token = TOKENS.choose(rng).unwrap().bytes();
-            input.splice(at..to, token);
+            input.splice(at..to, token(rng).iter().copied());
         }
         _ => input.truncate(at),
     }
 }
 
 fn piece_lengths(rng: &mut SmallRng) -> Vec<usize> {
-    let largest = *[3, 20, 300].choose(rng).unwrap();
+    let largest = [3, 20, 300][rng.random_range(0..3)];
     (0..rng.random_range(1..20)).map(|_| rng.random_range(1..=largest)).collect()
 }
 
 #[test]
 fn requests_are_read_alike_however_they_arrive() {
     let corpus = corpus("requests");
-    let choices = [SMALL, Limits { authenticated: false, ..SMALL }, Limits::BEFORE_AUTH];
+    let unauthenticated = Limits { authenticated: false, ..SMALL };
+    let choices = [SMALL, unauthenticated, Limits::BEFORE_AUTH, Limits::AFTER_AUTH];
     let (mut read, mut refused) = (0_u64, 0_u64);
     fuzz("requests", |rng| {
-        let limits = *choices.choose(rng).unwrap_or(&Limits::AFTER_AUTH);
-        let limits = if rng.random_bool(0.25) { Limits::AFTER_AUTH } else { limits };
+        let limits = choices[rng.random_range(0..choices.len())];
         let input = input(rng, &corpus, true);
         let text = input.escape_ascii();
         let expected = model::requests(&input, &limits);
@@ -233,7 +235,7 @@ fn replies_are_read_alike_however_they_arrive() {
     let corpus = corpus("replies");
     let (mut read, mut refused) = (0_u64, 0_u64);
     fuzz("replies", |rng| {
-        let limits = *[SMALL_REPLIES, ReplyLimits::DEFAULT].choose(rng).unwrap();
+        let limits = [SMALL_REPLIES, ReplyLimits::DEFAULT][rng.random_range(0..2)];
         let input = input(rng, &corpus, false);
         let text = input.escape_ascii();
         let at_once = decode_reply_pieces([&input[..]], limits);

@@ -33,7 +33,7 @@ fn serve(decoder: &mut Decoder, input: &[u8]) -> usize {
         buffer.reserve(room);
         buffer.extend_from_slice(read);
         loop {
-            let pipeline = decoder.decode(&mut buffer, 1024).unwrap();
+            let pipeline = decoder.decode(&mut buffer, 1024).expect("valid requests");
             requests += pipeline.len();
             if pipeline.is_empty() {
                 break;

@@ -178,14 +178,18 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn write(writer: &mut ReplyWriter<'_>, value: &Value) {
     match value {
-        Value::Simple(text) => writer.simple(std::str::from_utf8(text).unwrap()),
+        Value::Simple(text) => {
+            writer.simple(std::str::from_utf8(text).expect("generated from a string"))
+        }
         Value::Error(message) => writer.error(message),
         Value::Integer(value) => writer.integer(*value),
         Value::Bulk(bytes) => writer.bulk(bytes),
         Value::Null => writer.null(),
         Value::Double(value) => writer.double(*value),
         Value::Boolean(value) => writer.boolean(*value),
-        Value::Verbatim { text, .. } => writer.verbatim(std::str::from_utf8(text).unwrap()),
+        Value::Verbatim { text, .. } => {
+            writer.verbatim(std::str::from_utf8(text).expect("generated from a string"))
+        }
         Value::Map(pairs) => {
             writer.map(pairs.len());
             for (key, value) in pairs {

@@ -177,6 +177,12 @@ fn requests_before_an_error_are_returned_first() {
 }
 
 #[test]
+fn a_quoted_line_refused_behind_a_request_keeps_its_error() {
+    let bytes = b"PING\r\n'a' \"b\" c\\'d' 1 2 3 4\r\n";
+    assert_eq!(decode(bytes, SMALL).1, Some(ProtocolError::InvalidMultibulkLength));
+}
+
+#[test]
 fn what_follows_auth_in_a_pipeline_is_held_to_the_new_limits() {
     let large = request_of(&[b"SET", b"k", &[b'v'; 20_000]]);
     for split in [0, 1, 10, large.len() - 1] {

@@ -8,7 +8,7 @@
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::inline;
+use super::inline::{self, Words};
 use super::pipeline::{Pipeline, Span};
 use crate::number::{decimal, short_length};
 use crate::{Limits, ProtocolError};
@@ -313,21 +313,26 @@ impl Decoder {
             [line @ .., b'\r'] => line,
             line => line,
         };
-        let words = inline::split(line)?;
-        if words.len() > self.limits.args_max {
+        let Words { spans, unquoted } = inline::split(line)?;
+        if spans.len() > self.limits.args_max {
             return Err(self.too_many_args());
         }
-        if let Some(&(at, len)) = words.first() {
-            let name = &line[at as usize..][..len as usize];
+        if let Some(&(at, len)) = spans.first() {
+            let text = unquoted.as_deref().unwrap_or(line);
+            let name = &text[at as usize..][..len as usize];
             if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
                 return Err(ProtocolError::CrossProtocol);
             }
         }
-        for &(at, len) in &words {
+        // Only now, for a request that is refused behind others is read a second time.
+        if let Some(unquoted) = unquoted {
+            line[..unquoted.len()].copy_from_slice(&unquoted);
+        }
+        for &(at, len) in &spans {
             self.push((start as u32 + at, len));
         }
         self.progress.at = end + 1;
-        Ok(if words.is_empty() { Step::Skipped } else { Step::Whole })
+        Ok(if spans.is_empty() { Step::Skipped } else { Step::Whole })
     }
 
     /// Where the line at `at` ends: the index of `terminator`. A `\r` counts only together with the

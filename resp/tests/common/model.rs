@@ -162,12 +162,10 @@ fn words(line: &[u8]) -> Option<Args> {
                         word.push(high * 16 + low);
                         at += 2;
                     }
-                    (b'n', ..) => word.push(b'\n'),
-                    (b'r', ..) => word.push(b'\r'),
-                    (b't', ..) => word.push(b'\t'),
-                    (b'b', ..) => word.push(8),
-                    (b'a', ..) => word.push(7),
-                    (other, ..) => word.push(other),
+                    (other, ..) => match b"nrtba".iter().position(|&name| name == other) {
+                        Some(index) => word.push(b"\n\r\t\x08\x07"[index]),
+                        None => word.push(other),
+                    },
                 }
                 at += 1;
             }

@@ -29,7 +29,7 @@ pub(crate) fn decode_reply_pieces<'a>(
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    assert_eq!(decoder.decode(&mut buffer).unwrap_err(), error);
+                    assert_eq!(decoder.decode(&mut buffer), Err(error.clone()));
                     return (replies, Some(error));
                 }
             }

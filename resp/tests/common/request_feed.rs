@@ -35,7 +35,7 @@ pub(crate) fn decode_pieces<'a>(
             let pipeline = match decoder.decode(&mut buffer, commands_max) {
                 Ok(pipeline) => pipeline,
                 Err(error) => {
-                    assert_eq!(decoder.decode(&mut buffer, 1).unwrap_err(), error);
+                    assert_eq!(decoder.decode(&mut buffer, 1).err(), Some(error.clone()));
                     return (requests, Some(error));
                 }
             };
