@@ -168,6 +168,7 @@ impl<'a> Opening<'a> {
                     offset: scan.end,
                     epochs: scan.epochs,
                     marked: scan.marked,
+                    dirty: false,
                 }
             }
             _ => {

@@ -43,6 +43,8 @@ pub(super) struct Active {
     pub(super) epochs: Vec<EpochStart>,
     /// Whether what was written last says that everything before it is durable.
     pub(super) marked: bool,
+    /// Whether something was written since the last sync.
+    pub(super) dirty: bool,
 }
 
 impl Syncer {
@@ -117,7 +119,7 @@ impl Syncer {
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         self.mark_idle()?;
-        self.guarded(|syncer| syncer.sync_active())
+        self.guarded(Self::sync_active)
     }
 
     fn guarded<T>(
@@ -165,6 +167,10 @@ impl Syncer {
     /// and the next file's header and name are durable before it holds a record.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_written()?;
+        if self.active.dirty {
+            // An idle mark that is lost while the footer behind it is not would look like damage.
+            self.sync_active()?;
+        }
         let segment = Arc::clone(&self.active.segment);
         let last = self.durable.next.prev().expect("a segment is sealed after its first record");
         let footer = Footer {
@@ -196,7 +202,8 @@ impl Syncer {
     }
 
     fn write_active(&mut self, bytes: &[u8], operation: &'static str) -> Result<(), LogError> {
-        let Active { file, segment, offset, .. } = &mut self.active;
+        let Active { file, segment, offset, dirty, .. } = &mut self.active;
+        *dirty = true;
         write_all_at(&**file, bytes, *offset).map_err(LogError::io(operation, &segment.path))?;
         *offset += bytes.len() as u64;
         segment.set_bytes(*offset);
@@ -204,8 +211,11 @@ impl Syncer {
         Ok(())
     }
 
-    fn sync_active(&self) -> Result<(), LogError> {
-        self.active.file.sync_data().map_err(LogError::io("sync", &self.active.segment.path))
+    fn sync_active(&mut self) -> Result<(), LogError> {
+        let Active { file, segment, .. } = &self.active;
+        file.sync_data().map_err(LogError::io("sync", &segment.path))?;
+        self.active.dirty = false;
+        Ok(())
     }
 }
 
@@ -225,5 +235,6 @@ pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: &Header) -> Result
         offset: bytes.len() as u64,
         epochs: Vec::new(),
         marked: true,
+        dirty: false,
     })
 }
