@@ -1,0 +1,79 @@
+//! What is answered before a password has been given.
+
+use larder_tests::client::{Client, encoded};
+use larder_tests::process::{skip, start_kvd_configured};
+use larder_tests::redis::start_redis;
+
+const PASSWORD: &str = "correct horse";
+
+/// Scripts of raw bytes, each on a connection of its own that then stops sending.
+fn scripts() -> Vec<Vec<u8>> {
+    let command = |args: &[&str]| encoded(args);
+    let login = command(&["AUTH", PASSWORD]);
+    vec![
+        command(&["PING"]),
+        command(&["GET", "k"]),
+        command(&["NOSUCH", "a"]),
+        command(&["GET"]),
+        command(&["AUTH"]),
+        command(&["AUTH", "wrong"]),
+        command(&["AUTH", "default", "wrong"]),
+        command(&["AUTH", "nosuch", PASSWORD]),
+        command(&["AUTH", "default", PASSWORD]),
+        command(&["HELLO"]),
+        command(&["HELLO", "3"]),
+        command(&["HELLO", "3", "AUTH", "default", "wrong"]),
+        command(&["HELLO", "9", "AUTH", "default", PASSWORD]),
+        command(&["MULTI"]),
+        command(&["QUIT"]),
+        command(&["RESET"]),
+        [command(&["AUTH", "wrong"]), login.clone(), command(&["PING"])].concat(),
+        [login.clone(), command(&["AUTH", "wrong"]), command(&["PING"])].concat(),
+        [login.clone(), command(&["RESET"]), command(&["PING"])].concat(),
+        [login.clone(), command(&["SET", "k", "v"]), command(&["GET", "k"])].concat(),
+        b"*11\r\n".to_vec(),
+        b"*10\r\n$4\r\nPING\r\n".to_vec(),
+        b"*2\r\n$4\r\nECHO\r\n$16385\r\n".to_vec(),
+        b"*2\r\n$16385\r\n".to_vec(),
+        [login, b"*11\r\n$4\r\nMGET\r\n".to_vec(), b"$1\r\na\r\n".repeat(10)].concat(),
+    ]
+}
+
+#[test]
+fn replies_before_authentication_are_those_of_redis() {
+    let binaries = match crate::binaries() {
+        Ok(binaries) => binaries,
+        Err(missing) => return skip("differential, authentication", &missing),
+    };
+    let reference = start_redis(&binaries.redis, Some(PASSWORD)).unwrap();
+    let subject = match &binaries.kvd {
+        None => start_redis(&binaries.redis, Some(PASSWORD)),
+        Some(kvd) => start_kvd_configured(kvd, |data, address| {
+            format!(
+                "data = \"{}\"\nresp = \"{address}\"\nrequirepass = \"{PASSWORD}\"\n",
+                data.display()
+            )
+        }),
+    }
+    .unwrap();
+    let answers = |address, script: &[u8]| {
+        let mut client = Client::connect(address).unwrap();
+        client.send_raw(script).unwrap();
+        client.finish_sending().unwrap();
+        client.until_closed().unwrap()
+    };
+    let mut differences = Vec::new();
+    for script in scripts() {
+        let expected = answers(reference.address(), &script);
+        let found = answers(subject.address(), &script);
+        if expected != found {
+            differences.push(format!(
+                "{}\n  reference: {}\n  subject:   {}",
+                script.escape_ascii(),
+                expected.escape_ascii(),
+                found.escape_ascii()
+            ));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}

@@ -1,0 +1,100 @@
+//! The server itself: COMMAND, INFO, CONFIG and the like.
+
+use super::{Spec, Spoiling};
+use crate::differential::compare::Rule::{
+    Background, CommandCount, CommandEntries, ConfigPairs, Exact, InfoText, RoleState, SameKind,
+};
+use crate::differential::draw::{Args, Draw, args};
+
+/// Names that CONFIG GET is asked for.
+const CONFIG_NAMES: [&str; 10] = [
+    "maxmemory",
+    "appendonly",
+    "save",
+    "databases",
+    "timeout",
+    "appendfsync",
+    "max*",
+    "hash-max-*",
+    "nosuch*",
+    "proto-max-bulk-len",
+];
+/// Tuning that means nothing to a store of another build, with values that Redis takes.
+const TUNING: [(&str, &[&str]); 4] = [
+    ("hash-max-listpack-entries", &["128", "64", "512"]),
+    ("hash-max-listpack-value", &["64", "32"]),
+    ("slowlog-log-slower-than", &["10000", "-1"]),
+    ("lazyfree-lazy-expire", &["yes", "no"]),
+];
+
+pub(super) static SPECS: &[Spec] = &[
+    Spec::other("COMMAND", CommandEntries, |_| args![]).weight(1).spoiling(Spoiling::Never),
+    Spec::other("COMMAND COUNT", CommandCount, |_| args![]),
+    Spec::other("COMMAND INFO", CommandEntries, command_info).spoiling(Spoiling::Never),
+    Spec::other("INFO", InfoText, |d| match d.below(6) {
+        0 | 1 => args![],
+        2 => args!["nosuch"],
+        3 => args!["server", "memory"],
+        4 => args!["everything"],
+        _ => args![d.pick(&["server", "clients", "keyspace", "REPLICATION", "stats", "all"])],
+    })
+    .spoiling(Spoiling::Never),
+    Spec::other("CONFIG GET", ConfigPairs, |d| d.many(3, |d| args![d.pick(&CONFIG_NAMES)]))
+        .spoiling(Spoiling::Never),
+    Spec::other("CONFIG SET", Exact, config_set).spoiling(Spoiling::Count),
+    Spec::other("CONFIG RESETSTAT", Exact, |_| args![]),
+    Spec::other("TIME", SameKind, |_| args![]),
+    Spec::other("LASTSAVE", SameKind, |_| args![]),
+    Spec::other("ROLE", RoleState, |_| args![]),
+    Spec::other("BGSAVE", Background, |d| match d.below(4) {
+        0 => args!["SCHEDULE"],
+        1 => args![],
+        _ => args![d.pick(&["now", "SCHEDULED", ""])],
+    })
+    .spoiling(Spoiling::Count)
+    .weight(1),
+    Spec::other("WAIT", Exact, |d| match d.below(5) {
+        0 => args!["0", "0"],
+        1 => args!["1", "1"],
+        2 => args!["-1", "0"],
+        3 => args!["x", "0"],
+        _ => args!["0", d.pick(&["-1", "x", "10"])],
+    })
+    .spoiling(Spoiling::Count),
+    Spec::other("FUNCTION FLUSH", Exact, |d| {
+        if d.chance(50) { args![] } else { args![d.pick(&["ASYNC", "sync", "now"])] }
+    }),
+    Spec::other("SHUTDOWN", Exact, |d| match d.below(4) {
+        0 => args!["ABORT"],
+        1 => args!["nosuch"],
+        2 => args!["NOSAVE", "SAVE"],
+        _ => args!["ABORT", "NOW"],
+    })
+    .spoiling(Spoiling::Never),
+];
+
+fn command_info(draw: &mut Draw) -> Args {
+    draw.many(4, |d| match d.below(8) {
+        0 => args!["nosuchcommand"],
+        1 => args![d.letters(3)],
+        _ => {
+            let all: Vec<&str> = super::specs()
+                .map(|spec| spec.name)
+                .filter(|name| !name.contains(' ') && *name != "NOSUCHCOMMAND")
+                .collect();
+            args![d.pick(&all).to_lowercase()]
+        }
+    })
+}
+
+fn config_set(draw: &mut Draw) -> Args {
+    match draw.below(6) {
+        0 => args!["nosuchname", "1"],
+        1 => args!["hash-max-listpack-entries", "128", "hash-max-listpack-entries", "128"],
+        2 => args!["hash-max-listpack-entries", "128", "nosuchname", "1"],
+        _ => {
+            let (name, values) = TUNING[draw.below(TUNING.len())];
+            args![name, draw.pick(values)]
+        }
+    }
+}

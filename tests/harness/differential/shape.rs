@@ -1,0 +1,222 @@
+//! Replies whose contents are each server's own: what they must have in common all the same.
+
+use std::collections::BTreeSet;
+
+use crate::reply::Reply;
+
+type Verdict = Result<(), String>;
+
+fn require(holds: bool, why: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(why()) }
+}
+
+/// Both are of one kind, and so are their elements, one by one.
+pub(crate) fn same_kind(reference: &Reply, subject: &Reply) -> Verdict {
+    require(reference.kind() == subject.kind(), || {
+        "the replies are of different kinds".to_owned()
+    })?;
+    require(reference.items().len() == subject.items().len(), || {
+        "the replies have different lengths".to_owned()
+    })?;
+    for (a, b) in reference.items().iter().zip(subject.items()) {
+        same_kind(a, b)?;
+    }
+    let digits =
+        |reply: &Reply| !reply.text().is_empty() && reply.text().iter().all(u8::is_ascii_digit);
+    require(!digits(reference) || digits(subject), || "a number is expected".to_owned())
+}
+
+/// Both are of one kind and have as many elements.
+pub(crate) fn same_count(reference: &Reply, subject: &Reply) -> Verdict {
+    require(
+        reference.kind() == subject.kind()
+            && reference.is_null() == subject.is_null()
+            && reference.items().len() == subject.items().len(),
+        || "the replies differ in kind or in the number of elements".to_owned(),
+    )?;
+    for (a, b) in reference.items().iter().zip(subject.items()) {
+        same_count(a, b)?;
+    }
+    Ok(())
+}
+
+/// A page of a scan: a cursor and an array of bulks.
+pub(crate) fn scan(reference: &Reply, subject: &Reply) -> Verdict {
+    let is_page = |reply: &Reply| match reply.items() {
+        [cursor, Reply::Items { kind: b'*', items }] => {
+            cursor.kind() == b'$'
+                && !cursor.text().is_empty()
+                && cursor.text().iter().all(u8::is_ascii_digit)
+                && items.iter().all(|item| item.kind() == b'$' && !item.is_null())
+        }
+        _ => false,
+    };
+    require(is_page(reference) && is_page(subject), || {
+        "a scan answers a cursor and an array of bulks".to_owned()
+    })
+}
+
+/// HELLO: the same names; equal but for version, id and modules.
+pub(crate) fn hello(reference: &Reply, subject: &Reply) -> Verdict {
+    require(reference.kind() == subject.kind(), || "HELLO answers one kind".to_owned())?;
+    require(reference.items().len() == subject.items().len(), || {
+        "HELLO answers the same names".to_owned()
+    })?;
+    for (a, b) in reference.items().chunks(2).zip(subject.items().chunks(2)) {
+        let ([name, value], [other_name, other_value]) = (a, b) else {
+            return Err("HELLO answers pairs".to_owned());
+        };
+        require(name == other_name, || {
+            format!("HELLO names {} here, not {}", name.describe(), other_name.describe())
+        })?;
+        let own = matches!(name.text(), b"id" | b"modules");
+        if own {
+            require(value.kind() == other_value.kind(), || {
+                format!("HELLO's {} is of another kind", name.describe())
+            })?;
+        } else {
+            require(value == other_value, || format!("HELLO's {} differs", name.describe()))?;
+        }
+    }
+    Ok(())
+}
+
+fn field_names(line: &str) -> BTreeSet<&str> {
+    line.split(' ').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect()
+}
+
+/// CLIENT LIST and CLIENT INFO: lines of name=value. A name that Redis does not print, or a line
+/// without the ones that tools read, is a difference; how many clients there are is not.
+pub(crate) fn client_lines(reference: &Reply, subject: &Reply) -> Verdict {
+    require(reference.kind() == subject.kind(), || {
+        "the replies are of different kinds".to_owned()
+    })?;
+    let (a, b) = (
+        String::from_utf8_lossy(reference.text()).into_owned(),
+        String::from_utf8_lossy(subject.text()).into_owned(),
+    );
+    require(a.is_empty() == b.is_empty(), || "only one of the lists is empty".to_owned())?;
+    require(a.ends_with('\n') == b.ends_with('\n'), || "each line ends in LF".to_owned())?;
+    let known = a.lines().next().map(field_names).unwrap_or_default();
+    for line in b.lines() {
+        let names = field_names(line);
+        if let Some(name) = names.difference(&known).next() {
+            return Err(format!("{name}= is not a name that Redis prints"));
+        }
+        for name in ["id", "addr", "name", "age", "idle", "db", "cmd", "resp"] {
+            require(names.contains(name), || format!("{name}= is missing from {line:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// COMMAND and COMMAND INFO: every command that the subject lists is listed by the reference with
+/// the same arity, flags, first key, last key and step. Where both list as many, they are the
+/// same ones.
+pub(crate) fn command_entries(reference: &Reply, subject: &Reply) -> Verdict {
+    let (a, b) = (reference.items(), subject.items());
+    if a.len() == b.len() {
+        for (left, right) in a.iter().zip(b) {
+            command_entry(left, right)?;
+        }
+        return Ok(());
+    }
+    require(b.len() >= 60, || format!("only {} commands are listed", b.len()))?;
+    for right in b {
+        let name = right.items().first();
+        if name.is_some_and(|name| name.text().to_ascii_lowercase().starts_with(b"kv.")) {
+            continue;
+        }
+        let left = a.iter().find(|left| left.items().first() == name);
+        let Some(left) = left else {
+            return Err(format!("Redis has no command {}", right.describe()));
+        };
+        command_entry(left, right)?;
+    }
+    Ok(())
+}
+
+fn command_entry(reference: &Reply, subject: &Reply) -> Verdict {
+    if reference == subject {
+        return Ok(());
+    }
+    let ([name, arity, flags, keys @ ..], [name2, arity2, flags2, keys2 @ ..]) =
+        (reference.items(), subject.items())
+    else {
+        return Err(format!("{} against {}", reference.describe(), subject.describe()));
+    };
+    let label = name.describe();
+    require(name == name2, || format!("{label} against {}", name2.describe()))?;
+    require(arity == arity2, || format!("the arity of {label}: {}", arity2.describe()))?;
+    require(flags.kind() == flags2.kind(), || format!("the kind of the flags of {label}"))?;
+    let set = |flags: &Reply| flags.items().iter().cloned().collect::<BTreeSet<_>>();
+    require(set(flags) == set(flags2), || {
+        format!("the flags of {label}: {} against {}", flags.describe(), flags2.describe())
+    })?;
+    let [first, last, step, ..] = keys else {
+        return Err(format!("{label} lists no keys"));
+    };
+    let same = keys2.starts_with(&[first.clone(), last.clone(), step.clone()]);
+    require(same, || format!("first key, last key or step of {label}"))?;
+    require(keys.len() == keys2.len(), || format!("{label} has another number of elements"))
+}
+
+/// INFO: text of one kind, whose sections Redis has too.
+pub(crate) fn info(reference: &Reply, subject: &Reply) -> Verdict {
+    require(reference.kind() == subject.kind(), || {
+        "the replies are of different kinds".to_owned()
+    })?;
+    let a = String::from_utf8_lossy(reference.text()).into_owned();
+    let b = String::from_utf8_lossy(subject.text()).into_owned();
+    require(a.is_empty() == b.is_empty(), || "only one of the texts is empty".to_owned())?;
+    let mut any = false;
+    for line in b.lines() {
+        any |= line.starts_with("# ");
+        let well_formed = line.is_empty() || line.starts_with("# ") || line.contains(':');
+        require(well_formed, || format!("a line that INFO readers cannot read: {line:?}"))?;
+    }
+    require(b.is_empty() || any, || "INFO has sections".to_owned())?;
+    // What client libraries and dashboards look for.
+    for name in ["redis_version:", "role:", "connected_clients:"] {
+        let lists = |text: &str| text.lines().any(|line| line.starts_with(name));
+        require(!lists(&a) || lists(&b), || format!("{name} is missing"))?;
+    }
+    Ok(())
+}
+
+/// CONFIG GET: names are a subset of Redis's for the same patterns, values are bulks.
+pub(crate) fn config_pairs(reference: &Reply, subject: &Reply) -> Verdict {
+    require(reference.kind() == subject.kind(), || {
+        "the replies are of different kinds".to_owned()
+    })?;
+    let names = |reply: &Reply| {
+        reply.items().chunks(2).map(|pair| pair[0].clone()).collect::<BTreeSet<_>>()
+    };
+    require(subject.items().len().is_multiple_of(2), || "CONFIG GET answers pairs".to_owned())?;
+    if let Some(name) = names(subject).difference(&names(reference)).next() {
+        return Err(format!("Redis does not answer {}", name.describe()));
+    }
+    require(subject.items().iter().all(|item| item.kind() == b'$' && !item.is_null()), || {
+        "CONFIG GET answers bulks".to_owned()
+    })
+}
+
+/// ROLE of a master without replicas: its offset is its own.
+pub(crate) fn role(reference: &Reply, subject: &Reply) -> Verdict {
+    let ([role, _, replicas], [role2, offset2, replicas2]) = (reference.items(), subject.items())
+    else {
+        return Err("ROLE answers three elements".to_owned());
+    };
+    require(role == role2 && replicas == replicas2 && offset2.integer().is_some(), || {
+        "ROLE differs in more than the offset".to_owned()
+    })
+}
+
+/// BGSAVE: each server either starts one or has one under way.
+pub(crate) fn background(reference: &Reply, subject: &Reply) -> Verdict {
+    let text = |reply: &Reply| String::from_utf8_lossy(reply.text()).into_owned();
+    let accepted = |reply: &Reply| {
+        text(reply).starts_with("Background saving") || text(reply).contains("already in progress")
+    };
+    require(accepted(reference) && accepted(subject), || "the replies differ".to_owned())
+}
