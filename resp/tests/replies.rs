@@ -147,6 +147,9 @@ fn bytes_are_bounded_when_declared_at_the_limit_and_one_beyond() {
         let expected = if refused { beyond.clone() } else { None };
         assert_eq!(decode(bytes.as_bytes(), limits).1, expected, "{text}");
     }
+    let two = |text: usize| format!("*2\r\n$40\r\n{}\r\n${text}\r\n", "t".repeat(40));
+    assert_eq!(decode(two(42).as_bytes(), limits).1, None);
+    assert_eq!(decode(two(43).as_bytes(), limits).1, beyond);
     let endless = "+".repeat(101);
     assert_eq!(decode(endless.as_bytes(), limits).1, beyond);
 }

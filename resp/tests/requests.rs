@@ -8,6 +8,8 @@ mod pieces;
 #[path = "common/request_feed.rs"]
 mod request_feed;
 
+use std::time::{Duration, Instant};
+
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, ProtocolError, encode_request};
 use model::Args;
@@ -232,6 +234,32 @@ fn the_wish_for_bytes_follows_what_has_arrived() {
     buffer.extend_from_slice(b"vvvvvvvvvv\r\n");
     assert_eq!(decoder.decode(&mut buffer, 1).unwrap().request(0).arg(0).len(), 8 << 20);
     assert_eq!(decoder.wanted(), 0);
+}
+
+/// Feeds pieces of `piece_bytes` and gives the number of arguments of the one request there is.
+fn fed_slowly(bytes: &[u8], piece_bytes: usize) -> usize {
+    let mut decoder = Decoder::new(Limits::AFTER_AUTH);
+    let mut buffer = BytesMut::new();
+    let mut args = 0;
+    for piece in bytes.chunks(piece_bytes) {
+        buffer.extend_from_slice(piece);
+        let pipeline = decoder.decode(&mut buffer, 1).expect("a valid request");
+        args += pipeline.iter().map(|request| request.len()).sum::<usize>();
+    }
+    args
+}
+
+#[test]
+fn a_request_that_arrives_slowly_is_not_read_again_and_again() {
+    let begun = Instant::now();
+    let large = request_of(&[b"SET", b"k", &vec![b'v'; 1 << 20]]);
+    assert_eq!(fed_slowly(&large, 1), 3);
+    let many = ["*200000\r\n", &"$0\r\n\r\n".repeat(200_000)].concat();
+    assert_eq!(fed_slowly(many.as_bytes(), 5), 200_000);
+    let behind = [&b"PING\r\n"[..], many.as_bytes()].concat();
+    assert_eq!(fed_slowly(&behind, 7), 200_001);
+    // Well under 2 s; reading all of it anew at each piece would take many minutes.
+    assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
 }
 
 /// Bytes that are requests, nearly requests, or neither.

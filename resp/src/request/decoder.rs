@@ -206,7 +206,7 @@ impl Decoder {
     #[inline]
     fn arguments(&mut self, bytes: &[u8]) -> Result<Step, ProtocolError> {
         while self.progress.args_left > 0 {
-            let length = match self.progress.bulk {
+            let length = match self.progress.bulk.take() {
                 Some(length) => length,
                 None => match self.length(bytes)? {
                     Some(length) => length,
@@ -222,7 +222,6 @@ impl Decoder {
                 return Ok(Step::Incomplete);
             }
             self.push((at as u32, length as u32));
-            self.progress.bulk = None;
             self.progress.at = next;
             self.progress.args_left -= 1;
         }
