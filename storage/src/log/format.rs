@@ -358,7 +358,7 @@ pub struct Footer {
 impl Footer {
     /// The footer's bytes for this place.
     pub fn encode(&self, sums: Sums, segment: SequenceNumber, offset: u64) -> Vec<u8> {
-        let length = FOOTER_FIXED_BYTES + self.epochs.len() * FOOTER_EPOCH_BYTES;
+        let length = self.encoded_bytes();
         let mut out = Vec::with_capacity(length);
         out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&self.count.to_le_bytes());
@@ -374,6 +374,11 @@ impl Footer {
         let crc = sums.placed(segment, offset, &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// Bytes of the encoded footer.
+    pub fn encoded_bytes(&self) -> usize {
+        FOOTER_FIXED_BYTES + self.epochs.len() * FOOTER_EPOCH_BYTES
     }
 
     /// Reads a footer that stands at `offset` and is exactly `bytes`.

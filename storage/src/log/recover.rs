@@ -114,12 +114,16 @@ impl<'a> Opening<'a> {
     }
 
     fn repair(&mut self, quarantine: &Path) -> Result<(), LogError> {
+        create_dir_durably(&*self.fs, self.dir)
+            .map_err(LogError::io("make directory", self.dir))?;
         if let Some(unborn) = &self.survey.unborn {
             self.recovered.set_aside = Some(set_aside(&*self.fs, quarantine, unborn)?);
         }
-        if let (Some(last), Some(scan)) = (self.survey.segments.last(), &self.tail) {
-            self.recovered.torn = repair_tail(&*self.fs, quarantine, last, scan)?;
+        if let Some(last) = self.survey.segments.last() {
+            self.recovered.torn = repair_tail(&*self.fs, quarantine, last, self.tail.as_ref())?;
         }
+        // The run that made a name may have ended before it synced the directory.
+        self.fs.sync_dir(self.dir).map_err(LogError::io("sync directory", self.dir))?;
         Ok(())
     }
 
@@ -172,8 +176,6 @@ impl<'a> Opening<'a> {
                 }
             }
             _ => {
-                create_dir_durably(&*self.fs, self.dir)
-                    .map_err(LogError::io("make directory", self.dir))?;
                 let id = self.recovered.id;
                 let header = Header { id, origin: options.origin, chain: self.chain };
                 let active = create_segment(&*self.fs, self.dir, &header)?;

@@ -20,33 +20,35 @@ const COPY_BYTES: usize = 1 << 20;
 /// Names tried before giving up: more files of one name mean that something else is wrong.
 const NAMES_MAX: u32 = 10_000;
 
-/// Cuts what lies behind the last whole frame, after copying it to the quarantine, and makes the
-/// rest durable. Returns what was cut.
+/// Makes all of the last segment durable, whoever wrote it: cuts what lies behind its last whole
+/// frame, after copying it to the quarantine, and writes again what nothing proves durable. `scan`
+/// is the end of a segment that is not sealed. Returns what was cut.
 pub(super) fn repair_tail(
     fs: &dyn Fs,
     quarantine: &Path,
     segment: &Surveyed,
-    scan: &TailScan,
+    scan: Option<&TailScan>,
 ) -> Result<Option<TornTail>, LogError> {
     let opened = fs.open(&segment.path, OpenMode::Write);
     let file = opened.map_err(LogError::io("open log segment", &segment.path))?;
-    let torn_bytes = segment.bytes - scan.end;
-    let torn = if torn_bytes == 0 {
+    let (unproven, end) = match scan {
+        Some(scan) => (scan.unproven_from(), scan.end),
+        None => (segment.footer_offset(), segment.bytes),
+    };
+    let torn = if end == segment.bytes {
         None
     } else {
-        let to = quarantine_bytes(fs, quarantine, segment, &*file, scan.end)?;
-        file.truncate(scan.end).map_err(LogError::io("cut the torn end of", &segment.path))?;
+        let to = quarantine_bytes(fs, quarantine, segment, &*file, end)?;
+        file.truncate(end).map_err(LogError::io("cut the torn end of", &segment.path))?;
         Some(TornTail {
             segment: segment.name(),
-            offset: scan.end,
-            bytes: torn_bytes,
+            offset: end,
+            bytes: segment.bytes - end,
             quarantined_to: to,
         })
     };
-    if !scan.marked {
-        rewrite(&*file, scan.unproven_from, scan.end)
-            .map_err(LogError::io("write the last batch again to", &segment.path))?;
-    }
+    rewrite(&*file, unproven, end)
+        .map_err(LogError::io("write the last batch again to", &segment.path))?;
     file.sync_data().map_err(LogError::io("sync", &segment.path))?;
     Ok(torn)
 }

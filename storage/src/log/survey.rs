@@ -121,6 +121,12 @@ impl Surveyed {
         })
     }
 
+    /// Where its footer begins, or its end if it has none.
+    pub(super) fn footer_offset(&self) -> u64 {
+        let footer = self.footer.as_ref().map_or(0, Footer::encoded_bytes);
+        self.bytes - footer as u64
+    }
+
     /// A reader of all its frames.
     pub(super) fn frames(&self, sums: Sums) -> FrameReader {
         self.frames_to(sums, self.bytes)
@@ -282,8 +288,11 @@ pub(super) struct TailScan {
     pub(super) chain: ChainPoint,
     /// The offset after the last whole frame.
     pub(super) end: u64,
-    /// No mark says of the bytes from here to `end` that they are durable.
-    pub(super) unproven_from: u64,
+    /// No mark says of the bytes from here to `end` that they are durable: they follow the
+    /// greatest record that one names.
+    unproven_from: u64,
+    /// The last record before `unproven_from`.
+    unproven_after: Option<SequenceNumber>,
     /// Whether the last frame is a mark that says that all before it is durable.
     pub(super) marked: bool,
     pub(super) marks: u64,
@@ -301,12 +310,19 @@ impl TailScan {
             chain: *chain,
             end: HEADER_BYTES as u64,
             unproven_from: HEADER_BYTES as u64,
+            unproven_after: chain.next.prev(),
             marked: true,
             marks: 0,
             epochs: Vec::new(),
             proven: chain.next.prev(),
             places: VecDeque::new(),
         }
+    }
+
+    /// Where the bytes begin that nothing proves durable. The header is one of them until a record
+    /// behind it is proven: no record is written before the header is durable.
+    pub(super) const fn unproven_from(&self) -> u64 {
+        if self.unproven_from == HEADER_BYTES as u64 { 0 } else { self.unproven_from }
     }
 
     fn pass_mark(&mut self, place: Place, durable: Option<SequenceNumber>) {
@@ -317,7 +333,11 @@ impl TailScan {
         while let Some(&(offset, last)) = self.places.front()
             && last <= self.proven
         {
-            self.unproven_from = offset;
+            // Of several marks behind the same record only the first stands right behind it, and
+            // the others may be lost.
+            if last > self.unproven_after {
+                (self.unproven_from, self.unproven_after) = (offset, last);
+            }
             self.places.pop_front();
         }
     }

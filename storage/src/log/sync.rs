@@ -82,7 +82,6 @@ impl Syncer {
     /// # Panics
     /// As [`Syncer::commit`].
     pub fn write(&mut self, batch: Batch) -> Result<SequenceNumber, LogError> {
-        assert_eq!(batch.first(), self.written.next, "batches are written in order");
         self.guarded(|syncer| syncer.write_batch(batch))
     }
 
@@ -131,6 +130,7 @@ impl Syncer {
     }
 
     fn write_batch(&mut self, mut batch: Batch) -> Result<SequenceNumber, LogError> {
+        assert_eq!(batch.first(), self.written.next, "batches are written in order");
         let full = self.active.offset >= self.segment_bytes
             || self.active.epochs.len() >= SEGMENT_EPOCHS_MAX;
         if full && self.written.next > self.active.segment.base() {
