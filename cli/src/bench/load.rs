@@ -39,9 +39,10 @@ pub(crate) struct Phase {
     pub(crate) start: Instant,
     /// Replies from here on are measured.
     pub(crate) measure_from: Instant,
-    /// No request is sent from here on. Replies from here on count for latency, not throughput.
+    /// No request is due from here on; those that were due before and wait are still sent. Replies
+    /// from here on count for latency, not throughput.
     pub(crate) end: Instant,
-    /// Replies are waited for until here.
+    /// Nothing is sent or waited for from here on.
     pub(crate) give_up: Instant,
 }
 
@@ -145,7 +146,7 @@ impl Load {
             if let Some(due) = next_due {
                 self.alarm.set(due).map_err(timer_failed)?;
             }
-            let over = self.exhausted || Instant::now() >= self.task.phase.end;
+            let over = self.exhausted || Instant::now() >= self.sends_until();
             if over && self.in_flight.is_empty() {
                 return Ok(Ended::Done);
             }
@@ -171,6 +172,13 @@ impl Load {
         }
     }
 
+    /// Until when requests are sent. Leaving out those that were due before the end and had to wait
+    /// would make the percentiles better than the truth.
+    fn sends_until(&self) -> Instant {
+        let Phase { end, give_up, .. } = self.task.phase;
+        if self.task.schedule.is_some() { give_up } else { end }
+    }
+
     /// Makes all requests that are due and for which there is room. Says when the next is due, if
     /// nothing but time stands in its way.
     fn fill(&mut self, now: Instant) -> Option<Instant> {
@@ -180,7 +188,7 @@ impl Load {
         }
         while self.in_flight.len() < self.task.pipeline
             && self.outgoing.len() < OUTGOING_BYTES_MAX
-            && now < phase.end
+            && now < self.sends_until()
             && !self.exhausted
         {
             let from = self.task.schedule.map_or(now, |s| phase.start + s.due(self.made));
@@ -247,7 +255,7 @@ impl Load {
     /// Tries until there is a connection, or the phase is over. Time without a connection is the
     /// server's fault, as time with a full pipeline is.
     async fn reconnect(&mut self) -> Option<TcpStream> {
-        while Instant::now() < self.task.phase.end {
+        while Instant::now() < self.sends_until() && !self.exhausted {
             if let Ok(connection) = Connection::open(&self.task.target).await {
                 self.room_since = Instant::now();
                 return Some(connection.into_stream());

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -50,6 +51,7 @@ pub(crate) fn run(target: &Target, settings: &Bench) -> Result<(), Failure> {
     // Before the load, so that an hour's figures are not lost to a wrong path.
     let file =
         settings.json.as_ref().map(File::create).transpose().map_err(json_failed(settings))?;
+    allow_open_files();
     let threads = usize::try_from(settings.threads).unwrap_or(1);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
@@ -80,6 +82,14 @@ pub(crate) fn run(target: &Target, settings: &Bench) -> Result<(), Failure> {
         0 => Ok(()),
         errors => Err(Failure::Unmet(format!("{errors} requests failed"))),
     }
+}
+
+/// Raises the limit of open files as far as that needs no rights: a connection takes two, and the
+/// usual limit is 1024. Where it stays too low, the connection that is too many says so.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 fn json_failed(settings: &Bench) -> impl Fn(std::io::Error) -> Failure {

@@ -23,8 +23,8 @@ pub(crate) struct Report {
     pub(crate) tool: String,
     /// The server's address as given.
     pub(crate) server: String,
-    /// When it began, milliseconds since 1970.
-    pub(crate) started_unix_ms: u64,
+    /// When the last run was over, milliseconds since 1970.
+    pub(crate) finished_unix_ms: u64,
     /// What "latency" means in this report.
     pub(crate) latency_is: &'static str,
     /// What was asked for.
@@ -58,9 +58,9 @@ pub(crate) struct Run {
     pub(crate) errors: BTreeMap<String, u64>,
     /// Connections lost.
     pub(crate) connections_lost: u64,
-    /// Requests that were due and never sent. The percentiles are better than the truth by these.
+    /// Requests that were due and still not sent when the time to wait for replies was over. The percentiles are better than the truth by these.
     pub(crate) unsent: u64,
-    /// Requests that were sent and not answered in time after the end. As `unsent`.
+    /// Requests that were sent and not answered by then. As `unsent`.
     pub(crate) unanswered: u64,
     /// By how much the generator itself sent late.
     pub(crate) generator_late: Percentiles,
@@ -182,11 +182,11 @@ impl Run {
 impl Report {
     /// The report of all runs. `all` holds the samples of all of them.
     pub(crate) fn of(target: &Target, settings: &Bench, runs: Vec<Run>, all: &Samples) -> Self {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let finished = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             tool: concat!("kv ", env!("CARGO_PKG_VERSION")).to_owned(),
             server: target.server.to_string(),
-            started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+            finished_unix_ms: u64::try_from(finished.as_millis()).unwrap_or(u64::MAX),
             latency_is: latency_is(settings),
             settings: settings.clone(),
             achieved_per_s_median: median(runs.iter().map(|run| run.achieved_per_s).collect()),

@@ -90,7 +90,8 @@ fn a_closed_loop_does_not_see_that_waiting_and_says_so() {
 #[test]
 fn a_rate_beyond_the_server_is_warned_about() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let arguments = ["--rate", "50000000", "--connections", "2", "--seconds", "1"];
+    let load = ["--rate", "50000000", "--connections", "2", "--seconds", "1"];
+    let arguments = [&load[..], &["--timeout-ms", "300"]].concat();
     let output = spawn(&redis, &arguments).wait_with_output().unwrap();
     let warned = stderr(&output);
     assert!(warned.contains("of 50000000 asked"), "{warned}");
