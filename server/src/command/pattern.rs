@@ -78,9 +78,7 @@ impl<'p> Pattern<'p> {
         match element {
             b'?' => (true, at + 1),
             b'[' => self.class(at + 1, byte),
-            b'\\' if at + 1 < self.pattern.len() => {
-                (self.same(self.pattern[at + 1], byte), at + 2)
-            }
+            b'\\' if at + 1 < self.pattern.len() => (self.same(self.pattern[at + 1], byte), at + 2),
             _ => (self.same(element, byte), at + 1),
         }
     }
@@ -119,7 +117,8 @@ impl<'p> Pattern<'p> {
     fn is_between(&self, start: u8, end: u8, byte: u8) -> bool {
         // `char` is signed on Redis' platforms.
         let (low, high) = ((start as i8).min(end as i8), (start as i8).max(end as i8));
-        let fold = |byte: i8| if self.folds_case { (byte as u8).to_ascii_lowercase() as i8 } else { byte };
+        let fold =
+            |byte: i8| if self.folds_case { (byte as u8).to_ascii_lowercase() as i8 } else { byte };
         (fold(low)..=fold(high)).contains(&fold(byte as i8))
     }
 

@@ -38,8 +38,7 @@ impl Clock {
     /// `time` of this clock in milliseconds since the Unix epoch; negative for times before it.
     /// `None` where that does not fit.
     pub(in crate::command) fn to_unix_millis(self, time: i64, now_ms: u64) -> Option<i64> {
-        let millis =
-            if self.is_in_seconds() { time.checked_mul(MILLIS_PER_SECOND)? } else { time };
+        let millis = if self.is_in_seconds() { time.checked_mul(MILLIS_PER_SECOND)? } else { time };
         let base = if self.is_from_now() { i64::try_from(now_ms).ok()? } else { 0 };
         millis.checked_add(base)
     }
@@ -74,7 +73,9 @@ impl Conditions {
                 conditions.only_if_sooner = true;
             } else {
                 let option = String::from_utf8_lossy(c_text(option));
-                return Err(CommandError::Message(format!("ERR Unsupported option {option}").into()));
+                return Err(CommandError::Message(
+                    format!("ERR Unsupported option {option}").into(),
+                ));
             }
         }
         conditions.check()

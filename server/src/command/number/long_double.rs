@@ -33,7 +33,10 @@ pub(in crate::command) struct LongDouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Magnitude {
     /// `mantissa` times two to the power of `exponent`.
-    Finite { mantissa: u64, exponent: i64 },
+    Finite {
+        mantissa: u64,
+        exponent: i64,
+    },
     Infinite,
 }
 
@@ -73,7 +76,8 @@ impl LongDouble {
         let (left, left_exponent) = self.parts()?;
         let (right, right_exponent) = other.parts()?;
         let exponent = left_exponent.min(right_exponent);
-        let sum = (left << bits(left_exponent - exponent)) + (right << bits(right_exponent - exponent));
+        let sum =
+            (left << bits(left_exponent - exponent)) + (right << bits(right_exponent - exponent));
         let negative = sum.sign() == Sign::Minus;
         round(negative, sum.magnitude(), exponent, false)
     }

@@ -64,9 +64,31 @@ fn texts_are_read_and_written_as_the_c_library_does() {
 #[test]
 fn what_is_no_number_or_out_of_range_is_refused() {
     for text in [
-        "", ".", "-", "+", " 5", "5 ", "1e", "1e+", "0x", "0x1.8p", "0x1g", "nan", "NaN(12)", "infx",
-        "1_0", "1\0", "1e-5000", "1e-4951", "1e4933", "1e4940", "1e99999999999999999999", "0x1p16384",
-        "0x1p-16500", "1.2.3", "--1",
+        "",
+        ".",
+        "-",
+        "+",
+        " 5",
+        "5 ",
+        "1e",
+        "1e+",
+        "0x",
+        "0x1.8p",
+        "0x1g",
+        "nan",
+        "NaN(12)",
+        "infx",
+        "1_0",
+        "1\0",
+        "1e-5000",
+        "1e-4951",
+        "1e4933",
+        "1e4940",
+        "1e99999999999999999999",
+        "0x1p16384",
+        "0x1p-16500",
+        "1.2.3",
+        "--1",
     ] {
         assert_eq!(text_of(text), None, "{text:?}");
     }
@@ -176,9 +198,17 @@ fn random_text(random: &mut StdRng) -> String {
         6 => format!("{sign}{whole}"),
         7 => format!("{sign}{whole}.{fraction}e{}", random.random_range(-40..40)),
         8 => format!("{sign}{fraction}e{}", random.random_range(-5_000..5_000)),
-        9 => format!("{sign}0x{:x}.{:x}p{}", random.random::<u64>(), random.random::<u64>(), random.random_range(-70..70)),
+        9 => format!(
+            "{sign}0x{:x}.{:x}p{}",
+            random.random::<u64>(),
+            random.random::<u64>(),
+            random.random_range(-70..70)
+        ),
         // Near the middle between two neighbours.
-        10 => format!("{sign}{}", (u128::from(random.random::<u64>() | 1 << 63) << 3) + random.random_range(2..7)),
+        10 => format!(
+            "{sign}{}",
+            (u128::from(random.random::<u64>() | 1 << 63) << 3) + random.random_range(2..7)
+        ),
         _ => format!("{sign}0.{}{fraction}", "0".repeat(random.random_range(0..20))),
     }
 }

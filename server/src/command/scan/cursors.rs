@@ -4,10 +4,7 @@
 //! lost at any time, by a restart or because newer ones displace it, and SCAN is right without it.
 //! Handlers that read get nothing but the request and the view.
 
-use std::{
-    collections::VecDeque,
-    sync::LazyLock,
-};
+use std::{collections::VecDeque, sync::LazyLock};
 
 use larder_types::UNITS;
 use parking_lot::Mutex;

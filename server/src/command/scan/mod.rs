@@ -8,7 +8,7 @@
 
 mod cursors;
 
-use std::{borrow::Cow, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use larder_resp::{ReplyWriter, Request};
 use larder_storage::{ScanPosition, View, row::RowRef};
@@ -105,7 +105,8 @@ impl<'a> ScanOptions<'a> {
         of_keys: bool,
     ) -> Result<Self, CommandError> {
         let (count, mut pattern, mut type_name) = (COUNT_DEFAULT, None, None);
-        let mut options = Self { count, pattern: None, type_name: None, steps_left: MATCH_STEPS_MAX };
+        let mut options =
+            Self { count, pattern: None, type_name: None, steps_left: MATCH_STEPS_MAX };
         let mut arguments = request.iter().skip(first);
         while let Some(option) = arguments.next() {
             let value = arguments.next().ok_or(CommandError::Syntax)?;
@@ -225,9 +226,8 @@ fn scan_from(
         if rows >= options.count {
             last_unit = Some(Unit::of_key(key));
         }
-        let is_enough = rows >= rows_max
-            || options.is_exhausted()
-            || found.cost_bytes() >= SCAN_BYTES_MAX;
+        let is_enough =
+            rows >= rows_max || options.is_exhausted() || found.cost_bytes() >= SCAN_BYTES_MAX;
         if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let stopped = view.scan(start_of(cursor), &mut visit)?;

@@ -4,8 +4,11 @@ mod expiry;
 
 use larder_resp::{ReplyWriter, Request};
 use larder_storage::{Txn, View, row::RowValue};
+use larder_types::limits::RECORD_BYTES_MAX;
 
 use super::{Command, CommandError, Handler, Outcome, pattern::is_word};
+
+pub(super) use expiry::{Clock, expire_at, invalid_expire_time};
 
 /// Positions of the first and last key, and the distance between keys, as COMMAND INFO tells them.
 pub(super) type KeyPositions = [i32; 3];
@@ -27,6 +30,9 @@ pub(super) const fn command(
 ) -> Command {
     Command { name, arity, flags, first_key, last_key, step, categories, handler }
 }
+
+/// What a deletion costs in a record, at most, beside its key.
+const KEY_OVERHEAD_BYTES: usize = 16;
 
 const READS: &[&str] = &["@keyspace", "@read", "@fast"];
 const WRITES: &[&str] = &["@keyspace", "@write", "@fast"];
@@ -63,6 +69,14 @@ pub(super) const fn type_name(value: RowValue<'_>) -> &'static str {
 }
 
 fn delete(request: Request<'_>, txn: &mut Txn<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
+    // Refused before the first deletion, so that all keys are deleted or none.
+    let bytes: usize = request.iter().skip(1).map(|key| key.len() + KEY_OVERHEAD_BYTES).sum();
+    if bytes > RECORD_BYTES_MAX {
+        return Err(CommandError::TooLarge(format!(
+            "{bytes} bytes of keys are larger than a log record's limit of {RECORD_BYTES_MAX}; \
+             use several commands"
+        )));
+    }
     let mut deleted = 0;
     for key in request.iter().skip(1) {
         deleted += i64::from(txn.delete(key)?);
@@ -89,7 +103,8 @@ fn kind(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
 /// FLUSHDB and FLUSHALL. ASYNC and SYNC are the same here: clearing is one record, and what it
 /// hides is collected later.
 fn flush(request: Request<'_>, txn: &mut Txn<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let is_known = request.get(1).is_none_or(|mode| is_word(mode, "async") || is_word(mode, "sync"));
+    let is_known =
+        request.get(1).is_none_or(|mode| is_word(mode, "async") || is_word(mode, "sync"));
     if request.len() > 2 || !is_known {
         return Err(CommandError::Syntax);
     }
