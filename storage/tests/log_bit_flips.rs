@@ -4,6 +4,8 @@
 //! mark vouches for it yet, the last batch is cut and reported. Never another record than the one
 //! that was written, and never less without a report.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod log_support;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};

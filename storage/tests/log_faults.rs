@@ -3,6 +3,8 @@
 //! After a failure nothing is acknowledged until a restart, nothing that was acknowledged before
 //! is lost, and what a restart reports is on the disk and not only in the kernel's memory.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod log_support;
 
 use std::path::Path;
@@ -204,7 +206,7 @@ fn the_reserve_is_looked_at_again_after_much_was_written() {
     fs.set_available(0);
     commit(&mut opened).unwrap();
     // The batch is as large as the bound, so no time has to pass.
-    append(&mut opened, &vec![1; 200]);
+    append(&mut opened, &[1; 200]);
     commit(&mut opened).unwrap();
     opened.log.writable().unwrap_err();
 }

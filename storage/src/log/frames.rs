@@ -340,7 +340,8 @@ pub(super) fn find_later_mark(
     range: std::ops::Range<u64>,
 ) -> io::Result<Option<(u64, SequenceNumber)>> {
     let finder = memmem::Finder::new(&MARK_MAGIC);
-    let mut buffer = vec![0; CHUNK_BYTES + MARK_BYTES];
+    let left = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; left.min(CHUNK_BYTES + MARK_BYTES)];
     let mut offset = range.start;
     while offset < range.end {
         let wanted = buffer.len().min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
@@ -353,7 +354,7 @@ pub(super) fn find_later_mark(
             }
         }
         // A mark that begins in this chunk's last bytes is whole in the next.
-        offset += (read.saturating_sub(MARK_BYTES).max(1)).min(CHUNK_BYTES) as u64;
+        offset += read.saturating_sub(MARK_BYTES).clamp(1, CHUNK_BYTES) as u64;
         if read < wanted || offset + (MARK_BYTES as u64) > range.end {
             break;
         }
