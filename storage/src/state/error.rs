@@ -1,0 +1,82 @@
+//! What can go wrong with the state.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::{keys::KeyError, row::RowError};
+
+/// Why an operation on the state failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// RocksDB failed. After a failed write or flush the database must be opened again and the
+    /// log replayed.
+    #[error("cannot {what} the state in {path}")]
+    RocksDb {
+        /// What was being done.
+        what: &'static str,
+        /// The database's directory.
+        path: PathBuf,
+        /// RocksDB's own account.
+        #[source]
+        source: rocksdb::Error,
+    },
+    /// A file of the database could not be looked at.
+    #[error("cannot look at the files of the state in {path}")]
+    Files {
+        /// The database's directory.
+        path: PathBuf,
+        /// The operating system's account.
+        #[source]
+        source: std::io::Error,
+    },
+    /// RocksDB reported errors of its background work.
+    #[error(
+        "RocksDB's flush or compaction failed ({errors} errors, see its LOG): \
+         close the shard, open it again and replay the log"
+    )]
+    Background {
+        /// RocksDB's counter.
+        errors: u64,
+    },
+    /// The position in the database does not read back.
+    #[error(
+        "the applied position in the state in {path} is damaged: \
+         restore the state from a checkpoint or a replica"
+    )]
+    DamagedPosition {
+        /// The database's directory.
+        path: PathBuf,
+    },
+    /// There is nothing to take a checkpoint of.
+    #[error("the state in {path} has no applied position: nothing has been folded into it yet")]
+    NothingApplied {
+        /// The database's directory.
+        path: PathBuf,
+    },
+    /// RocksDB's own log holds data, which Larder never writes.
+    #[error(
+        "{file} holds {bytes} bytes: the state was written by something other than Larder; \
+         restore it from a checkpoint or a replica"
+    )]
+    ForeignLog {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A stored row does not parse.
+    #[error("the state holds a damaged row")]
+    Row(#[from] RowError),
+    /// A stored key does not parse.
+    #[error("the state holds a damaged key")]
+    Key(#[from] KeyError),
+}
+
+impl StateError {
+    /// For `map_err`: RocksDB failed at doing `what` in `path`.
+    pub(super) fn at(what: &'static str, path: &Path) -> impl FnOnce(rocksdb::Error) -> Self {
+        move |source| Self::RocksDb { what, path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,126 @@
+//! How RocksDB is set up, and what the databases of one node share.
+
+use std::fmt;
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, LogLevel,
+    Options, WriteBufferManager,
+};
+
+/// Options that the binding has no setter for, in RocksDB's own syntax.
+///
+/// - An insert hint per unit range makes a sorted batch cheap to insert into a skip list that
+///   already holds other keys: the search starts from the neighbour.
+/// - Background errors are never retried: the shard is closed, opened and replayed.
+/// - Closing does not flush: what is not persisted is in the log, and a database that is closed
+///   because it failed must not be written to.
+const BY_NAME: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1;\
+                       max_bgerror_resume_count=0;\
+                       avoid_flush_during_shutdown=true";
+
+const BLOCK_BYTES: usize = 8 << 10;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+const TABLE_FILE_BYTES: u64 = 64 << 20;
+/// Data that no write has touched is compacted after this long, so that what expired within it,
+/// and the elements of dropped hashes, are given back even where nothing is written any more.
+const IDLE_COMPACTION_SECONDS: u64 = 7 * 24 * 60 * 60;
+
+/// What the databases of one node share and how each is set up. Cheap to clone: clones share.
+#[derive(Clone)]
+pub struct DatabaseOptions {
+    cache: Cache,
+    write_buffers: WriteBufferManager,
+    write_buffer_bytes: usize,
+}
+
+impl DatabaseOptions {
+    /// Options with a cache of this many bytes for blocks, and this many bytes for the write
+    /// buffers of all databases together.
+    pub fn new(cache_bytes: usize, write_buffers_bytes: usize) -> Self {
+        Self {
+            cache: Cache::new_hyper_clock_cache(cache_bytes, 0),
+            write_buffers: WriteBufferManager::new_write_buffer_manager(write_buffers_bytes, false),
+            write_buffer_bytes: 64 << 20,
+        }
+    }
+
+    /// Sets the size at which one database's write buffer is flushed (default 64 MiB).
+    #[must_use]
+    pub const fn with_write_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.write_buffer_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the block cache in use.
+    pub fn cache_used_bytes(&self) -> usize {
+        self.cache.get_usage()
+    }
+
+    /// Bytes of the write buffers in use, of all databases that share them.
+    pub fn write_buffers_used_bytes(&self) -> usize {
+        self.write_buffers.get_usage()
+    }
+
+    /// RocksDB's options without a compaction filter.
+    pub(super) fn rocksdb(&self) -> Result<Options, rocksdb::Error> {
+        let mut options = Options::default().get_options_from_string(BY_NAME)?;
+        options.create_if_missing(true);
+        options.set_paranoid_checks(true);
+        self.set_writing(&mut options);
+        Self::set_levels(&mut options);
+        options.set_block_based_table_factory(&self.tables());
+        options.set_log_level(LogLevel::Warn);
+        options.set_max_log_file_size(4 << 20);
+        options.set_keep_log_file_num(4);
+        Ok(options)
+    }
+
+    /// One thread writes sorted batches, so nothing here is for concurrent writers; options that
+    /// loosen the order of writes stay off.
+    fn set_writing(&self, options: &mut Options) {
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_enable_pipelined_write(false);
+        options.set_unordered_write(false);
+        options.set_manual_wal_flush(false);
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_max_write_buffer_number(3);
+        options.set_write_buffer_manager(&self.write_buffers);
+        options.set_bytes_per_sync(1 << 20);
+        options.set_max_background_jobs(2);
+    }
+
+    /// Files of level 0 are short-lived and are written while the fold waits for them: they are
+    /// not compressed.
+    fn set_levels(options: &mut Options) {
+        options.set_level_compaction_dynamic_level_bytes(true);
+        let mut compression = [DBCompressionType::Lz4; 7];
+        compression[0] = DBCompressionType::None;
+        options.set_compression_per_level(&compression);
+        options.set_target_file_size_base(TABLE_FILE_BYTES);
+        options.set_max_bytes_for_level_base(4 * TABLE_FILE_BYTES);
+        options.set_level_zero_file_num_compaction_trigger(4);
+        options.set_periodic_compaction_seconds(IDLE_COMPACTION_SECONDS);
+    }
+
+    fn tables(&self) -> BlockBasedOptions {
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(&self.cache);
+        tables.set_block_size(BLOCK_BYTES);
+        tables.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+        tables.set_whole_key_filtering(true);
+        tables.set_index_type(BlockBasedIndexType::BinarySearch);
+        tables.set_cache_index_and_filter_blocks(true);
+        tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        tables.set_checksum_type(ChecksumType::XXH3);
+        tables.set_format_version(6);
+        tables
+    }
+}
+
+impl fmt::Debug for DatabaseOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseOptions")
+            .field("write_buffer_bytes", &self.write_buffer_bytes)
+            .finish_non_exhaustive()
+    }
+}
