@@ -1,0 +1,52 @@
+//! What a command refuses with, in Redis' words.
+
+use std::borrow::Cow;
+
+use larder_storage::{StateError, TxnError};
+
+/// A refusal. Its `Display` is the text after the `-` of the reply, code included.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The number of arguments does not fit; the command's lower-case name.
+    #[error("ERR wrong number of arguments for '{0}' command")]
+    Arity(Cow<'static, str>),
+    /// A refusal that has its own text; the code (`ERR`, `NOAUTH`...) is part of it.
+    #[error("{0}")]
+    Message(Cow<'static, str>),
+    /// Not a floating point number.
+    #[error("ERR value is not a valid float")]
+    NotFloat,
+    /// Not a 64 bit integer.
+    #[error("ERR value is not an integer or out of range")]
+    NotInteger,
+    /// The state could not be read.
+    #[error("ERR the state could not be read: {0}; see the log of the server")]
+    State(#[from] StateError),
+    /// Options that do not fit together, or an unknown one.
+    #[error("ERR syntax error")]
+    Syntax,
+    /// The effects do not fit.
+    #[error("ERR {0}")]
+    TooLarge(String),
+    /// The key holds another type.
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+}
+
+impl CommandError {
+    /// A refusal with a fixed text, code included.
+    pub const fn message(text: &'static str) -> Self {
+        Self::Message(Cow::Borrowed(text))
+    }
+}
+
+impl From<TxnError> for CommandError {
+    fn from(error: TxnError) -> Self {
+        match error {
+            TxnError::State(state) => Self::State(state),
+            TxnError::WrongType => Self::WrongType,
+            too_large => Self::TooLarge(too_large.to_string()),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The commands: one table, one file a family, each handler a function from (arguments, view) to
+//! (reply, effects) without I/O of its own.
+
+mod connection;
+mod error;
+mod hashes;
+mod keys;
+mod number;
+mod pattern;
+mod scan;
+mod server;
+mod strings;
+mod table;
+mod versions;
+
+use larder_resp::{ReplyWriter, Request};
+use larder_storage::{Txn, View};
+
+pub use error::CommandError;
+pub use pattern::Pattern;
+pub use table::{lookup, table};
+
+use crate::{node::Node, session::Session};
+
+/// What every handler answers: the reply was written, or the error to write instead of it.
+pub type Outcome = Result<(), CommandError>;
+
+/// How a command runs, and with what it may touch.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// Reads one key, or scans; runs on the connection's own task against what is visible.
+    Read(fn(Request<'_>, &View<'_>, &mut ReplyWriter<'_>) -> Outcome),
+    /// Reads several keys, which must not move under it: runs on the shard's writer.
+    ReadMany(fn(Request<'_>, &View<'_>, &mut ReplyWriter<'_>) -> Outcome),
+    /// May change keys: runs on the shard's writer; its effects become one log record.
+    Write(fn(Request<'_>, &mut Txn<'_>, &mut ReplyWriter<'_>) -> Outcome),
+    /// Touches the connection or the node, never keys.
+    Session(fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome),
+    /// MULTI, EXEC, DISCARD, WATCH, UNWATCH, WAIT, SHUTDOWN and the like: run by the connection
+    /// loop itself, because they wait for others.
+    Loop(LoopCommand),
+}
+
+/// The commands that the connection loop runs itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopCommand {
+    /// Saves a checkpoint in the background.
+    Bgsave,
+    /// Counts the live keys, on a thread that may block.
+    Dbsize,
+    /// Drops a queued transaction.
+    Discard,
+    /// Runs a queued transaction as one record.
+    Exec,
+    /// Starts to queue a transaction.
+    Multi,
+    /// Answers OK and closes.
+    Quit,
+    /// Brings the connection back to its first state.
+    Reset,
+    /// Stops the server.
+    Shutdown,
+    /// Forgets the watched keys.
+    Unwatch,
+    /// Waits for replicas.
+    Wait,
+    /// Remembers keys, so that EXEC fails when one of them changed.
+    Watch,
+}
+
+/// One row of the command table. Arity and key positions are those of Redis' COMMAND INFO.
+pub struct Command {
+    /// Lower case.
+    pub name: &'static str,
+    /// Arguments including the name; negative: at least that many.
+    pub arity: i32,
+    /// As COMMAND INFO prints them.
+    pub flags: &'static [&'static str],
+    /// Position of the first key, 0 for none.
+    pub first_key: i32,
+    /// Position of the last key; negative counts from the end.
+    pub last_key: i32,
+    /// Distance between keys.
+    pub step: i32,
+    /// COMMAND INFO's ACL categories, each with its `@`.
+    pub categories: &'static [&'static str],
+    /// What runs it.
+    pub handler: Handler,
+}
+
+impl Command {
+    /// Checks the number of arguments, the name included.
+    pub fn accepts(&self, arguments: usize) -> bool {
+        let arguments = i32::try_from(arguments).unwrap_or(i32::MAX);
+        if self.arity < 0 { arguments >= -self.arity } else { arguments == self.arity }
+    }
+}
+
+/// The integer that an argument is, as Redis reads it.
+pub fn parse_integer(argument: &[u8]) -> Option<i64> {
+    number::parse_i64(argument)
+}

@@ -1,0 +1,137 @@
+//! Takes connections in, and lets them end when the server stops.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{Connection, End};
+use crate::{node::Node, session::Session, shard::Shard};
+
+/// After an error of accepting, such as too many open files, the next try waits this long.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// How often a stop looks whether the last requests are answered.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
+
+/// Asks the server to stop, and tells its parts that it was asked.
+#[derive(Default)]
+pub struct Stop {
+    requested: AtomicBool,
+    notify: Notify,
+    /// Connections that are between taking requests and sending their replies.
+    busy: AtomicUsize,
+}
+
+impl Stop {
+    /// Asks the server to stop.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    /// Whether the server was asked to stop.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Waits until the server is asked to stop.
+    pub async fn requested(&self) {
+        let notified = self.notify.notified();
+        if !self.is_requested() {
+            notified.await;
+        }
+    }
+
+    pub(super) fn busy(&self) -> BusyGuard<'_> {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        BusyGuard(self)
+    }
+}
+
+/// Held by a connection while it answers.
+pub(super) struct BusyGuard<'a>(&'a Stop);
+
+impl Drop for BusyGuard<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Serves clients until a stop is asked for, then lets those that are being answered finish, for
+/// at most `drain`. Requests that were not answered by then may or may not have been applied.
+pub async fn serve(
+    listener: TcpListener,
+    node: Arc<Node>,
+    shard: Arc<Shard>,
+    stop: Arc<Stop>,
+    drain: Duration,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.requested() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
+                    connections.spawn(take_in(stream, node, shard, stop));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    sleep(AFTER_ERROR).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    let deadline = Instant::now() + drain;
+    while stop.busy.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        sleep(DRAIN_STEP).await;
+    }
+    let unanswered = stop.busy.load(Ordering::Acquire);
+    if unanswered > 0 {
+        tracing::warn!(unanswered, "connections were cut before their replies were sent");
+    }
+    connections.shutdown().await;
+}
+
+async fn take_in(stream: TcpStream, node: Arc<Node>, shard: Arc<Shard>, stop: Arc<Stop>) {
+    let registered = register(&stream, &node);
+    let session = match registered {
+        Ok(Some(session)) => session,
+        Ok(None) => {
+            let mut stream = stream;
+            let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+            return;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended before it was taken in");
+            return;
+        }
+    };
+    let end = Connection::new(stream, node, shard, stop, session).serve().await;
+    match end {
+        End::Closed | End::ShardEnded => {}
+        End::Io(error) => tracing::debug!(%error, "a connection failed"),
+        End::Protocol | End::TooSlow => tracing::info!(?end, "a connection was closed"),
+    }
+}
+
+fn register(stream: &TcpStream, node: &Node) -> io::Result<Option<Session>> {
+    stream.set_nodelay(true)?;
+    let (remote, local) = (stream.peer_addr()?, stream.local_addr()?);
+    let registration = node.clients.register(remote, local, node.clients_max());
+    Ok(registration.map(|registration| Session::new(registration, node)))
+}

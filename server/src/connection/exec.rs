@@ -1,0 +1,299 @@
+//! What the connection runs itself: transactions, watches, and commands that wait for others.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
+
+use super::{Connection, End, Next};
+use crate::{
+    clock::wall_ms,
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, parse_integer},
+    shard::{Task, Transaction, Work},
+};
+
+/// A transaction being queued.
+#[derive(Default)]
+pub(super) struct Multi {
+    /// The queued requests, each in bytes of its own: those that it came in may be of megabytes.
+    requests: Vec<Pipeline>,
+    commands: Vec<&'static Command>,
+    bytes: usize,
+    failed: bool,
+}
+
+impl Multi {
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// A command was refused while queueing: EXEC will be, too.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    fn push(&mut self, command: &'static Command, request: Request<'_>) {
+        let mut bytes = BytesMut::new();
+        encode_request(&mut bytes, request.iter());
+        self.bytes += bytes.len();
+        let decoded = Decoder::new(Limits::AFTER_AUTH).decode(&mut bytes, 1);
+        self.requests.push(decoded.expect("a request that was decoded before"));
+        self.commands.push(command);
+    }
+}
+
+/// What a connection watches.
+#[derive(Default)]
+pub(super) struct Watched {
+    keys: Vec<(Vec<u8>, bool)>,
+    touched: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// Queues a command of a transaction.
+    pub(super) fn queue(&mut self, command: &'static Command, request: Request<'_>) {
+        let bytes_max = self.node.config.limits.transaction_bytes.0 as usize;
+        let start = self.replies.len();
+        let multi = self.multi.as_mut().expect("only asked inside of a transaction");
+        let bytes: usize = request.iter().map(<[u8]>::len).sum();
+        let outcome = if multi.bytes + bytes > bytes_max {
+            multi.fail();
+            let text = format!("ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction");
+            Err(CommandError::Message(text.into()))
+        } else {
+            if !multi.failed {
+                multi.push(command, request);
+            }
+            self.writer().simple("QUEUED");
+            Ok(())
+        };
+        self.finish(command, start, outcome);
+    }
+
+    /// Runs a command that touches neither keys nor the session alone.
+    pub(super) async fn run_loop_command(
+        &mut self,
+        loop_command: LoopCommand,
+        command: &'static Command,
+        request: Request<'_>,
+    ) -> Result<Next, End> {
+        let start = self.replies.len();
+        let outcome = match loop_command {
+            LoopCommand::Bgsave => self.bgsave(request).await?,
+            LoopCommand::Dbsize => self.dbsize().await?,
+            LoopCommand::Discard => self.discard(),
+            LoopCommand::Exec => self.exec().await?,
+            LoopCommand::Multi => self.begin_multi(),
+            LoopCommand::Quit => {
+                self.writer().simple("OK");
+                return Ok(Next::Close);
+            }
+            LoopCommand::Reset => {
+                self.multi = None;
+                self.unwatch();
+                self.session.reset(&self.node);
+                self.writer().simple("RESET");
+                Ok(())
+            }
+            LoopCommand::Shutdown => match self.shutdown(request) {
+                Ok(()) => return Ok(Next::Close),
+                refused => refused,
+            },
+            LoopCommand::Unwatch => {
+                self.unwatch();
+                self.writer().simple("OK");
+                Ok(())
+            }
+            LoopCommand::Wait => self.wait(request, true).await?,
+            LoopCommand::Watch => self.watch(request).await?,
+        };
+        self.finish(command, start, outcome);
+        Ok(Next::Command)
+    }
+
+    fn begin_multi(&mut self) -> Outcome {
+        if self.multi.is_some() {
+            return Err(CommandError::message("ERR MULTI calls can not be nested"));
+        }
+        self.multi = Some(Multi::default());
+        self.writer().simple("OK");
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Outcome {
+        if self.multi.take().is_none() {
+            return Err(CommandError::message("ERR DISCARD without MULTI"));
+        }
+        self.unwatch();
+        self.writer().simple("OK");
+        Ok(())
+    }
+
+    async fn watch(&mut self, request: Request<'_>) -> Result<Outcome, End> {
+        if self.multi.is_some() {
+            return Ok(Err(CommandError::message("ERR WATCH inside MULTI is not allowed")));
+        }
+        let known = |key: &[u8]| self.watched.keys.iter().any(|(watched, _)| watched == key);
+        let keys: Vec<_> = request.iter().skip(1).filter(|key| !known(key)).collect();
+        let keys = keys.into_iter().map(<[u8]>::to_vec).collect();
+        let touched = self.watched.touched.clone();
+        let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
+        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let Task::Watch { keys, present, .. } = work.task else {
+            unreachable!("work comes back as it went")
+        };
+        self.watched.keys.extend(keys.into_iter().zip(present));
+        self.writer().simple("OK");
+        Ok(Ok(()))
+    }
+
+    /// Forgets what is watched. A new flag is made: a change may still be on its way to the old.
+    pub(super) fn unwatch(&mut self) {
+        let watched = std::mem::take(&mut self.watched);
+        self.shard.watches().remove(&watched.keys, &watched.touched);
+    }
+
+    async fn exec(&mut self) -> Result<Outcome, End> {
+        let Some(multi) = self.multi.take() else {
+            return Ok(Err(CommandError::message("ERR EXEC without MULTI")));
+        };
+        if multi.failed {
+            self.unwatch();
+            let text = "EXECABORT Transaction discarded because of previous errors.";
+            return Ok(Err(CommandError::message(text)));
+        }
+        let transaction = Transaction {
+            requests: multi.requests,
+            commands: multi.commands,
+            reply_ends: Vec::new(),
+            refused: Vec::new(),
+            watched: self.watched.keys.clone(),
+            touched: self.watched.touched.clone(),
+            aborted: false,
+        };
+        let mut work = Work::of(Task::Transaction(transaction));
+        work.protocol = self.session.protocol;
+        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        self.unwatch();
+        self.session.last_write = work.written.or(self.session.last_write);
+        let Task::Transaction(done) = work.task else {
+            unreachable!("work comes back as it went")
+        };
+        if done.aborted {
+            self.writer().null_array();
+            return Ok(Ok(()));
+        }
+        self.assemble(&done, &work.replies).await?;
+        Ok(Ok(()))
+    }
+
+    /// Puts the replies of a transaction together: those of the writer, and those of the commands
+    /// that it left to the connection.
+    async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<(), End> {
+        self.writer().array(done.commands.len());
+        let mut reply_start = 0;
+        for (index, command) in done.commands.iter().enumerate() {
+            let request = done.requests[index].request(0);
+            let start = self.replies.len();
+            let outcome = match command.handler {
+                Handler::Session(run) => {
+                    let Self { node, session, replies, .. } = self;
+                    run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
+                }
+                Handler::Loop(LoopCommand::Dbsize) => self.dbsize().await?,
+                Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
+                Handler::Loop(LoopCommand::Wait) => self.wait(request, false).await?,
+                Handler::Loop(LoopCommand::Unwatch) => {
+                    self.writer().simple("OK");
+                    Ok(())
+                }
+                Handler::Loop(_) => {
+                    Err(CommandError::message("ERR Command not allowed inside a transaction"))
+                }
+                Handler::Read(_) | Handler::ReadMany(_) | Handler::Write(_) => {
+                    self.replies.extend_from_slice(&replies[reply_start..done.reply_ends[index]]);
+                    Ok(())
+                }
+            };
+            reply_start = done.reply_ends[index];
+            let refused = outcome.is_err() || done.refused[index];
+            if let Err(refusal) = outcome {
+                let mut writer = self.writer();
+                writer.truncate(start);
+                writer.error(&refusal.to_string());
+            }
+            self.session.count(&self.node, command, refused);
+        }
+        Ok(())
+    }
+
+    /// Counts the keys on a thread that may block: it reads every key.
+    async fn dbsize(&mut self) -> Result<Outcome, End> {
+        let shard = self.shard.clone();
+        let count = move || shard.store().view(wall_ms()).count_keys();
+        let Ok(counted) = tokio::task::spawn_blocking(count).await else {
+            return Err(End::ShardEnded);
+        };
+        Ok(counted.map_err(CommandError::from).map(|keys| {
+            self.writer().integer(i64::try_from(keys).unwrap_or(i64::MAX));
+        }))
+    }
+
+    /// Has everything up to now folded and flushed, so that a start need not replay it.
+    async fn bgsave(&mut self, request: Request<'_>) -> Result<Outcome, End> {
+        match request.get(1) {
+            None => {}
+            Some(word) if word.eq_ignore_ascii_case(b"schedule") && request.len() == 2 => {}
+            Some(_) => return Ok(Err(CommandError::Syntax)),
+        }
+        let sealed = self.shard.submit(Work::of(Task::Seal));
+        sealed.await.map_err(|_| End::ShardEnded)?;
+        self.shard.store().request_flush();
+        self.node.note_save(wall_ms());
+        self.writer().simple("Background saving started");
+        Ok(Ok(()))
+    }
+
+    /// Waits for replicas, of which a single node has none.
+    async fn wait(&mut self, request: Request<'_>, may_block: bool) -> Result<Outcome, End> {
+        let Some(replicas) = parse_integer(request.arg(1)) else {
+            return Ok(Err(CommandError::NotInteger));
+        };
+        let Some(timeout_ms) = parse_integer(request.arg(2)) else {
+            let text = "ERR timeout is not an integer or out of range";
+            return Ok(Err(CommandError::message(text)));
+        };
+        let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
+            return Ok(Err(CommandError::message("ERR timeout is negative")));
+        };
+        if may_block && replicas > 0 {
+            self.send().await?;
+            let closed = async {
+                // Without a timeout it ends with the connection, as in Redis.
+                let forever = Duration::from_secs(u64::MAX >> 32);
+                let patience = if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
+                tokio::time::sleep(patience).await;
+            };
+            closed.await;
+        }
+        self.writer().integer(0);
+        Ok(Ok(()))
+    }
+
+    fn shutdown(&self, request: Request<'_>) -> Outcome {
+        for word in request.iter().skip(1) {
+            let known = [&b"nosave"[..], b"save", b"now", b"force"];
+            if word.eq_ignore_ascii_case(b"abort") {
+                return Err(CommandError::message("ERR No shutdown in progress."));
+            }
+            if !known.iter().any(|known| word.eq_ignore_ascii_case(known)) {
+                return Err(CommandError::Syntax);
+            }
+        }
+        self.stop.request();
+        Ok(())
+    }
+}

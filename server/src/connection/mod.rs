@@ -1,0 +1,212 @@
+//! A client's connection, from its first byte to its last.
+//!
+//! Requests are taken out of the read buffer a pipeline at a time. Reads of one key are answered
+//! here, against what is visible; from the first write on, the rest of the pipeline goes to the
+//! shard's writer, so that each command sees those before it. Replies are sent before more is
+//! read: a client that does not take its replies stops its own requests, and nobody else's.
+
+mod accept;
+mod exec;
+mod run;
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, ReplyWriter};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+pub use accept::{Stop, serve};
+use exec::Multi;
+
+use crate::{node::Node, session::Session, shard::Shard};
+
+/// Requests taken out of the buffer at a time. Larger pipelines come in parts.
+const COMMANDS_MAX: usize = 1024;
+/// The read buffer of an idle connection: small, because ten thousand may be idle.
+const READ_BYTES: usize = 4 << 10;
+/// Bytes wanted of one read of a busy connection: redis-benchmark at pipeline 16 sends 2 KiB.
+const READ_BYTES_BUSY: usize = 16 << 10;
+/// Replies are sent once there is this much of them, even within a pipeline.
+const REPLY_BYTES: usize = 256 << 10;
+/// A client that has begun a request must finish it, and one that has not authenticated must,
+/// within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a client that has not authenticated.
+const PATIENCE_BEFORE_AUTH: Duration = Duration::from_secs(10);
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The client closed it, or asked for it.
+    Closed,
+    /// The client broke the protocol; it was told so.
+    Protocol,
+    /// The client took too long.
+    TooSlow,
+    /// The shard has ended, so nothing can be answered.
+    ShardEnded,
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What comes after a command.
+enum Next {
+    Command,
+    Close,
+}
+
+/// One client's connection.
+struct Connection {
+    stream: TcpStream,
+    node: Arc<Node>,
+    shard: Arc<Shard>,
+    stop: Arc<Stop>,
+    session: Session,
+    decoder: Decoder,
+    unread: BytesMut,
+    replies: BytesMut,
+    /// The transaction being queued, between MULTI and EXEC.
+    multi: Option<Multi>,
+    watched: exec::Watched,
+}
+
+impl Connection {
+    fn new(
+        stream: TcpStream,
+        node: Arc<Node>,
+        shard: Arc<Shard>,
+        stop: Arc<Stop>,
+        session: Session,
+    ) -> Self {
+        let limits = limits_of(&session, &node);
+        Self {
+            stream,
+            node,
+            shard,
+            stop,
+            session,
+            decoder: Decoder::new(limits),
+            unread: BytesMut::new(),
+            replies: BytesMut::new(),
+            multi: None,
+            watched: exec::Watched::default(),
+        }
+    }
+
+    /// Serves the client until one side ends it.
+    async fn serve(&mut self) -> End {
+        let end = match self.serve_requests().await {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        };
+        self.unwatch();
+        end
+    }
+
+    async fn serve_requests(&mut self) -> Result<(), End> {
+        loop {
+            self.decoder.set_limits(limits_of(&self.session, &self.node));
+            match self.decoder.decode(&mut self.unread, self.commands_max()) {
+                Ok(pipeline) if pipeline.is_empty() => {
+                    if self.stop.is_requested() {
+                        return Ok(());
+                    }
+                    self.read().await?;
+                }
+                Ok(pipeline) => {
+                    let stop = self.stop.clone();
+                    let _busy = stop.busy();
+                    let next = self.run(pipeline).await?;
+                    self.send().await?;
+                    if let Next::Close = next {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return self.refuse(&error).await,
+            }
+        }
+    }
+
+    /// Before authentication requests are taken one by one, because AUTH changes the limits.
+    fn commands_max(&self) -> usize {
+        if self.session.must_authenticate(&self.node) { 1 } else { COMMANDS_MAX }
+    }
+
+    async fn refuse(&mut self, error: &ProtocolError) -> Result<(), End> {
+        if !matches!(error, ProtocolError::CrossProtocol) {
+            self.writer().error(&format!("ERR {error}"));
+            self.send().await?;
+        }
+        Err(End::Protocol)
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        let busy = self.unread.capacity() > READ_BYTES;
+        let room = self.decoder.wanted().max(if busy { READ_BYTES_BUSY } else { READ_BYTES });
+        self.unread.reserve(room);
+        let patience = if self.session.must_authenticate(&self.node) {
+            Some(PATIENCE_BEFORE_AUTH)
+        } else {
+            (!self.unread.is_empty()).then_some(PATIENCE)
+        };
+        let read = self.stream.read_buf(&mut self.unread);
+        let bytes = match patience {
+            None => read.await?,
+            Some(patience) => timeout(patience, read).await.map_err(|_| End::TooSlow)??,
+        };
+        self.session.count_bytes(bytes, 0);
+        if bytes == 0 { Err(End::Closed) } else { Ok(()) }
+    }
+
+    /// Sends what has been replied so far.
+    async fn send(&mut self) -> Result<(), End> {
+        if !self.replies.is_empty() {
+            self.stream.write_all(&self.replies).await?;
+            self.session.count_bytes(0, self.replies.len());
+            self.replies.clear();
+            if self.replies.capacity() > REPLY_BYTES {
+                self.replies = BytesMut::new();
+            }
+        }
+        let queued = self.multi.as_ref().map(Multi::len);
+        self.session.publish(&self.node, queued, 0);
+        Ok(())
+    }
+
+    fn writer(&mut self) -> ReplyWriter<'_> {
+        ReplyWriter::new(&mut self.replies, self.session.protocol)
+    }
+
+    async fn run(&mut self, pipeline: Pipeline) -> Result<Next, End> {
+        let mut rest = Some(pipeline);
+        let mut index = 0;
+        while let Some(pipeline) = rest.take() {
+            if index == pipeline.len() {
+                self.decoder.recycle(pipeline);
+                break;
+            }
+            if self.replies.len() > REPLY_BYTES {
+                self.send().await?;
+            }
+            match self.step(pipeline, &mut index).await? {
+                (pipeline, Next::Command) => rest = Some(pipeline),
+                (_, Next::Close) => return Ok(Next::Close),
+            }
+        }
+        Ok(Next::Command)
+    }
+}
+
+fn limits_of(session: &Session, node: &Node) -> Limits {
+    if session.must_authenticate(node) { Limits::BEFORE_AUTH } else { Limits::AFTER_AUTH }
+}

@@ -1,0 +1,140 @@
+//! Runs requests: here, on the shard's writer, or as part of a transaction.
+
+use larder_resp::{Pipeline, ReplyWriter, Request};
+
+use super::{Connection, End, Next};
+use crate::{
+    clock::wall_ms,
+    command::{Command, CommandError, Handler, Outcome},
+    shard::{Run, Task, Work},
+};
+
+/// Requests handed to the shard's writer at once.
+const RUN_MAX: usize = 256;
+
+impl Connection {
+    /// Runs the request at `index`, and those behind it that go to the writer with it. The
+    /// pipeline is handed through, because the writer may need it on its own thread.
+    pub(super) async fn step(
+        &mut self,
+        pipeline: Pipeline,
+        index: &mut usize,
+    ) -> Result<(Pipeline, Next), End> {
+        let request = pipeline.request(*index);
+        let command = match self.admit(request) {
+            Ok(command) => command,
+            Err(refusal) => {
+                if let Some(multi) = &mut self.multi {
+                    multi.fail();
+                }
+                self.writer().error(&refusal.to_string());
+                *index += 1;
+                return Ok((pipeline, Next::Command));
+            }
+        };
+        if self.multi.is_some() && !command.is_never_queued() {
+            self.queue(command, request);
+            *index += 1;
+            return Ok((pipeline, Next::Command));
+        }
+        match command.handler {
+            Handler::Write(_) | Handler::ReadMany(_) => {
+                let pipeline = self.run_on_writer(pipeline, index).await?;
+                Ok((pipeline, Next::Command))
+            }
+            Handler::Read(_) | Handler::Session(_) => {
+                self.run_here(command, request);
+                *index += 1;
+                Ok((pipeline, Next::Command))
+            }
+            Handler::Loop(loop_command) => {
+                *index += 1;
+                let next = self.run_loop_command(loop_command, command, request).await?;
+                Ok((pipeline, next))
+            }
+        }
+    }
+
+    /// The command of a request, if the client may run it with these arguments.
+    fn admit(&self, request: Request<'_>) -> Result<&'static Command, CommandError> {
+        let command = Command::admit(request)?;
+        if self.session.must_authenticate(&self.node) && !command.needs_no_authentication() {
+            return Err(CommandError::message("NOAUTH Authentication required."));
+        }
+        Ok(command)
+    }
+
+    /// Runs a command that needs no writer.
+    pub(super) fn run_here(&mut self, command: &'static Command, request: Request<'_>) {
+        let Self { node, shard, session, replies, .. } = self;
+        let start = replies.len();
+        let mut writer = ReplyWriter::new(replies, session.protocol);
+        let outcome = match command.handler {
+            Handler::Read(read) => read(request, &shard.store().view(wall_ms()), &mut writer),
+            Handler::Session(run) => run(request, session, node, &mut writer),
+            Handler::ReadMany(_) | Handler::Write(_) | Handler::Loop(_) => {
+                unreachable!("these run elsewhere")
+            }
+        };
+        self.finish(command, start, outcome);
+    }
+
+    /// Ends a command: writes its refusal, counts it, and drops a reply that is not wanted.
+    pub(super) fn finish(&mut self, command: &'static Command, start: usize, outcome: Outcome) {
+        let refused = outcome.is_err();
+        if let Err(refusal) = outcome {
+            let mut writer = self.writer();
+            writer.truncate(start);
+            writer.error(&refusal.to_string());
+        }
+        if self.session.is_muted() {
+            self.replies.truncate(start);
+        }
+        self.session.finish_command();
+        self.session.count(&self.node, command, refused);
+    }
+
+    /// Hands the request at `index`, and those behind it that touch keys, to the writer.
+    async fn run_on_writer(
+        &mut self,
+        pipeline: Pipeline,
+        index: &mut usize,
+    ) -> Result<Pipeline, End> {
+        let commands = self.run_of(&pipeline, *index);
+        let run = Run { refused: Vec::with_capacity(commands.len()), pipeline, next: *index, commands };
+        let mut work = Work::of(Task::Run(run));
+        work.replies = std::mem::take(&mut self.replies);
+        work.protocol = self.session.protocol;
+        let start = work.replies.len();
+        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        self.replies = work.replies;
+        self.session.last_write = work.written.or(self.session.last_write);
+        let Task::Run(run) = work.task else { unreachable!("work comes back as it went") };
+        *index = run.next;
+        if self.session.is_muted() {
+            self.replies.truncate(start);
+        }
+        for (command, refused) in run.commands.iter().zip(&run.refused) {
+            self.session.count(&self.node, command, *refused);
+        }
+        self.session.finish_command();
+        Ok(run.pipeline)
+    }
+
+    /// The commands from `first` on that the writer can run in one go. With CLIENT REPLY in force
+    /// each command goes alone, because its reply may have to be dropped.
+    fn run_of(&self, pipeline: &Pipeline, first: usize) -> Vec<&'static Command> {
+        let most = if self.session.plain_replies() { RUN_MAX } else { 1 };
+        (first..pipeline.len())
+            .take(most)
+            .map_while(|index| {
+                let command = self.admit(pipeline.request(index)).ok()?;
+                let touches_keys = matches!(
+                    command.handler,
+                    Handler::Read(_) | Handler::ReadMany(_) | Handler::Write(_)
+                );
+                touches_keys.then_some(command)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,135 @@
+//! Evaluates work on the writer thread: commands become replies and log records.
+
+use std::{borrow::Cow, sync::atomic::Ordering};
+
+use larder_resp::ReplyWriter;
+use larder_storage::{Position, Touched, Txn, Writer};
+
+use super::{
+    watch::Watches,
+    work::{Run, Task, Transaction, Work},
+};
+use crate::command::{Command, CommandError, Handler, Outcome};
+
+/// A run stops when its replies have grown beyond this; the connection sends them first.
+const REPLY_BYTES: usize = 1 << 20;
+
+/// Does the work at this wall clock, in milliseconds since the Unix epoch.
+pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, now_ms: u64) {
+    let Work { task, replies, protocol, written, .. } = work;
+    let mut replies = ReplyWriter::new(replies, *protocol);
+    match task {
+        Task::Run(run) => evaluate_run(run, writer, watches, now_ms, &mut replies, written),
+        Task::Transaction(transaction) => {
+            evaluate_transaction(transaction, writer, watches, now_ms, &mut replies, written);
+        }
+        Task::Watch { keys, touched, present } => {
+            let view = writer.view(now_ms);
+            for key in keys {
+                // A key that cannot be read counts as there: EXEC then aborts rather than errs.
+                let there = view.row(key).map_or(true, |row| row.is_some());
+                watches.add(key, touched, there);
+                present.push(there);
+            }
+        }
+        Task::Seal => writer.seal(),
+    }
+}
+
+fn evaluate_run(
+    run: &mut Run,
+    writer: &mut Writer,
+    watches: &Watches,
+    now_ms: u64,
+    replies: &mut ReplyWriter<'_>,
+    written: &mut Option<Position>,
+) {
+    let started_at = replies.position();
+    let mut admitted = None;
+    while let Some(command) = run.commands.get(run.refused.len()) {
+        let request = run.pipeline.request(run.next);
+        let start = replies.position();
+        let outcome = match command.handler {
+            Handler::Read(read) | Handler::ReadMany(read) => {
+                read(request, &writer.view(now_ms), replies)
+            }
+            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(writer)) {
+                Ok(()) => {
+                    let mut txn = writer.transaction(now_ms);
+                    let outcome = write(request, &mut txn, replies);
+                    finish(txn, watches, written);
+                    outcome
+                }
+                Err(refusal) => Err(CommandError::Message(refusal.clone())),
+            },
+            Handler::Session(_) | Handler::Loop(_) => unreachable!("the connection runs these"),
+        };
+        run.refused.push(outcome.is_err());
+        write_refusal(outcome, start, replies);
+        run.next += 1;
+        if replies.position() - started_at > REPLY_BYTES {
+            break;
+        }
+    }
+}
+
+fn evaluate_transaction(
+    transaction: &mut Transaction,
+    writer: &mut Writer,
+    watches: &Watches,
+    now_ms: u64,
+    replies: &mut ReplyWriter<'_>,
+    written: &mut Option<Position>,
+) {
+    let admitted = admit(writer);
+    let mut txn = writer.transaction(now_ms);
+    let expired = transaction.watched.iter().any(|(key, present)| {
+        *present && !txn.view().row(key).is_ok_and(|row| row.is_some())
+    });
+    if expired || transaction.touched.load(Ordering::Acquire) {
+        transaction.aborted = true;
+        return;
+    }
+    for (index, command) in transaction.commands.iter().enumerate() {
+        let request = transaction.requests[index].request(0);
+        let start = replies.position();
+        let outcome = match command.handler {
+            Handler::Read(read) | Handler::ReadMany(read) => read(request, &txn.view(), replies),
+            Handler::Write(write) => match &admitted {
+                Ok(()) => write(request, &mut txn, replies),
+                Err(refusal) => Err(CommandError::Message(refusal.clone())),
+            },
+            Handler::Session(_) | Handler::Loop(_) => Ok(()),
+        };
+        transaction.refused.push(outcome.is_err());
+        write_refusal(outcome, start, replies);
+        transaction.reply_ends.push(replies.position());
+    }
+    finish(txn, watches, written);
+}
+
+/// Ends a transaction: tells the watchers, then appends the record.
+fn finish(txn: Txn<'_>, watches: &Watches, written: &mut Option<Position>) {
+    if watches.any() {
+        txn.touched(|touched| match touched {
+            Touched::Key(key) => watches.touch(key),
+            Touched::All => watches.touch_all(),
+        });
+    }
+    if let Some(position) = txn.commit() {
+        *written = Some(position);
+    }
+}
+
+/// Whether writes are taken now; else what to refuse them with.
+fn admit(writer: &Writer) -> Result<(), Cow<'static, str>> {
+    writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
+}
+
+/// Replaces what a refused command wrote by its refusal.
+pub fn write_refusal(outcome: Outcome, start: usize, replies: &mut ReplyWriter<'_>) {
+    if let Err(refusal) = outcome {
+        replies.truncate(start);
+        replies.error(&refusal.to_string());
+    }
+}

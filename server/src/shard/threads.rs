@@ -1,0 +1,260 @@
+//! The threads of a shard, from its opening to its end.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use larder_storage::{
+    Batch, Directory, DirectoryError, Folder, LogError, Recovered, Store, StoreError, StoreOptions,
+    Syncer, Writer, open,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    evaluate::evaluate,
+    queue::{Queue, Taken},
+    watch::Watches,
+    work::{Task, Work},
+};
+use crate::clock::wall_ms;
+
+/// The sync thread writes its mark after this much idleness: soon enough to be there before most
+/// power cuts, and late enough not to double the writes of a slow client.
+const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
+/// The writer waits for the sync thread while this much is staged: memory is bounded by it.
+const STAGED_BYTES_MAX: usize = 64 << 20;
+
+/// Why a shard did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// The data directory was refused.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The log failed: nothing more can be acknowledged.
+    #[error("the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}")]
+    Log(#[from] LogError),
+    /// The store was refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread could not be started.
+    #[error("start a thread of the shard: {0}")]
+    Thread(io::Error),
+}
+
+/// A shard at work; a handle for connections.
+pub struct Shard {
+    incoming: Arc<Queue<Vec<Work>>>,
+    store: Store,
+    watches: Arc<Watches>,
+    recovered: Recovered,
+    replayed: u64,
+    root: PathBuf,
+}
+
+/// The threads of a shard, for whoever started it.
+pub struct Threads {
+    incoming: Arc<Queue<Vec<Work>>>,
+    store: Store,
+    writer: JoinHandle<()>,
+    syncer: JoinHandle<Result<(), LogError>>,
+    folder: JoinHandle<()>,
+    _directory: Directory,
+}
+
+/// What the writer has evaluated and the sync thread has not written.
+#[derive(Default)]
+struct Staged {
+    batches: Vec<Batch>,
+    works: Vec<Work>,
+}
+
+impl Shard {
+    /// Opens the shard's store under `root` and starts its threads. `failed` is called, on the
+    /// sync thread, when the log fails; the process must then end.
+    ///
+    /// # Errors
+    /// When the store is refused or a thread cannot be started.
+    pub fn start(
+        root: &Path,
+        options: StoreOptions,
+        epoch_id: u64,
+        failed: impl FnOnce(&LogError) + Send + 'static,
+    ) -> Result<(Arc<Self>, Threads), ShardError> {
+        let directory = Directory::open(root)?;
+        let opened = open(&directory, options, wall_ms(), epoch_id)?;
+        let incoming = Arc::new(Queue::new());
+        let staged = Arc::new(Queue::<Staged>::new());
+        let watches = Arc::new(Watches::default());
+
+        let (writer, folder, syncer) = (opened.writer, opened.folder, opened.syncer);
+        let write = {
+            let (incoming, staged, watches) = (incoming.clone(), staged.clone(), watches.clone());
+            move || write_until_closed(writer, &incoming, &staged, &watches)
+        };
+        let sync = move || {
+            let result = sync_until_closed(syncer, &staged);
+            if let Err(error) = &result {
+                failed(error);
+            }
+            result
+        };
+        let shard = Arc::new(Self {
+            incoming: incoming.clone(),
+            store: opened.store.clone(),
+            watches,
+            recovered: opened.recovered,
+            replayed: opened.replayed,
+            root: root.to_path_buf(),
+        });
+        let threads = Threads {
+            incoming,
+            store: opened.store,
+            writer: spawn("writer", write)?,
+            syncer: spawn("syncer", sync)?,
+            folder: spawn("folder", move || fold_until_stopped(folder))?,
+            _directory: directory,
+        };
+        Ok((shard, threads))
+    }
+
+    /// Hands work in. The receiver answers with the same work when it is done, or with an error
+    /// when the shard has ended: then nothing is known of what became of it.
+    pub fn submit(&self, mut work: Work) -> oneshot::Receiver<Work> {
+        let (done, receiver) = oneshot::channel();
+        work.done = Some(done);
+        // A closed queue drops the work, which the receiver sees.
+        let _ = self.incoming.add(|waiting| waiting.push(work));
+        receiver
+    }
+
+    /// The store, for reading.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The watched keys.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    /// What recovery found when the shard was opened.
+    pub const fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// Records that were replayed when the shard was opened.
+    pub const fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+impl Threads {
+    /// Takes no more work, finishes what was handed in, folds everything and flushes, so that the
+    /// next start has nothing to replay.
+    ///
+    /// # Errors
+    /// When the log failed.
+    pub fn stop(self) -> Result<(), LogError> {
+        self.incoming.close();
+        let joined = "a panic ends the process";
+        self.writer.join().expect(joined);
+        let result = self.syncer.join().expect(joined);
+        self.store.stop_folding();
+        self.folder.join().expect(joined);
+        result
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, ShardError> {
+    thread::Builder::new().name(name.into()).spawn(run).map_err(ShardError::Thread)
+}
+
+fn write_until_closed(
+    mut writer: Writer,
+    incoming: &Queue<Vec<Work>>,
+    staged: &Queue<Staged>,
+    watches: &Watches,
+) {
+    while let Taken::All(mut works) = incoming.take(Vec::is_empty, None) {
+        writer.wait_for_room();
+        let now_ms = wall_ms();
+        for work in &mut works {
+            evaluate(work, &mut writer, watches, now_ms);
+        }
+        if !stage(&mut writer, staged, works) {
+            return;
+        }
+    }
+    // Everything so far gets folded before the shard ends.
+    writer.seal();
+    staged.close();
+}
+
+/// False when the sync thread has ended.
+fn stage(writer: &mut Writer, staged: &Queue<Staged>, mut works: Vec<Work>) -> bool {
+    staged.wait_while(|staged| {
+        staged.batches.iter().map(Batch::record_bytes).sum::<usize>() > STAGED_BYTES_MAX
+    });
+    let batch = writer.take_batch();
+    staged.add(|staged| {
+        staged.batches.extend(batch);
+        staged.works.append(&mut works);
+    })
+}
+
+fn sync_until_closed(mut syncer: Syncer, staged: &Queue<Staged>) -> Result<(), LogError> {
+    let is_empty = |staged: &Staged| staged.works.is_empty();
+    loop {
+        match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
+            Taken::All(Staged { batches, works }) => {
+                if let Err(error) = syncer.commit(batches) {
+                    staged.close();
+                    return Err(error);
+                }
+                works.into_iter().for_each(answer);
+            }
+            Taken::Nothing => syncer.idle()?,
+            Taken::Closed => return syncer.close(),
+        }
+    }
+}
+
+fn answer(mut work: Work) {
+    if let Some(done) = work.done.take() {
+        // The connection may have gone meanwhile; what it wrote stays.
+        let _ = done.send(work);
+    }
+}
+
+fn fold_until_stopped(folder: Folder) {
+    if let Err(error) = folder.run() {
+        tracing::error!(%error, "the fold ended");
+    }
+}
+
+/// Work that seals the top layer.
+impl Work {
+    /// Work without replies of its own.
+    pub fn of(task: Task) -> Self {
+        Self {
+            task,
+            replies: bytes::BytesMut::new(),
+            protocol: larder_resp::Protocol::default(),
+            written: None,
+            done: None,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What connections hand to the shard's writer.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use bytes::BytesMut;
+use larder_resp::{Pipeline, Protocol};
+use larder_types::Position;
+use tokio::sync::oneshot;
+
+use crate::command::Command;
+
+/// A piece of work, which comes back to its connection when it is done and durable.
+pub struct Work {
+    /// What to do.
+    pub task: Task,
+    /// The replies, written behind what is there already.
+    pub replies: BytesMut,
+    /// What the replies are written in.
+    pub protocol: Protocol,
+    /// The position of the last record that this work wrote.
+    pub written: Option<Position>,
+    /// Where the work goes when it is done; taken by the shard.
+    pub done: Option<oneshot::Sender<Self>>,
+}
+
+/// The kinds of work.
+pub enum Task {
+    /// Commands, one after the other, each a record of its own.
+    Run(Run),
+    /// The commands of a MULTI, one record together.
+    Transaction(Transaction),
+    /// Watches keys, so that EXEC can tell whether they changed.
+    Watch {
+        /// The keys.
+        keys: Vec<Vec<u8>>,
+        /// Set when one of them changes.
+        touched: Arc<AtomicBool>,
+        /// For each key, once done, whether it was there.
+        present: Vec<bool>,
+    },
+    /// Seals the top layer, so that all there is now gets folded.
+    Seal,
+}
+
+/// Commands of one connection, in their order.
+pub struct Run {
+    /// Where the commands are.
+    pub pipeline: Pipeline,
+    /// Which request of the pipeline is next. The shard may stop early, when the replies have
+    /// grown large; the connection sends them and hands the rest in again.
+    pub next: usize,
+    /// The commands of the requests from the first `next` on.
+    pub commands: Vec<&'static Command>,
+    /// For each command that ran, whether it was refused.
+    pub refused: Vec<bool>,
+}
+
+/// The commands of a MULTI.
+pub struct Transaction {
+    /// The queued requests, each alone in its pipeline.
+    pub requests: Vec<Pipeline>,
+    /// Their commands. Those that touch no keys are left out by the shard: the connection runs
+    /// them when it puts the replies together.
+    pub commands: Vec<&'static Command>,
+    /// Where each command's reply ends in the replies; equal to the one before for those left out.
+    pub reply_ends: Vec<usize>,
+    /// For each command, whether it was refused.
+    pub refused: Vec<bool>,
+    /// The keys watched, each with whether it was there when it was watched.
+    pub watched: Vec<(Vec<u8>, bool)>,
+    /// Whether a watched key changed.
+    pub touched: Arc<AtomicBool>,
+    /// Whether the transaction was given up because of it.
+    pub aborted: bool,
+}

@@ -1,0 +1,278 @@
+//! A layer: what a stretch of the log wrote, by key, in memory, before it is folded into RocksDB.
+//!
+//! The newest layer is written by the shard's writer; the layers below are sealed and never
+//! change. A layer is folded as a whole, so a key that many records wrote costs RocksDB one write.
+
+use std::{
+    hash::BuildHasher,
+    sync::{
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry as TableEntry};
+use larder_types::Unit;
+use parking_lot::RwLock;
+
+use super::versions::Versions;
+use crate::{Applied, row::Generation};
+
+/// Bytes of a row; `None` stands for a deletion.
+pub(crate) type RowBytes = Option<Arc<[u8]>>;
+/// A field's latest change and the hash it was made in.
+type FieldChange = (Generation, RowBytes);
+type Fields = HashMap<Arc<[u8]>, Versions<FieldChange>>;
+
+/// Units of one block. A block is what one lock guards, and what a scan gathers and sorts at once.
+pub(crate) const UNITS_PER_BLOCK: u16 = 64;
+/// Blocks of a layer.
+pub(crate) const BLOCKS: u16 = larder_types::UNITS / UNITS_PER_BLOCK;
+
+static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+
+/// A key with what every lookup of it needs, computed once.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyRef<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) unit: Unit,
+    hash: u64,
+}
+
+impl<'a> KeyRef<'a> {
+    pub(crate) fn new(key: &'a [u8]) -> Self {
+        Self { key, unit: Unit::of_key(key), hash: HASHER.hash_one(key) }
+    }
+
+    const fn block(&self) -> usize {
+        (self.unit.as_u16() / UNITS_PER_BLOCK) as usize
+    }
+}
+
+/// How much of a layer a reader may see.
+#[derive(Clone, Copy)]
+pub(crate) enum Sight<'a> {
+    /// Everything: the writer's sight.
+    Newest,
+    /// Up to the watermark as it is when the first layer is looked at.
+    Visible(&'a AtomicU64),
+    /// Up to this record.
+    Upto(u64),
+}
+
+impl Sight<'_> {
+    /// The record up to which this sight reaches. Must be called under the lock of the block
+    /// that is read, else a version could be dropped between the two.
+    fn resolve(self) -> u64 {
+        match self {
+            Self::Newest => u64::MAX,
+            Self::Visible(watermark) => watermark.load(Ordering::Acquire),
+            Self::Upto(seq) => seq,
+        }
+    }
+}
+
+pub(crate) struct Entry {
+    key: Arc<[u8]>,
+    unit: u16,
+    row: Versions<RowBytes>,
+    fields: Option<Box<Fields>>,
+}
+
+/// One layer of the table of writes in flight.
+pub(crate) struct Layer {
+    blocks: Vec<RwLock<HashTable<Entry>>>,
+    /// The record that cleared the shard and began this layer: nothing below is seen beyond it.
+    cleared: Option<u64>,
+    /// Bytes of the records in this layer, as they are in the log.
+    log_bytes: AtomicU64,
+    records: AtomicU64,
+    sealed: OnceLock<Applied>,
+}
+
+/// What a layer knows of a key's row.
+pub(crate) enum Found {
+    /// Nothing: ask the layer below.
+    Nothing,
+    /// The row, or its deletion.
+    Row(RowBytes),
+}
+
+impl Layer {
+    pub(crate) fn new(cleared: Option<u64>) -> Self {
+        Self {
+            blocks: (0..BLOCKS).map(|_| RwLock::new(HashTable::new())).collect(),
+            cleared,
+            log_bytes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            sealed: OnceLock::new(),
+        }
+    }
+
+    pub(crate) const fn cleared(&self) -> Option<u64> {
+        self.cleared
+    }
+
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_record(&self, log_bytes: u64) {
+        self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
+        self.records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says that no record after `last` writes to this layer.
+    pub(crate) fn seal(&self, last: Applied) {
+        self.sealed.set(last).expect("a layer is sealed once");
+    }
+
+    pub(crate) fn sealed(&self) -> Option<&Applied> {
+        self.sealed.get()
+    }
+
+    pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, visible: u64, row: RowBytes) {
+        let mut block = self.blocks[key.block()].write();
+        match block.entry(key.hash, |entry| *entry.key == *key.key, hash_of_entry) {
+            TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, visible, row),
+            TableEntry::Vacant(vacant) => {
+                vacant.insert(Entry {
+                    key: Arc::from(key.key),
+                    unit: key.unit.as_u16(),
+                    row: Versions::new(seq, row),
+                    fields: None,
+                });
+            }
+        }
+    }
+
+    /// Records a field's change. The key's row must have been put by the same record.
+    pub(crate) fn put_field(
+        &self,
+        key: KeyRef<'_>,
+        seq: u64,
+        visible: u64,
+        field: &[u8],
+        change: FieldChange,
+    ) {
+        let mut block = self.blocks[key.block()].write();
+        let entry = block
+            .find_mut(key.hash, |entry| *entry.key == *key.key)
+            .expect("a hash's row is put before its fields");
+        let fields = entry.fields.get_or_insert_default();
+        match fields.get_mut(field) {
+            Some(versions) => versions.push(seq, visible, change),
+            None => {
+                fields.insert(Arc::from(field), Versions::new(seq, change));
+            }
+        }
+    }
+
+    pub(crate) fn row(&self, key: KeyRef<'_>, sight: Sight<'_>) -> (Found, u64) {
+        self.look(key, sight, |_, _| ())
+    }
+
+    /// Looks the key's row up and, while the block is still locked, lets `also` look at the
+    /// fields. Answers the record up to which was looked as well, for the layers below.
+    pub(crate) fn look(
+        &self,
+        key: KeyRef<'_>,
+        sight: Sight<'_>,
+        also: impl FnOnce(FieldsAt<'_>, &Found),
+    ) -> (Found, u64) {
+        let block = self.blocks[key.block()].read();
+        let seq = sight.resolve();
+        let entry = block.find(key.hash, |entry| *entry.key == *key.key);
+        let found = match entry.and_then(|entry| entry.row.at(seq)) {
+            Some(row) => Found::Row(row.clone()),
+            None => Found::Nothing,
+        };
+        also(FieldsAt { fields: entry.and_then(|entry| entry.fields.as_deref()), seq }, &found);
+        (found, seq)
+    }
+
+    /// Every row of a block in (unit, key) order as of `sight`, deletions included.
+    pub(crate) fn rows_of_block(&self, block: u16, sight: Sight<'_>) -> (Vec<BlockRow>, u64) {
+        let block = self.blocks[usize::from(block)].read();
+        let seq = sight.resolve();
+        let rows = block
+            .iter()
+            .filter_map(|entry| {
+                let row = entry.row.at(seq)?.clone();
+                Some(BlockRow { unit: entry.unit, key: entry.key.clone(), row })
+            })
+            .collect();
+        (rows, seq)
+    }
+
+    /// Visits what a fold up to record `seq` must write, block by block: in each block every row
+    /// in (unit, key) order, with its changed fields in field order.
+    pub(crate) fn visit_sorted(&self, seq: u64, mut visit: impl FnMut(&[FoldRow<'_>])) {
+        for block in &self.blocks {
+            let block = block.read();
+            let mut rows: Vec<FoldRow<'_>> = block
+                .iter()
+                .filter_map(|entry| {
+                    let row = entry.row.at(seq)?;
+                    let fields = FieldsAt { fields: entry.fields.as_deref(), seq };
+                    Some(FoldRow { unit: entry.unit, key: &entry.key, row, fields })
+                })
+                .collect();
+            rows.sort_unstable_by(|a, b| (a.unit, a.key).cmp(&(b.unit, b.key)));
+            visit(&rows);
+        }
+    }
+}
+
+fn hash_of_entry(entry: &Entry) -> u64 {
+    HASHER.hash_one(&*entry.key)
+}
+
+/// A row of a block, for scans.
+pub(crate) struct BlockRow {
+    pub(crate) unit: u16,
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) row: RowBytes,
+}
+
+/// A row to fold.
+pub(crate) struct FoldRow<'a> {
+    pub(crate) unit: u16,
+    pub(crate) key: &'a Arc<[u8]>,
+    pub(crate) row: &'a RowBytes,
+    pub(crate) fields: FieldsAt<'a>,
+}
+
+/// A key's changed fields in one layer, as of a record.
+#[derive(Clone, Copy)]
+pub(crate) struct FieldsAt<'a> {
+    fields: Option<&'a Fields>,
+    seq: u64,
+}
+
+impl<'a> FieldsAt<'a> {
+    /// What this layer knows of `field` in the hash `generation`: `None` if nothing.
+    pub(crate) fn change(&self, generation: &Generation, field: &[u8]) -> Option<&'a RowBytes> {
+        self.at(generation, self.fields?.get(field)?)
+    }
+
+    /// Every changed field of the hash `generation`, in no order.
+    pub(crate) fn changes(
+        self,
+        generation: Generation,
+    ) -> impl Iterator<Item = (&'a Arc<[u8]>, &'a RowBytes)> {
+        self.fields
+            .into_iter()
+            .flatten()
+            .filter_map(move |(field, versions)| Some((field, self.at(&generation, versions)?)))
+    }
+
+    fn at(&self, generation: &Generation, versions: &'a Versions<FieldChange>) -> Option<&'a RowBytes> {
+        let (made_in, row) = versions.at(self.seq)?;
+        (made_in == generation).then_some(row)
+    }
+}

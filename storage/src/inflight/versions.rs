@@ -1,0 +1,82 @@
+//! The versions of one value that readers at different watermarks may still want.
+
+/// The newest version and those older ones that a reader of visible state may need.
+#[derive(Debug)]
+pub(super) struct Versions<T> {
+    newest_seq: u64,
+    newest: T,
+    /// Oldest first; empty but while a write is in flight.
+    older: Vec<(u64, T)>,
+}
+
+impl<T> Versions<T> {
+    pub(super) const fn new(seq: u64, value: T) -> Self {
+        Self { newest_seq: seq, newest: value, older: Vec::new() }
+    }
+
+    /// Adds the version written by record `seq`. Of the versions at or below the `visible`
+    /// watermark only the newest stays: readers take the watermark under the same lock that
+    /// guards this value, so none of them can ask for less than `visible`.
+    pub(super) fn push(&mut self, seq: u64, visible: u64, value: T) {
+        debug_assert!(seq >= self.newest_seq, "records are applied in order");
+        let newest = std::mem::replace(&mut self.newest, value);
+        if self.newest_seq == seq {
+            return;
+        }
+        if self.newest_seq <= visible {
+            self.older.clear();
+        } else if let Some(keep) = self.older.iter().rposition(|(seq, _)| *seq <= visible) {
+            self.older.drain(..keep);
+        }
+        self.older.push((self.newest_seq, newest));
+        self.newest_seq = seq;
+    }
+
+    /// The newest version, visible or not: what the writer evaluates against.
+    pub(super) const fn newest(&self) -> &T {
+        &self.newest
+    }
+
+    /// The newest version written by a record not beyond `seq`.
+    pub(super) fn at(&self, seq: u64) -> Option<&T> {
+        if self.newest_seq <= seq {
+            return Some(&self.newest);
+        }
+        self.older.iter().rev().find(|(written, _)| *written <= seq).map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_the_newest_version_at_its_watermark() {
+        let mut versions = Versions::new(10, 'a');
+        versions.push(12, 10, 'b');
+        versions.push(14, 10, 'c');
+        assert_eq!(versions.at(9), None);
+        assert_eq!(versions.at(11), Some(&'a'));
+        assert_eq!(versions.at(12), Some(&'b'));
+        assert_eq!(versions.at(99), Some(&'c'));
+        assert_eq!(versions.newest(), &'c');
+    }
+
+    #[test]
+    fn versions_that_no_reader_can_ask_for_are_dropped() {
+        let mut versions = Versions::new(10, 'a');
+        versions.push(12, 10, 'b');
+        versions.push(14, 13, 'c');
+        assert_eq!(versions.older, [(12, 'b')]);
+        versions.push(16, 14, 'd');
+        assert_eq!(versions.older, [(14, 'c')]);
+    }
+
+    #[test]
+    fn a_record_that_writes_twice_leaves_its_last_value() {
+        let mut versions = Versions::new(10, 'a');
+        versions.push(10, 9, 'b');
+        assert_eq!(versions.at(10), Some(&'b'));
+        assert_eq!(versions.at(9), None);
+    }
+}

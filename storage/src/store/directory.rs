@@ -1,0 +1,219 @@
+//! The data directory: its lock, its format version, and the places in it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::fs::{Fs, RealFs, write_atomic};
+
+/// The version of the data directory as a whole that this build writes and opens.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+/// A format file is one short line; more than this is not one.
+const FORMAT_BYTES_MAX: u64 = 256;
+
+/// Why a data directory was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// The format file does not read as one.
+    #[error(
+        "{path}: not a format file: {found:?}; expected a line like {expected:?}. The directory is \
+         damaged or not Larder's; restore it from a replica or a backup"
+    )]
+    Damaged {
+        /// The format file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What this build writes.
+        expected: String,
+    },
+    /// Files that are not Larder's.
+    #[error("{path}: neither empty nor a data directory (it has {found:?} but no {FORMAT_FILE}); give --data an empty directory")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the files in it.
+        found: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was opened or made.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{path}: in use by another kvd; one process at a time may open a data directory")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Written by another version.
+    #[error("{path}: data format {found}, but this build opens format {supported}; start it with the version of kvd that wrote it")]
+    UnsupportedFormat {
+        /// The format file.
+        path: PathBuf,
+        /// The version in it.
+        found: u32,
+        /// The version of this build.
+        supported: u32,
+    },
+}
+
+/// An open data directory, held by an exclusive lock until it is dropped.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Locks the directory and checks its format. Where there is none, or an empty one, it is made.
+    ///
+    /// # Errors
+    /// When it is in use, damaged, foreign, of another format, or cannot be made.
+    pub fn open(root: &Path) -> Result<Self, DirectoryError> {
+        let at = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DirectoryError::Io { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at(root))?;
+        let lock_path = root.join(LOCK_FILE);
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = options.open(&lock_path).map_err(at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DirectoryError::Locked { path: lock_path });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(DirectoryError::Io { path: lock_path, source });
+            }
+        }
+        let directory = Self { root: root.to_path_buf(), _lock: lock };
+        directory.check_format()?;
+        for part in [directory.log(), directory.quarantine()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(at(&part))?;
+        }
+        Ok(directory)
+    }
+
+    /// Where the log's segments are.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// Where the state's database is.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// Where damaged bytes are set aside.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    fn check_format(&self) -> Result<(), DirectoryError> {
+        let path = self.root.join(FORMAT_FILE);
+        let mut found = String::new();
+        let expected = format_line(FORMAT_VERSION);
+        match File::open(&path).and_then(|file| {
+            file.take(FORMAT_BYTES_MAX).read_to_string(&mut found).map(|_| ())
+        }) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.begin(&expected),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                let found = "bytes that are not text".into();
+                return Err(DirectoryError::Damaged { path, found, expected });
+            }
+            Err(source) => return Err(DirectoryError::Io { path, source }),
+        }
+        match parse_format(&found) {
+            Some(FORMAT_VERSION) => Ok(()),
+            Some(version) => Err(DirectoryError::UnsupportedFormat {
+                path,
+                found: version,
+                supported: FORMAT_VERSION,
+            }),
+            None => Err(DirectoryError::Damaged { path, found, expected }),
+        }
+    }
+
+    /// Writes the format file of a new directory. Data without a format file is not taken over:
+    /// it is another program's, or its format file was lost.
+    fn begin(&self, line: &str) -> Result<(), DirectoryError> {
+        let at = |source| DirectoryError::Io { path: self.root.clone(), source };
+        for entry in fs::read_dir(&self.root).map_err(at)? {
+            let name = entry.map_err(at)?.file_name();
+            let known = [LOCK_FILE, "lost+found"].iter().any(|known| name == **known);
+            if !known && !name.to_string_lossy().starts_with(FORMAT_FILE) {
+                let found = name.to_string_lossy().into_owned();
+                return Err(DirectoryError::Foreign { path: self.root.clone(), found });
+            }
+        }
+        write_atomic(&RealFs as &dyn Fs, &self.root, FORMAT_FILE, line.as_bytes()).map_err(at)
+    }
+}
+
+fn format_line(version: u32) -> String {
+    let text = format!("larder data format {version}");
+    format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// The version in a format line whose checksum is right.
+fn parse_format(line: &str) -> Option<u32> {
+    let version = line.strip_prefix("larder data format ")?.split(' ').next()?.parse().ok()?;
+    (format_line(version) == line).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_opened_by_one_at_a_time() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("new");
+        let first = Directory::open(&root).unwrap();
+        assert!(matches!(Directory::open(&root), Err(DirectoryError::Locked { .. })));
+        drop(first);
+        Directory::open(&root).unwrap();
+    }
+
+    #[test]
+    fn a_format_of_the_future_is_refused_by_its_number() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::write(temporary.path().join(FORMAT_FILE), format_line(FORMAT_VERSION + 1)).unwrap();
+        let refused = Directory::open(temporary.path()).unwrap_err();
+        assert!(matches!(refused, DirectoryError::UnsupportedFormat { found: 2, .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_format_file_is_refused() {
+        let line = format_line(FORMAT_VERSION);
+        for position in 0..line.len() * 8 {
+            let temporary = tempfile::tempdir().unwrap();
+            let mut damaged = line.clone().into_bytes();
+            damaged[position / 8] ^= 1 << (position % 8);
+            fs::write(temporary.path().join(FORMAT_FILE), damaged).unwrap();
+            assert!(Directory::open(temporary.path()).is_err(), "bit {position}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_program_is_left_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::write(temporary.path().join("dump.rdb"), "x").unwrap();
+        let refused = Directory::open(temporary.path()).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Foreign { .. }), "{refused}");
+    }
+}

@@ -1,0 +1,169 @@
+//! The folder's part of a store: folds sealed layers into RocksDB, flushes it, trims the log.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::Shared;
+use crate::{
+    Applied,
+    inflight::{FoldRow, Layer},
+    log::LogError,
+    row::{RowRef, RowValue},
+    state::{FoldBatch, StateError},
+};
+
+/// How long the fold sleeps when nobody wakes it.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// The folder's part; owned by the shard's fold thread.
+pub struct Folder {
+    shared: Arc<Shared>,
+    /// Bytes of log folded since the last flush: they would have to be replayed after a crash.
+    folded_bytes: u64,
+}
+
+impl Folder {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, folded_bytes: 0 }
+    }
+
+    /// Folds until [`super::Store::stop_folding`], then flushes, so that the next start has
+    /// nothing to replay.
+    ///
+    /// # Errors
+    /// When RocksDB fails (the shard must be opened again) or a trimmed segment cannot be removed.
+    pub fn run(mut self) -> Result<(), FoldError> {
+        let result = self.fold_until_stopped();
+        if let Err(FoldError::State(why)) = &result {
+            self.shared.fail(why);
+        }
+        result
+    }
+
+    fn fold_until_stopped(&mut self) -> Result<(), FoldError> {
+        loop {
+            match self.fold_one()? {
+                ControlFlow::Continue(()) => self.shared.notify(),
+                ControlFlow::Break(()) if self.shared.fold.stop.load(Ordering::Acquire) => break,
+                ControlFlow::Break(()) => {
+                    let mut turn = self.shared.turn.lock();
+                    self.shared.turned.wait_for(&mut turn, IDLE);
+                }
+            }
+            if self.shared.fold.flush.swap(false, Ordering::AcqRel)
+                || self.folded_bytes >= self.shared.options.layer_bytes
+            {
+                self.flush()?;
+            }
+            let background_errors = self.shared.database().background_errors();
+            if background_errors > 0 {
+                return Err(StateError::Background { errors: background_errors }.into());
+            }
+        }
+        self.flush()
+    }
+
+    /// Folds the bottom layer if it is sealed and durable.
+    fn fold_one(&mut self) -> Result<ControlFlow<()>, FoldError> {
+        let stack = self.shared.inflight.stack();
+        let bottom = stack.last().expect("the stack is never empty").clone();
+        drop(stack);
+        let Some(last) = bottom.sealed() else { return Ok(ControlFlow::Break(())) };
+        let seq = last.position.seq.as_u64();
+        if self.shared.watermarks.durable.load(Ordering::Acquire) < seq {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.shared.database().fold(batch_of(&bottom, seq)?, *last)?;
+        let marks = &self.shared.watermarks;
+        self.shared.raise(&marks.applied, seq, &marks.durable);
+        self.refresh_cache(&bottom, seq);
+        self.shared.inflight.pop_bottom();
+        self.folded_bytes += bottom.log_bytes();
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn refresh_cache(&self, layer: &Layer, seq: u64) {
+        let cache = &self.shared.cache;
+        if layer.cleared().is_some() {
+            cache.clear();
+        }
+        layer.visit_sorted(seq, |rows| {
+            for FoldRow { key, row, .. } in rows {
+                match row {
+                    Some(row) => cache.refresh(key, row),
+                    None => cache.remove(key),
+                }
+            }
+        });
+    }
+
+    fn flush(&mut self) -> Result<(), FoldError> {
+        let Some(persisted) = self.shared.database().flush()? else { return Ok(()) };
+        self.folded_bytes = 0;
+        self.persisted(persisted)
+    }
+
+    /// What RocksDB has on disk need not be in the log any more.
+    fn persisted(&self, persisted: Applied) -> Result<(), FoldError> {
+        let marks = &self.shared.watermarks;
+        let seq = persisted.position.seq;
+        self.shared.raise(&marks.persisted, seq.as_u64(), &marks.applied);
+        self.shared.log.trim(seq.next())?;
+        Ok(())
+    }
+}
+
+/// Why the fold stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FoldError {
+    /// A trimmed segment could not be removed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// RocksDB failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+fn batch_of(layer: &Layer, seq: u64) -> Result<FoldBatch, StateError> {
+    let mut batch = FoldBatch::new();
+    if layer.cleared().is_some() {
+        batch.clear();
+    }
+    let mut result = Ok(());
+    layer.visit_sorted(seq, |rows| {
+        for unit in rows.chunk_by(|a, b| a.unit == b.unit) {
+            for FoldRow { key, row, .. } in unit {
+                match row {
+                    Some(row) => batch.put_row(key, row),
+                    None => batch.delete_row(key),
+                }
+            }
+            for row in unit {
+                if result.is_ok() {
+                    result = add_elements(&mut batch, row);
+                }
+            }
+        }
+    });
+    result.map(|()| batch)
+}
+
+/// Adds the changed fields of the hash that the row names; those of its predecessors are dropped
+/// with them by RocksDB's compaction.
+fn add_elements(batch: &mut FoldBatch, row: &FoldRow<'_>) -> Result<(), StateError> {
+    let Some(bytes) = row.row else { return Ok(()) };
+    let RowValue::Hash { generation, .. } = RowRef::parse(bytes)?.value() else { return Ok(()) };
+    let mut fields: Vec<_> = row.fields.changes(generation).collect();
+    fields.sort_unstable_by_key(|(field, _)| *field);
+    for (field, change) in fields {
+        match change {
+            Some(value) => batch.put_element(row.key, generation, field, value),
+            None => batch.delete_element(row.key, generation, field),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! A shard's store: its log, the state folded from it, and what is between them.
+//!
+//! Three threads work on a store, each with a part of its own: the [`Writer`] evaluates and
+//! encodes, the [`Syncer`] makes batches durable and visible, the [`Folder`] folds sealed layers
+//! into RocksDB and trims the log. Everyone else reads through the [`Store`] handle.
+//!
+//! ```text
+//! Writer --batch--> Syncer --durable, visible--> replies
+//!    \--layers--> Folder --applied, persisted--> log trimmed
+//! ```
+
+mod directory;
+mod folder;
+mod open;
+mod syncer;
+mod writer;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+pub use directory::{Directory, DirectoryError, FORMAT_VERSION};
+pub use folder::Folder;
+pub use open::{Opened, StoreError, StoreOptions, open};
+pub use syncer::{Durability, Syncer};
+pub use writer::{Refusal, Writer};
+
+use crate::{
+    Applied, cache::HotCache, inflight::InFlight, log::Log, state::Database, state::StateError,
+    view::View,
+};
+
+/// What the parts of a store share.
+pub(crate) struct Shared {
+    pub(crate) inflight: InFlight,
+    pub(crate) cache: HotCache,
+    database: Database,
+    pub(crate) log: Log,
+    options: StoreOptions,
+    watermarks: Marks,
+    fold: FoldOrders,
+    pub(crate) fsyncs: Fsyncs,
+    /// Wakes the fold when a layer was sealed or became durable, and the writer when one was
+    /// folded.
+    turn: Mutex<()>,
+    turned: Condvar,
+    failure: OnceLock<String>,
+}
+
+/// The watermarks as sequence numbers; 0 for none. Each only grows.
+#[derive(Default)]
+struct Marks {
+    appended: AtomicU64,
+    durable: AtomicU64,
+    visible: AtomicU64,
+    applied: AtomicU64,
+    persisted: AtomicU64,
+}
+
+/// Counts fsyncs and how long they took, in buckets of powers of two microseconds.
+#[derive(Default)]
+pub struct Fsyncs {
+    buckets: [AtomicU64; FSYNC_BUCKETS],
+    micros: AtomicU64,
+}
+
+/// Buckets of [`Fsyncs`]: the last one takes everything from 2^19 us, half a second, on.
+pub const FSYNC_BUCKETS: usize = 20;
+
+impl Fsyncs {
+    fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = (64 - micros.leading_zeros() as usize).min(FSYNC_BUCKETS - 1);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many took less than 2^i microseconds and not less than half of that, for each i.
+    pub fn counts(&self) -> [u64; FSYNC_BUCKETS] {
+        std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed))
+    }
+
+    /// Microseconds spent in fsync altogether.
+    pub fn micros(&self) -> u64 {
+        self.micros.load(Ordering::Relaxed)
+    }
+}
+
+/// What others want of the fold.
+#[derive(Default)]
+struct FoldOrders {
+    stop: AtomicBool,
+    flush: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) const fn database(&self) -> &Database {
+        &self.database
+    }
+
+    pub(crate) const fn visible_watermark(&self) -> &AtomicU64 {
+        &self.watermarks.visible
+    }
+
+    pub(crate) fn visible(&self) -> u64 {
+        self.watermarks.visible.load(Ordering::Acquire)
+    }
+
+    /// Raises a watermark.
+    ///
+    /// # Panics
+    /// When it would fall, or pass the one above it: a defect that must not reach a reader.
+    fn raise(&self, mark: &AtomicU64, to: u64, bound: &AtomicU64) {
+        let bound = bound.load(Ordering::Acquire);
+        let before = mark.swap(to, Ordering::AcqRel);
+        assert!(before <= to && to <= bound, "watermark {before} -> {to} beyond {bound}");
+    }
+
+    fn notify(&self) {
+        drop(self.turn.lock());
+        self.turned.notify_all();
+    }
+
+    fn fail(&self, why: &StateError) {
+        tracing::error!(error = %why, "the state failed; the shard closes and is opened again");
+        let _ = self.failure.set(why.to_string());
+        self.notify();
+    }
+}
+
+/// The watermarks of a store at one moment; 0 for "no record". See the architecture's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words are defined once, in ARCHITECTURE.md")]
+pub struct Watermarks {
+    pub appended: u64,
+    pub durable: u64,
+    pub committed: u64,
+    pub visible: u64,
+    pub applied: u64,
+    pub persisted: u64,
+    pub trimmed: u64,
+}
+
+/// Figures of a store, for people and metrics.
+#[derive(Clone, Debug, Default)]
+pub struct StoreStats {
+    /// Bytes of log that RocksDB has not taken yet.
+    pub unapplied_bytes: u64,
+    /// Records that RocksDB has not taken yet.
+    pub unapplied_records: u64,
+    /// Layers of writes in flight.
+    pub layers: usize,
+    /// Reads answered by the cache of hot rows.
+    pub hot_hits: u64,
+    /// Reads that the cache of hot rows passed on to RocksDB.
+    pub hot_misses: u64,
+    /// Bytes in the cache of hot rows.
+    pub hot_bytes: u64,
+    /// Bytes of log segments on disk.
+    pub log_bytes: u64,
+}
+
+/// A handle on a store, for readers and figures; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// A view of what is visible; `now_ms` is the wall clock in milliseconds since the epoch.
+    pub fn view(&self, now_ms: u64) -> View<'_> {
+        View::visible(&self.shared, now_ms)
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.shared.log
+    }
+
+    /// The database, for figures.
+    pub fn database(&self) -> &Database {
+        &self.shared.database
+    }
+
+    /// Where the watermarks stand. Read in an order that keeps their inequalities true.
+    pub fn watermarks(&self) -> Watermarks {
+        let marks = &self.shared.watermarks;
+        let trimmed = self.shared.log.first().as_u64() - 1;
+        let persisted = marks.persisted.load(Ordering::Acquire);
+        let applied = marks.applied.load(Ordering::Acquire);
+        let visible = marks.visible.load(Ordering::Acquire);
+        let durable = marks.durable.load(Ordering::Acquire);
+        let appended = marks.appended.load(Ordering::Acquire);
+        Watermarks { appended, durable, committed: visible, visible, applied, persisted, trimmed }
+    }
+
+    /// Figures for people and metrics.
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            unapplied_bytes: self.shared.inflight.log_bytes(),
+            unapplied_records: self.shared.inflight.records(),
+            layers: self.shared.inflight.stack().len(),
+            hot_hits: self.shared.cache.hits(),
+            hot_misses: self.shared.cache.misses(),
+            hot_bytes: self.shared.cache.bytes(),
+            log_bytes: self.shared.log.bytes(),
+        }
+    }
+
+    /// Counts of fsyncs and how long they took.
+    pub fn fsyncs(&self) -> &Fsyncs {
+        &self.shared.fsyncs
+    }
+
+    /// When a write counts as done.
+    pub fn durability(&self) -> Durability {
+        self.shared.options.durability
+    }
+
+    /// Why the state failed, once it has: the shard must be closed and opened again.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
+    }
+
+    /// Lets the fold end once it has folded every sealed layer. Whoever seals layers must have
+    /// ended before.
+    pub fn stop_folding(&self) {
+        self.shared.fold.stop.store(true, Ordering::Release);
+        self.shared.notify();
+    }
+
+    /// Asks the fold to flush RocksDB once it has folded every sealed layer. Done when the
+    /// `persisted` watermark has reached the last record of the last sealed layer.
+    pub fn request_flush(&self) {
+        self.shared.fold.flush.store(true, Ordering::Release);
+        self.shared.notify();
+    }
+
+    /// The position that the state had last applied.
+    ///
+    /// # Errors
+    /// When RocksDB cannot be read.
+    pub fn applied(&self) -> Result<Option<Applied>, StateError> {
+        self.shared.database.applied()
+    }
+}

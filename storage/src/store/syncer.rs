@@ -1,0 +1,105 @@
+//! The syncer's part of a store: makes batches durable, then visible.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use larder_types::SequenceNumber;
+
+use super::Shared;
+use crate::log::{self, Batch, LogError};
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it is fsynced: a power cut loses nothing that was acknowledged.
+    Fsync,
+    /// Once the operating system has it; an fsync follows after at most this many milliseconds. A
+    /// power cut loses at most what was acknowledged in that time, a crash of the process nothing.
+    Interval(u64),
+}
+
+/// The syncer's part; owned by the shard's sync thread.
+pub struct Syncer {
+    shared: Arc<Shared>,
+    log: log::Syncer,
+    /// When the oldest write that is not fsynced yet was written.
+    unsynced_since: Option<Instant>,
+}
+
+impl Syncer {
+    pub(super) const fn new(shared: Arc<Shared>, log: log::Syncer) -> Self {
+        Self { shared, log, unsynced_since: None }
+    }
+
+    /// Writes the batches and makes them count as the namespace's durability says; afterwards
+    /// their records are committed and visible.
+    ///
+    /// # Errors
+    /// Any error of writing or fsyncing poisons the log: nothing of the batches may be
+    /// acknowledged, and the process must end.
+    pub fn commit(&mut self, batches: Vec<Batch>) -> Result<(), LogError> {
+        let mut last = None;
+        for batch in batches {
+            last = Some(self.log.write(batch)?);
+        }
+        let Some(last) = last else { return Ok(()) };
+        match self.shared.options.durability {
+            Durability::Fsync => self.sync()?,
+            Durability::Interval(_) => {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+            }
+        }
+        self.visible(last);
+        if self.patience() == Some(Duration::ZERO) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// How long the caller may wait for the next batch before it must call [`Syncer::idle`];
+    /// `None` where nothing waits for an fsync.
+    pub fn patience(&self) -> Option<Duration> {
+        let Durability::Interval(millis) = self.shared.options.durability else { return None };
+        let since = self.unsynced_since?;
+        Some(Duration::from_millis(millis).saturating_sub(since.elapsed()))
+    }
+
+    /// To be called when no batch came for a while: fsyncs what is due, else notes in the log what
+    /// is durable, for recovery.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn idle(&mut self) -> Result<(), LogError> {
+        if self.unsynced_since.is_some() { self.sync() } else { self.log.mark_idle() }
+    }
+
+    /// Ends the log cleanly.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.sync()?;
+        self.log.close()
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        let began = Instant::now();
+        let durable = self.log.sync()?;
+        self.shared.fsyncs.record(began.elapsed());
+        self.unsynced_since = None;
+        if let Some(durable) = durable {
+            let marks = &self.shared.watermarks;
+            self.shared.raise(&marks.durable, durable.as_u64(), &marks.appended);
+            self.shared.notify();
+        }
+        Ok(())
+    }
+
+    /// Before the replies: who is told of a write must be able to read it.
+    fn visible(&self, seq: SequenceNumber) {
+        let marks = &self.shared.watermarks;
+        self.shared.raise(&marks.visible, seq.as_u64(), &marks.appended);
+    }
+}

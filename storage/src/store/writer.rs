@@ -1,0 +1,147 @@
+//! The writer's part of a store: evaluates transactions and encodes their records.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use larder_types::{HybridClock, HybridTime, Position, SequenceNumber};
+
+use super::Shared;
+use crate::{
+    Applied,
+    inflight::Layer,
+    log::{Appender, Batch, ReserveError},
+    txn::Txn,
+    view::View,
+};
+
+/// Bytes of a record's frame beside its body, for counting what a layer stands for in the log.
+pub(super) const FRAME_BYTES: u64 = 48;
+
+/// Why writes are not taken now.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The disk is nearly full.
+    #[error(transparent)]
+    Reserve(#[from] ReserveError),
+    /// The log failed; the process is about to end.
+    #[error("the log failed and takes no more writes; the server ends and must be restarted")]
+    Poisoned,
+    /// The state failed; the shard is being closed.
+    #[error("the shard's state failed and is being opened again: {0}; try again")]
+    StateFailed(String),
+}
+
+/// The writer's part; owned by the shard's writer thread.
+pub struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) appender: Appender,
+    pub(crate) clock: HybridClock,
+    /// The body of the transaction under way; empty between transactions.
+    pub(crate) body: Vec<u8>,
+    /// The layer that is written to: the top of the stack.
+    pub(crate) top: Arc<Layer>,
+    last: Applied,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, appender: Appender, last: Applied) -> Self {
+        let clock = HybridClock::starting_above(last.hybrid);
+        let top = shared.inflight.top();
+        Self { shared, appender, clock, body: Vec::new(), top, last }
+    }
+
+    /// Whether writes are taken; asked before a transaction is evaluated.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    pub fn admit(&self) -> Result<(), Refusal> {
+        if let Some(why) = self.shared.failure.get() {
+            return Err(Refusal::StateFailed(why.clone()));
+        }
+        if self.shared.log.poisoned() {
+            return Err(Refusal::Poisoned);
+        }
+        Ok(self.shared.log.writable()?)
+    }
+
+    /// Waits until there is room for more unfolded records, or the state failed. What is unfolded
+    /// must be replayed after a crash, and is held in memory.
+    pub fn wait_for_room(&self) {
+        const LAYERS_MAX: usize = 16;
+        let options = &self.shared.options;
+        let full = || {
+            let inflight = &self.shared.inflight;
+            inflight.log_bytes() > options.unapplied_bytes_max
+                || inflight.records() > options.unapplied_records_max
+                || inflight.stack().len() > LAYERS_MAX
+        };
+        while full() && self.shared.failure.get().is_none() && !self.shared.log.poisoned() {
+            let mut turn = self.shared.turn.lock();
+            self.shared.turned.wait_for(&mut turn, Duration::from_millis(100));
+        }
+    }
+
+    /// Begins a transaction at this wall clock, in milliseconds since the Unix epoch.
+    pub fn transaction(&mut self, now_ms: u64) -> Txn<'_> {
+        Txn::begin(self, now_ms)
+    }
+
+    /// A view of the newest, writes in flight included.
+    pub fn view(&self, now_ms: u64) -> View<'_> {
+        View::newest(&self.shared, now_ms)
+    }
+
+    /// The records appended since the last call, for [`super::Syncer::commit`].
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        self.appender.take_batch()
+    }
+
+    /// Bytes of records not yet taken by [`Writer::take_batch`].
+    pub fn pending_bytes(&self) -> usize {
+        self.appender.pending_bytes()
+    }
+
+    /// The last record that was appended.
+    pub const fn last(&self) -> Position {
+        self.last.position
+    }
+
+    /// Seals the top layer, so that everything up to now gets folded.
+    pub fn seal(&mut self) {
+        if self.top.records() > 0 {
+            self.begin_layer(None);
+        }
+    }
+
+    pub(crate) fn append(&mut self, seq: SequenceNumber, stamp: HybridTime) -> SequenceNumber {
+        let body = &self.body;
+        let appended = self
+            .appender
+            .append(stamp, |buffer| buffer.extend_from_slice(body))
+            .expect("a transaction's effects are bounded by the size of a record");
+        assert_eq!(appended, seq, "records are numbered without a gap");
+        self.top.count_record(FRAME_BYTES + self.body.len() as u64);
+        self.body.clear();
+        self.last =
+            Applied { position: Position { epoch: self.appender.epoch(), seq }, hybrid: stamp };
+        self.shared.watermarks.appended.store(seq.as_u64(), Ordering::Release);
+        let options = &self.shared.options;
+        if self.top.log_bytes() >= options.layer_bytes
+            || self.top.records() >= options.layer_records
+        {
+            self.begin_layer(None);
+        }
+        seq
+    }
+
+    /// Seals the top layer and begins another; `cleared` names the record that deletes all below.
+    pub(crate) fn begin_layer(&mut self, cleared: Option<SequenceNumber>) {
+        self.top.seal(self.last);
+        self.top = Arc::new(Layer::new(cleared.map(SequenceNumber::as_u64)));
+        self.shared.inflight.push(self.top.clone());
+        self.shared.notify();
+    }
+}

@@ -1,0 +1,443 @@
+//! Reading: one view for those who read what is visible and for the writer, who reads the newest.
+//!
+//! A key is looked up in the layers of writes in flight from the top down, then in the hot rows,
+//! then in RocksDB. What was found for a key is consistent within one call: the row and the
+//! fields of a hash are those of one record.
+
+use std::{
+    collections::BTreeMap,
+    ops::{ControlFlow, Deref},
+    sync::Arc,
+};
+
+use arc_swap::Guard;
+use larder_types::{HybridTime, UNITS, Unit};
+
+use crate::{
+    StateError,
+    inflight::{BLOCKS, Found, KeyRef, RowBytes, Sight, Stack, UNITS_PER_BLOCK},
+    row::{FieldRef, Generation, RowRef, RowValue},
+    store::Shared,
+};
+
+/// A row that was read; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Row(Arc<[u8]>);
+
+impl Row {
+    fn parse(bytes: Arc<[u8]>) -> Result<Self, StateError> {
+        RowRef::parse(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The row's parts.
+    #[expect(clippy::should_implement_trait, reason = "the parts are a value, not a reference")]
+    pub fn as_ref(&self) -> RowRef<'_> {
+        RowRef::parse(&self.0).expect("checked when the row was read")
+    }
+}
+
+/// A hash field's value that was read; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FieldValue(Arc<[u8]>);
+
+impl FieldValue {
+    fn parse(bytes: Arc<[u8]>) -> Result<Self, StateError> {
+        FieldRef::parse(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The version that the field was written with.
+    pub fn version(&self) -> HybridTime {
+        self.parts().version()
+    }
+
+    fn parts(&self) -> FieldRef<'_> {
+        FieldRef::parse(&self.0).expect("checked when the field was read")
+    }
+}
+
+impl Deref for FieldValue {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.parts().value()
+    }
+}
+
+/// A field's name and value.
+pub type NamedField = (Arc<[u8]>, FieldValue);
+
+/// Where a scan goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanPosition {
+    /// The unit to look at first.
+    pub unit: u16,
+    /// Only keys of that unit beyond this one.
+    pub after: Option<Vec<u8>>,
+}
+
+/// What a request reads; made for one request.
+pub struct View<'a> {
+    shared: &'a Shared,
+    stack: Guard<Arc<Stack>>,
+    sight: Sight<'a>,
+    now_ms: u64,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn visible(shared: &'a Shared, now_ms: u64) -> Self {
+        let sight = Sight::Visible(shared.visible_watermark());
+        Self { shared, stack: shared.inflight.stack(), sight, now_ms }
+    }
+
+    pub(crate) fn newest(shared: &'a Shared, now_ms: u64) -> Self {
+        Self { shared, stack: shared.inflight.stack(), sight: Sight::Newest, now_ms }
+    }
+
+    /// The wall clock of this request, in milliseconds since the Unix epoch.
+    pub const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// The live row of `key`: `None` where it is absent or expired.
+    ///
+    /// # Errors
+    /// When RocksDB cannot be read or holds a row that does not parse.
+    pub fn row(&self, key: &[u8]) -> Result<Option<Row>, StateError> {
+        let key = KeyRef::new(key);
+        let mut sight = self.sight;
+        for layer in self.stack.iter() {
+            let (found, seq) = layer.row(key, sight);
+            sight = Sight::Upto(seq);
+            if let Found::Row(row) = found {
+                return self.live(row);
+            }
+            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+                return Ok(None);
+            }
+        }
+        self.live(self.stored_row(key.key)?)
+    }
+
+    /// The live row of `key` and, if it is a hash, these fields of it.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_fields(
+        &self,
+        key: &[u8],
+        fields: &[&[u8]],
+    ) -> Result<Option<(Row, Vec<Option<FieldValue>>)>, StateError> {
+        let mut wanted: Vec<Option<RowBytes>> = vec![None; fields.len()];
+        let Some((row, generation, reach)) = self.gather(key, |changes, generation| {
+            for (field, slot) in fields.iter().zip(&mut wanted) {
+                if slot.is_none() {
+                    *slot = changes.change(&generation, field).cloned();
+                }
+            }
+        })?
+        else {
+            return Ok(None);
+        };
+        let Some(generation) = generation else { return Ok(Some((row, vec![None; fields.len()]))) };
+        let mut found = Vec::with_capacity(fields.len());
+        for (field, change) in fields.iter().zip(wanted) {
+            let bytes = match (change, reach) {
+                (Some(change), _) => change,
+                (None, Reach::Stored) => self.shared.database().element(key, generation, field)?,
+                (None, Reach::Cleared) => None,
+            };
+            found.push(bytes.map(FieldValue::parse).transpose()?);
+        }
+        if !self.covers_what_is_stored() {
+            return self.renewed().row_and_fields(key, fields);
+        }
+        Ok(Some((row, found)))
+    }
+
+    /// The live row of `key` and, if it is a hash, all of its fields in field order.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_all_fields(
+        &self,
+        key: &[u8],
+    ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
+        self.row_and_fields_after(key, None, usize::MAX)
+    }
+
+    /// The live row of `key` and at most `limit` of its fields beyond `after`, in field order.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_fields_after(
+        &self,
+        key: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
+        let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
+        let Some((row, generation, reach)) = self.gather(key, |changes, generation| {
+            for (field, change) in changes.changes(generation) {
+                if after.is_none_or(|after| **field > *after) && !changed.contains_key(field) {
+                    changed.insert(field.clone(), change.clone());
+                }
+            }
+        })?
+        else {
+            return Ok(None);
+        };
+        let Some(generation) = generation else { return Ok(Some((row, Vec::new()))) };
+        let mut merged = Merge { changed: changed.into_iter().peekable(), out: Vec::new(), limit };
+        if reach == Reach::Stored {
+            let database = self.shared.database();
+            let elements = database.elements_after(key, generation, after);
+            if !self.covers_what_is_stored() {
+                return self.renewed().row_and_fields_after(key, after, limit);
+            }
+            for element in elements {
+                let (field, stored) = element?;
+                if !merged.stored(&field, &stored)? {
+                    return Ok(Some((row, merged.out)));
+                }
+            }
+        }
+        merged.rest()?;
+        Ok(Some((row, merged.out)))
+    }
+
+    /// Visits live rows in (unit, key) order, from `from` on. When `visit` breaks, the scan stops
+    /// after that row and answers where to go on; at the end of all rows it answers `None`.
+    /// Rows written while the scan goes on may or may not be seen.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn scan(
+        &self,
+        from: ScanPosition,
+        visit: &mut dyn FnMut(&[u8], RowRef<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<ScanPosition>, StateError> {
+        let mut from = from;
+        while from.unit < UNITS {
+            let block = from.unit / UNITS_PER_BLOCK;
+            if let Some(position) = self.scan_block(block, &from, visit)? {
+                return Ok(Some(position));
+            }
+            from = ScanPosition { unit: (block + 1) * UNITS_PER_BLOCK, after: None };
+        }
+        Ok(None)
+    }
+
+    /// How many live keys there are. Reads every row.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn count_keys(&self) -> Result<u64, StateError> {
+        let mut keys = 0;
+        self.scan(ScanPosition::default(), &mut |_, _| {
+            keys += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(keys)
+    }
+
+    fn scan_block(
+        &self,
+        block: u16,
+        from: &ScanPosition,
+        visit: &mut dyn FnMut(&[u8], RowRef<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<ScanPosition>, StateError> {
+        debug_assert!(block < BLOCKS);
+        let beyond = |unit: u16, key: &[u8]| {
+            unit > from.unit
+                || unit == from.unit && from.after.as_deref().is_none_or(|after| key > after)
+        };
+        let (changed, reach) = self.changed_rows_of_block(block, &beyond);
+        let mut changed = changed.into_iter().peekable();
+        let mut emit = |unit: u16, key: &[u8], row: &[u8]| -> Result<_, StateError> {
+            let row = RowRef::parse(row)?;
+            if row.is_expired(self.now_ms) || visit(key, row).is_continue() {
+                return Ok(None);
+            }
+            Ok(Some(ScanPosition { unit, after: Some(key.to_vec()) }))
+        };
+        if reach == Reach::Stored {
+            let end = (block + 1) * UNITS_PER_BLOCK;
+            let start = Unit::new(from.unit).expect("below the number of units");
+            let database = self.shared.database();
+            for stored in database.rows_from(start, from.after.as_deref()) {
+                let (unit, key, row) = stored?;
+                if unit.as_u16() >= end {
+                    break;
+                }
+                let place = (unit.as_u16(), &*key);
+                while let Some(((unit, key), row)) =
+                    changed.next_if(|((unit, key), _)| (*unit, &**key) < place)
+                {
+                    if let Some(row) = row
+                        && let Some(position) = emit(unit, &key, &row)?
+                    {
+                        return Ok(Some(position));
+                    }
+                }
+                let newer = changed.next_if(|((unit, key), _)| (*unit, &**key) == place);
+                let row = newer.map_or(Some(row), |(_, row)| row);
+                if let Some(row) = row
+                    && let Some(position) = emit(unit.as_u16(), &key, &row)?
+                {
+                    return Ok(Some(position));
+                }
+            }
+        }
+        for ((unit, key), row) in changed {
+            if let Some(row) = row
+                && let Some(position) = emit(unit, &key, &row)?
+            {
+                return Ok(Some(position));
+            }
+        }
+        Ok(None)
+    }
+
+    fn changed_rows_of_block(
+        &self,
+        block: u16,
+        beyond: &dyn Fn(u16, &[u8]) -> bool,
+    ) -> (BTreeMap<(u16, Arc<[u8]>), RowBytes>, Reach) {
+        let mut changed = BTreeMap::new();
+        let mut sight = self.sight;
+        for layer in self.stack.iter() {
+            let (rows, seq) = layer.rows_of_block(block, sight);
+            sight = Sight::Upto(seq);
+            for row in rows {
+                if beyond(row.unit, &row.key) {
+                    changed.entry((row.unit, row.key)).or_insert(row.row);
+                }
+            }
+            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+                return (changed, Reach::Cleared);
+            }
+        }
+        (changed, Reach::Stored)
+    }
+
+    /// Finds the live row of `key` and shows `collect` the changed fields of its generation, layer
+    /// by layer from the newest, the first under the lock that the row was found under. Layers
+    /// below the first never change, so that row and fields are those of one record.
+    fn gather(
+        &self,
+        key: &[u8],
+        mut collect: impl FnMut(crate::inflight::FieldsAt<'_>, Generation),
+    ) -> Result<Option<(Row, Option<Generation>, Reach)>, StateError> {
+        let key = KeyRef::new(key);
+        let mut sight = self.sight;
+        let mut row: Option<Arc<[u8]>> = None;
+        let mut generation = None;
+        let mut reach = Reach::Stored;
+        for layer in self.stack.iter() {
+            let (found, seq) = layer.look(key, sight, |changes, found| {
+                if row.is_none()
+                    && let Found::Row(Some(bytes)) = found
+                {
+                    generation = generation_of(bytes);
+                }
+                if let Some(generation) = generation {
+                    collect(changes, generation);
+                }
+            });
+            sight = Sight::Upto(seq);
+            match found {
+                Found::Row(None) if row.is_none() => return Ok(None),
+                Found::Row(Some(bytes)) if row.is_none() => row = Some(bytes),
+                _ => {}
+            }
+            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+                reach = Reach::Cleared;
+                break;
+            }
+        }
+        if row.is_none() && reach == Reach::Stored {
+            row = self.stored_row(key.key)?;
+            generation = row.as_deref().and_then(generation_of);
+        }
+        Ok(self.live(row)?.map(|row| (row, generation, reach)))
+    }
+
+    /// Whether RocksDB holds nothing newer than this view's layers. It can only after the top layer
+    /// was folded, which takes a stall of this thread for as long as a layer takes to fill and
+    /// fold; what was read of several rows is then read again.
+    fn covers_what_is_stored(&self) -> bool {
+        self.shared.inflight.holds(&self.stack[0])
+    }
+
+    fn renewed(&self) -> Self {
+        Self { stack: self.shared.inflight.stack(), ..*self }
+    }
+
+    fn stored_row(&self, key: &[u8]) -> Result<RowBytes, StateError> {
+        self.shared.cache.row(key, || self.shared.database().row(key))
+    }
+
+    fn live(&self, row: RowBytes) -> Result<Option<Row>, StateError> {
+        let Some(bytes) = row else { return Ok(None) };
+        let row = Row::parse(bytes)?;
+        let expired = row.as_ref().is_expired(self.now_ms);
+        Ok((!expired).then_some(row))
+    }
+}
+
+/// Whether what RocksDB holds is still in sight below the layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Stored,
+    Cleared,
+}
+
+fn generation_of(row: impl AsRef<[u8]>) -> Option<Generation> {
+    match RowRef::parse(row.as_ref()).ok()?.value() {
+        RowValue::Hash { generation, .. } => Some(generation),
+        _ => None,
+    }
+}
+
+/// Merges stored fields with the changes above them, in field order, up to a limit.
+struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> {
+    changed: std::iter::Peekable<I>,
+    out: Vec<NamedField>,
+    limit: usize,
+}
+
+impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
+    /// Takes a stored field, and the changes before it. False when the limit is reached.
+    fn stored(&mut self, field: &[u8], row: &[u8]) -> Result<bool, StateError> {
+        while let Some((name, change)) = self.changed.next_if(|(name, _)| **name < *field) {
+            if !self.push(name, change)? {
+                return Ok(false);
+            }
+        }
+        match self.changed.next_if(|(name, _)| **name == *field) {
+            Some((name, change)) => self.push(name, change),
+            None => self.push(Arc::from(field), Some(Arc::from(row))),
+        }
+    }
+
+    fn rest(&mut self) -> Result<(), StateError> {
+        while let Some((name, change)) = self.changed.next() {
+            if !self.push(name, change)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: Arc<[u8]>, row: RowBytes) -> Result<bool, StateError> {
+        if self.out.len() >= self.limit {
+            return Ok(false);
+        }
+        if let Some(row) = row {
+            self.out.push((name, FieldValue::parse(row)?));
+        }
+        Ok(true)
+    }
+}
