@@ -12,6 +12,9 @@ const DEPTH_MAX: usize = 32;
 /// A bulk longer than this is refused before anything is allocated for it.
 const BULK_BYTES_MAX: usize = 1 << 30;
 
+/// A description for people is cut after this.
+const DESCRIBED_CHARS_MAX: usize = 2_000;
+
 /// One reply. `kind` is the type byte of the wire, so that RESP3's kinds need no variant each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reply {
@@ -107,6 +110,10 @@ impl Reply {
     pub fn describe(&self) -> String {
         let mut out = String::new();
         self.describe_into(&mut out);
+        if let Some((end, _)) = out.char_indices().nth(DESCRIBED_CHARS_MAX) {
+            out.truncate(end);
+            out.push_str("...");
+        }
         out
     }
 

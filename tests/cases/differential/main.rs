@@ -18,7 +18,7 @@ use larder_tests::redis::{redis_path, start_redis};
 
 const FIXED_SEEDS: [u64; 3] = [1, 2, 3];
 const STEPS: usize = 4_000;
-/// What the issue of a full run must at least have compared.
+/// What a run of all seeds must at least have compared of each command.
 const LEAST_OF_EACH: u64 = 100;
 const LEAST_ERROR_PERCENT: u64 = 20;
 
@@ -91,7 +91,7 @@ fn random_commands_are_answered_as_redis_answers_them() {
         if let Err(error) = outcome {
             let died = servers.subject.expect_alive().err();
             let died = died.map_or_else(String::new, |died| format!("\n{died:#}"));
-            panic!("{error:?}{died}");
+            panic!("{error:#}{died}");
         }
     }
     shut_down(&mut servers).unwrap();

@@ -17,6 +17,9 @@ const CONNECTIONS: usize = 4;
 /// After so many steps the contents of both servers are compared, besides at the end.
 const STEPS_BETWEEN_CONTENTS: usize = 400;
 
+/// Commands that a run has drawn less often than this are preferred; beyond it their weights rule.
+const ENOUGH_OF_EACH: u64 = 60;
+
 /// Which commands a run draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
@@ -159,7 +162,9 @@ impl Run {
             .collect();
         if self.draw.chance(30) {
             let rarest = allowed.iter().min_by_key(|spec| self.counts.of(spec.name));
-            if let Some(rarest) = rarest {
+            if let Some(rarest) = rarest
+                && self.counts.of(rarest.name) < ENOUGH_OF_EACH
+            {
                 return rarest;
             }
         }
