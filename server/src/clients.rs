@@ -19,6 +19,8 @@ use parking_lot::Mutex;
 pub struct Clients {
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     last_id: AtomicU64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// A client, as other connections see it.
@@ -72,8 +74,10 @@ impl Clients {
     ) -> Option<Registration> {
         let mut by_id = self.by_id.lock();
         if by_id.len() >= clients_max {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
+        self.accepted.fetch_add(1, Ordering::Relaxed);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let client = Arc::new(Client::new(id, remote, local));
         by_id.insert(id, Arc::clone(&client));
@@ -83,6 +87,22 @@ impl Clients {
     /// How many are connected.
     pub fn len(&self) -> usize {
         self.by_id.lock().len()
+    }
+
+    /// How many were taken in since the start, or since [`Clients::reset_counts`].
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many were refused because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts from nothing again.
+    pub fn reset_counts(&self) {
+        self.accepted.store(0, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
     }
 
     /// Whether nobody is connected.
@@ -193,7 +213,7 @@ mod tests {
         drop(first);
         let second = clients.register(address(2), address(9), 1).expect("there is room again");
         assert!(second.client().id > first_id);
-        assert_eq!(clients.len(), 1);
+        assert_eq!((clients.len(), clients.accepted(), clients.refused()), (1, 2, 1));
     }
 
     #[test]

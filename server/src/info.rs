@@ -109,11 +109,11 @@ fn persistence(node: &Node, out: &mut String) {
 fn stats(node: &Node, out: &mut String) {
     let counters = &node.counters;
     let (calls, failures) = counters.totals();
-    line!(out, "total_connections_received", counters.connections.load(Ordering::Relaxed));
+    line!(out, "total_connections_received", node.clients.accepted());
     line!(out, "total_commands_processed", calls);
     line!(out, "total_net_input_bytes", counters.bytes_in.load(Ordering::Relaxed));
     line!(out, "total_net_output_bytes", counters.bytes_out.load(Ordering::Relaxed));
-    line!(out, "rejected_connections", counters.connections_refused.load(Ordering::Relaxed));
+    line!(out, "rejected_connections", node.clients.refused());
     line!(out, "total_error_replies", failures);
     let authentications = counters.authentications_failed.load(Ordering::Relaxed);
     line!(out, "acl_access_denied_auth", authentications);
@@ -142,11 +142,9 @@ fn command_stats(node: &Node, out: &mut String) {
 /// RocksDB's own estimate: it counts deleted and expired keys until they are compacted, and hash
 /// fields beside keys. DBSIZE counts exactly.
 fn keyspace(node: &Node, out: &mut String) {
-    match node.store.database().figures().map(|figures| figures.estimated_keys) {
-        Ok(0) | Err(_) => {}
-        Ok(keys) => {
-            let _ = write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n");
-        }
+    let keys = node.store.database().stats().keys;
+    if keys > 0 {
+        let _ = write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n");
     }
 }
 

@@ -1,1 +1,17 @@
-//! kvd.
+//! kvd: the RESP front end, the commands, and the wiring of a node.
+
+pub mod admin;
+pub mod clients;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod connection;
+pub mod info;
+pub mod inspect;
+pub mod metrics;
+pub mod node;
+pub mod process;
+pub mod run;
+pub mod session;
+pub mod settings;
+pub mod shard;

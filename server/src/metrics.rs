@@ -19,31 +19,19 @@ use crate::{
     process::{self, Process},
 };
 
-/// The content type of [`Metrics::render`].
+/// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics of a node.
-pub struct Metrics {
-    registry: Registry,
-}
-
-impl Metrics {
-    /// Of this node.
-    pub fn new(node: Arc<Node>) -> Self {
-        let mut registry = Registry::with_prefix("larder");
-        registry.register_collector(Box::new(NodeCollector(node)));
-        Self { registry }
-    }
-
-    /// The figures of now.
-    ///
-    /// # Errors
-    /// When the encoder refuses a figure, which would be a defect.
-    pub fn render(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
-    }
+/// The figures of now.
+///
+/// # Errors
+/// When the encoder refuses a figure, which would be a defect.
+pub fn render(node: Arc<Node>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("larder");
+    registry.register_collector(Box::new(NodeCollector(node)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 struct NodeCollector(Arc<Node>);
@@ -113,12 +101,12 @@ fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("log_segments", "Log segment files", log.segments().len() as u64)?;
     let poisoned = u64::from(log.poisoned());
     out.gauge("log_poisoned", "1 once an append or fsync failed", poisoned)?;
-    let loss_ms = match node.config.namespace.durability {
+    let loss = match node.config.namespace.durability {
         Durability::Fsync => 0.0,
         Durability::Interval(interval) => interval.as_secs_f64(),
     };
     let help = "How much a loss of power can cost, 0 with durability \"fsync\"";
-    out.put("log_power_loss_window_seconds", help, &ConstGauge::new(loss_ms))?;
+    out.put("log_power_loss_window_seconds", help, &ConstGauge::new(loss))?;
     out.put("log_fsync_seconds", "Duration of fsyncs of the log", &FsyncHistogram(node))
 }
 
@@ -133,16 +121,33 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.counter("state_hot_cache_hits", "Reads that it answered", stats.hot_hits)?;
     out.counter("state_hot_cache_misses", "Reads that it passed on", stats.hot_misses)?;
     let failed = u64::from(node.store.failure().is_some());
-    out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)
+    out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)?;
+    let database = node.store.database();
+    let cached = database.options().cache_used_bytes() as u64;
+    out.gauge("state_block_cache_bytes", "Bytes in RocksDB's cache of blocks", cached)?;
+    let stats = database.stats();
+    out.gauge("state_keys", "Rows and fields, by RocksDB's estimate", stats.keys)?;
+    out.gauge("state_table_bytes", "Bytes of RocksDB's table files", stats.table_bytes)?;
+    out.gauge("state_memtable_bytes", "Bytes not in table files yet", stats.memtable_bytes)?;
+    let pending = stats.pending_compaction_bytes;
+    out.gauge("state_pending_compaction_bytes", "Bytes that compactions rewrite next", pending)?;
+    out.gauge("state_level0_files", "Table files that every read looks at", stats.level0_files)?;
+    let errors = stats.background_errors;
+    out.counter("state_background_errors", "Failed flushes and compactions", errors)?;
+    let dropped = stats.dropped_by_filter;
+    out.counter("state_filter_dropped", "Dead rows that compactions gave back", dropped)?;
+    let clock = stats.filter_clock_ms as f64 / 1e3;
+    let help = "The time by which compactions judge expiry, since the Unix epoch";
+    out.put("state_filter_clock_seconds", help, &ConstGauge::new(clock))
 }
 
 fn clients(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     let counters = &node.counters;
     out.gauge("resp_clients", "Clients that are connected", node.clients.len() as u64)?;
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let taken = load(&counters.connections);
+    let taken = node.clients.accepted();
     out.counter("resp_connections", "Connections that were taken", taken)?;
-    let refused = load(&counters.connections_refused);
+    let refused = node.clients.refused();
     out.counter("resp_connections_refused", "Connections beyond max_clients", refused)?;
     let failed = load(&counters.authentications_failed);
     out.counter("resp_authentications_failed", "Wrong passwords and users", failed)?;
@@ -202,11 +207,7 @@ impl EncodeMetric for FsyncHistogram<'_> {
 fn fsync_buckets(counts: &[u64]) -> (Vec<(f64, u64)>, u64) {
     let last = counts.len().saturating_sub(1);
     let buckets = counts.iter().enumerate().map(|(index, &count)| {
-        let bound = if index == last {
-            f64::MAX
-        } else {
-            f64::from(1u32 << index.min(31)) / 1e6
-        };
+        let bound = if index == last { f64::MAX } else { f64::from(1u32 << index.min(31)) / 1e6 };
         (bound, count)
     });
     (buckets.collect(), counts.iter().sum())

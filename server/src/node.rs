@@ -118,25 +118,32 @@ impl Node {
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
     }
 
+    /// How many clients may be connected at once.
+    pub fn clients_max(&self) -> usize {
+        self.settings.load().clients_max
+    }
+
+    /// Counts from nothing again: CONFIG RESETSTAT.
+    pub fn reset_counts(&self) {
+        self.counters.reset();
+        self.clients.reset_counts();
+    }
+
     /// When the last checkpoint was made, or the node started: LASTSAVE. In milliseconds since
     /// the Unix epoch.
     pub fn saved_ms(&self) -> u64 {
         self.saved_ms.load(Ordering::Relaxed)
     }
 
-    /// Notes that a checkpoint was made now.
-    pub fn note_saved(&self) {
-        self.saved_ms.fetch_max(wall_ms(), Ordering::Relaxed);
+    /// Notes that everything up to this wall clock was asked to be saved.
+    pub fn note_save(&self, at_ms: u64) {
+        self.saved_ms.fetch_max(at_ms, Ordering::Relaxed);
     }
 }
 
 /// What was done since the start, or since CONFIG RESETSTAT. Each number is right by itself; two
 /// of them may be of slightly different moments.
 pub struct Counters {
-    /// Connections that were taken.
-    pub connections: AtomicU64,
-    /// Connections that were refused because there were too many.
-    pub connections_refused: AtomicU64,
     /// Failed attempts to authenticate.
     pub authentications_failed: AtomicU64,
     /// Bytes of replies.
@@ -167,8 +174,6 @@ pub struct CommandCount {
 impl Counters {
     fn new() -> Self {
         Self {
-            connections: AtomicU64::new(0),
-            connections_refused: AtomicU64::new(0),
             authentications_failed: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
@@ -211,15 +216,8 @@ impl Counters {
         })
     }
 
-    /// Starts from nothing: CONFIG RESETSTAT.
-    pub fn reset(&self) {
-        let shared = [
-            &self.connections,
-            &self.connections_refused,
-            &self.authentications_failed,
-            &self.bytes_in,
-            &self.bytes_out,
-        ];
+    fn reset(&self) {
+        let shared = [&self.authentications_failed, &self.bytes_in, &self.bytes_out];
         let commands = self.commands.iter().flat_map(|row| [&row.calls, &row.failures]);
         for counter in shared.into_iter().chain(commands) {
             counter.store(0, Ordering::Relaxed);

@@ -155,7 +155,10 @@ mod tests {
     fn a_value_that_was_set_is_answered_under_every_name_of_its_parameter() {
         let mut settings = settings();
         settings.set("hash-max-ziplist-entries", "7").expect("the value is accepted");
-        assert_eq!(pairs(&settings, &["HASH-MAX-LISTPACK-ENTRIES"]), [pair("HASH-MAX-LISTPACK-ENTRIES", "7")]);
+        assert_eq!(
+            pairs(&settings, &["HASH-MAX-LISTPACK-ENTRIES"]),
+            [pair("HASH-MAX-LISTPACK-ENTRIES", "7")]
+        );
         assert_eq!(pairs(&settings, &["hash-max-*-entries"]).len(), 2);
         assert!(pairs(&settings, &["no-such-parameter", "no-such-*"]).is_empty());
     }
@@ -188,7 +191,10 @@ mod tests {
     fn what_cannot_be_set_says_why() {
         let mut settings = settings();
         assert_eq!(settings.set("no-such-parameter", "1"), Err(Refusal::Unknown));
-        assert_eq!(settings.set("port", "1"), Err(Refusal::Value("can't set immutable config".into())));
+        assert_eq!(
+            settings.set("port", "1"),
+            Err(Refusal::Value("can't set immutable config".into()))
+        );
         assert_eq!(
             settings.set("maxclients", "0"),
             Err(Refusal::Value("argument must be between 1 and 4294967295 inclusive".into()))

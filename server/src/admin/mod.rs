@@ -2,7 +2,10 @@
 //!
 //! It is for the machines that watch the node. It changes nothing and tells no data.
 
-use std::{future::Future, io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Router,
@@ -15,44 +18,39 @@ use axum::{
 use tokio::net::TcpListener;
 
 use crate::{
-    metrics::{CONTENT_TYPE, Metrics},
+    metrics::{CONTENT_TYPE, render},
     node::{Node, Phase},
 };
 
-struct Admin {
-    node: Arc<Node>,
-    metrics: Metrics,
-}
+/// The node, once its store is open.
+type Started = Arc<OnceLock<Arc<Node>>>;
 
-/// Serves the admin port until `stop` is done.
+/// Serves the admin port until the task is dropped. Before `started` has a node, the process is
+/// alive and not ready.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    node: Arc<Node>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let admin = Arc::new(Admin { metrics: Metrics::new(Arc::clone(&node)), node });
+pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
-        .with_state(admin);
+        .with_state(started);
     let listener = listener.tap_io(|stream| {
         // A small reply must not wait for more; where it cannot be set, it only comes later.
         let _ = stream.set_nodelay(true);
     });
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(listener, router).await
 }
 
 /// Whether a restart would help: the log is poisoned, or the state failed.
-async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
-    if admin.node.store.log().poisoned() {
+async fn healthz(State(started): State<Started>) -> Response {
+    let Some(node) = started.get() else { return "starting\n".into_response() };
+    if node.store.log().poisoned() {
         let text = "the log failed; nothing is written until the restart\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    if let Some(reason) = admin.node.store.failure() {
+    if let Some(reason) = node.store.failure() {
         let text = format!("the state failed: {reason}\n");
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
@@ -60,16 +58,19 @@ async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 /// Whether clients should be sent here.
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.node.phase() {
+async fn readyz(State(started): State<Started>) -> Response {
+    match started.get().map_or(Phase::Starting, |node| node.phase()) {
         Phase::Serving => "ready\n".into_response(),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
     }
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.render() {
+async fn metrics(State(started): State<Started>) -> Response {
+    let Some(node) = started.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
+    };
+    match render(node.clone()) {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be printed");

@@ -282,8 +282,7 @@ fn client_setinfo(
         ))));
     };
     session.client().update(|details| {
-        let field =
-            if is_name { &mut details.library_name } else { &mut details.library_version };
+        let field = if is_name { &mut details.library_name } else { &mut details.library_version };
         value.clone_into(field);
     });
     reply.simple("OK");
@@ -402,12 +401,7 @@ fn client_reply(
     Ok(())
 }
 
-fn client_help(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn client_help(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     help("CLIENT", CLIENT_HELP, reply);
     Ok(())
 }
@@ -493,12 +487,7 @@ fn command_count(
 }
 
 /// The documentation of Redis' commands is not carried here.
-fn command_docs(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn command_docs(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     reply.map(0);
     Ok(())
 }
@@ -523,23 +512,13 @@ fn command_info(
     Ok(())
 }
 
-fn command_list(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn command_list(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     reply.array(table().len());
     table().iter().for_each(|command| reply.bulk(command.name.as_bytes()));
     Ok(())
 }
 
-fn command_help(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn command_help(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     help("COMMAND", COMMAND_HELP, reply);
     Ok(())
 }

@@ -71,13 +71,7 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     row("time", 1, LOADING_FAST, &["@fast"], Handler::Session(time)),
     row("unwatch", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Unwatch)),
-    row(
-        "wait",
-        3,
-        &["noscript"],
-        &["@slow", "@connection"],
-        Handler::Loop(LoopCommand::Wait),
-    ),
+    row("wait", 3, &["noscript"], &["@slow", "@connection"], Handler::Loop(LoopCommand::Wait)),
     Command {
         name: "watch",
         arity: -2,
@@ -163,8 +157,7 @@ fn config_get(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    let patterns: Vec<Cow<'_, str>> =
-        request.iter().skip(2).map(String::from_utf8_lossy).collect();
+    let patterns: Vec<Cow<'_, str>> = request.iter().skip(2).map(String::from_utf8_lossy).collect();
     let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
     let found = node.settings.load().matching(&patterns);
     reply.map(found.len());
@@ -188,8 +181,7 @@ fn config_set(
     let text = |at: usize| String::from_utf8_lossy(request.arg(at));
     let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
         (2..request.len()).step_by(2).map(|at| (text(at), text(at + 1))).collect();
-    if let Some((unknown, _)) = pairs.iter().find(|(name, _)| Settings::canonical(name).is_none())
-    {
+    if let Some((unknown, _)) = pairs.iter().find(|(name, _)| Settings::canonical(name).is_none()) {
         return Err(unknown_parameter(unknown));
     }
     for (index, (name, _)) in pairs.iter().enumerate() {
@@ -237,27 +229,17 @@ fn config_resetstat(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    node.counters.reset();
+    node.reset_counts();
     reply.simple("OK");
     Ok(())
 }
 
 /// The configuration file belongs to whoever wrote it.
-fn config_rewrite(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    _: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn config_rewrite(_: Request<'_>, _: &mut Session, _: &Node, _: &mut ReplyWriter<'_>) -> Outcome {
     Err(CommandError::message("ERR The server is running without a config file"))
 }
 
-fn config_help(
-    _: Request<'_>,
-    _: &mut Session,
-    _: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
+fn config_help(_: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     help("CONFIG", CONFIG_HELP, reply);
     Ok(())
 }
@@ -314,7 +296,5 @@ fn function_help(
     Ok(())
 }
 
-const FUNCTION_HELP: &[&str] = &[
-    "FLUSH [ASYNC|SYNC]",
-    "    Accepted; functions are not supported, so that there are none.",
-];
+const FUNCTION_HELP: &[&str] =
+    &["FLUSH [ASYNC|SYNC]", "    Accepted; functions are not supported, so that there are none."];

@@ -148,7 +148,7 @@ pub(super) fn help(command: &str, lines: &[&str], reply: &mut ReplyWriter<'_>) {
 }
 
 /// Redis' answer to a name it does not know: the name, and as many arguments as fit.
-pub fn unknown(request: Request<'_>) -> CommandError {
+fn unknown(request: Request<'_>) -> CommandError {
     let mut arguments = String::new();
     for argument in request.iter().skip(1) {
         let Some(room) = SHOWN_BYTES_MAX.checked_sub(arguments.len()).filter(|&room| room > 0)
@@ -186,7 +186,8 @@ impl Table {
         let commands: Box<[Command]> =
             families.into_iter().flatten().map(|row| Command { ..*row }).collect();
         let subcommands = commands.iter().map(|row| subcommands_of(row.name)).collect();
-        let names: Vec<u128> = commands.iter().filter_map(|row| fold(row.name.as_bytes())).collect();
+        let names: Vec<u128> =
+            commands.iter().filter_map(|row| fold(row.name.as_bytes())).collect();
         let multiplier = (1..)
             .map(|attempt: u64| attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
             .find(|&multiplier| are_apart(&names, multiplier))
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn near_misses_are_unknown() {
-        for name in [&b""[..], b"ge", b"gett", b"G\0T", b"get\0", b"\x47\x45\x54\x80", &[b'a'; 99]] {
+        for name in [&b""[..], b"ge", b"gett", b"G\0T", b"get\0", b"\x47\x45\x54\x80", &[b'a'; 99]]
+        {
             assert!(lookup(name).is_none(), "{name:?}");
         }
         // `@` and `` ` `` differ in the bit that folds case.

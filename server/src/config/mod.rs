@@ -89,6 +89,8 @@ pub struct LogConfig {
 pub struct StateConfig {
     /// RocksDB's cache of blocks.
     pub block_cache_bytes: ByteSize,
+    /// RocksDB's write buffers.
+    pub write_buffer_bytes: ByteSize,
     /// The cache of hot values before it.
     pub hot_cache_bytes: ByteSize,
     /// Writes in flight are folded into RocksDB when so many bytes of log have gathered.
@@ -156,6 +158,7 @@ impl Default for StateConfig {
     fn default() -> Self {
         Self {
             block_cache_bytes: ByteSize(256 << 20),
+            write_buffer_bytes: ByteSize(128 << 20),
             hot_cache_bytes: ByteSize(256 << 20),
             layer_bytes: ByteSize(64 << 20),
             unapplied_bytes_max: ByteSize(192 << 20),
@@ -216,6 +219,7 @@ impl Config {
         in_bounds("log.segment_bytes", segment, 1 << 16, 1 << 40)?;
         in_bounds("log.hot_tail_bytes", self.log.hot_tail_bytes.0, 0, 1 << 36)?;
         in_bounds("state.block_cache_bytes", self.state.block_cache_bytes.0, 1 << 20, 1 << 44)?;
+        in_bounds("state.write_buffer_bytes", self.state.write_buffer_bytes.0, 1 << 20, 1 << 36)?;
         in_bounds("state.layer_bytes", self.state.layer_bytes.0, 1 << 16, 1 << 32)?;
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;

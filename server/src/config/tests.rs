@@ -94,8 +94,7 @@ fn an_address_that_others_reach_needs_a_password() {
 fn a_password_file_is_read_when_only_its_owner_can() {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(b"secret\r\nsecond line\n").expect("written");
-    let config =
-        Config { requirepass_file: Some(file.path().to_owned()), ..Config::default() };
+    let config = Config { requirepass_file: Some(file.path().to_owned()), ..Config::default() };
     let password = config.password().expect("it is read").expect("there is one");
     assert!(password.matches(b"secret") && !password.matches(b"secret\r"));
     assert!(!password.matches(b"") && !format!("{password:?}").contains("secret"));
@@ -154,8 +153,20 @@ fn no_text_makes_the_parser_panic_or_hang() {
 
 fn mutated(random: &mut StdRng) -> String {
     const PIECES: [&str; 14] = [
-        "[", "]", "{", "}", "\"", "'''", "=", ".", "\n", "\u{0}", "-9223372036854775808",
-        "\"interval:18446744073709551616\"", "\u{1f980}", "[[log]]\n",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "'''",
+        "=",
+        ".",
+        "\n",
+        "\u{0}",
+        "-9223372036854775808",
+        "\"interval:18446744073709551616\"",
+        "\u{1f980}",
+        "[[log]]\n",
     ];
     let mut text = EXAMPLE.to_owned();
     for _ in 0..random.random_range(0..6) {

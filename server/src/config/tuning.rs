@@ -40,7 +40,9 @@ impl Kind {
     pub fn accept(self, value: &str) -> Result<String, Cow<'static, str>> {
         match self {
             Alias(_) | Text => Ok(value.to_owned()),
-            Bytes => bytes(value).map(|count| count.to_string()).ok_or_else(|| "argument must be a memory value".into()),
+            Bytes => bytes(value)
+                .map(|count| count.to_string())
+                .ok_or_else(|| "argument must be a memory value".into()),
             Immutable => Err("can't set immutable config".into()),
             Integer(least, most) => integer(value, least, most),
             OneOf(words) => one_of(value, words),

@@ -1,0 +1,231 @@
+//! A node's life: opens the store, serves, and ends in order.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use larder_storage::{
+    self as storage, DirectoryError, LogError, StoreError, StoreOptions, state::DatabaseOptions,
+};
+use rand::Rng as _;
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinHandle, spawn_blocking},
+};
+
+use crate::{
+    admin,
+    config::{Config, ConfigError, Durability},
+    connection::{Stop, serve},
+    node::{Node, Opening, Phase},
+    shard::{Shard, ShardError, Threads},
+};
+
+/// Why a node did not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address could not be listened on.
+    #[error("cannot listen on {key} = \"{address}\": {source}")]
+    Listen {
+        /// The key of the address.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The log failed: nothing that was not acknowledged will be.
+    #[error("the log failed, and kvd ends so that nothing is acknowledged that is not safe: {0}")]
+    LogFailed(String),
+    /// The shard was refused, or ended.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// A task that opens or closes the store panicked.
+    #[error("a task of the node ended unexpectedly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl RunError {
+    /// The exit code of the process, after BSD's `sysexits.h`: 65 for damaged data, 70 for a
+    /// defect, 73 for what cannot be made or locked, 74 for failing input or output, 78 for the
+    /// configuration.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 78,
+            Self::Listen { .. } => 73,
+            Self::LogFailed(_) => 74,
+            Self::Task(_) => 70,
+            Self::Shard(shard) => match shard {
+                ShardError::Directory(directory)
+                | ShardError::Store(StoreError::Directory(directory)) => directory_code(directory),
+                ShardError::Log(log) | ShardError::Store(StoreError::Log(log)) => log_code(log),
+                ShardError::Store(_) => 65,
+                _ => 70,
+            },
+        }
+    }
+}
+
+/// The exit code for a data directory that was refused.
+pub fn directory_code(error: &DirectoryError) -> u8 {
+    match error {
+        DirectoryError::Damaged { .. } => 65,
+        _ => 73,
+    }
+}
+
+/// The exit code for a log that was refused or failed.
+pub fn log_code(error: &LogError) -> u8 {
+    if error.is_io() { 74 } else { 65 }
+}
+
+/// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the log fails.
+///
+/// Requests that were sent before the stop are answered for at most `drain_ms`; then everything
+/// is folded and flushed, so that the next start has nothing to replay.
+///
+/// # Errors
+/// Why the node did not start or could not go on; [`RunError::exit_code`] is what the process
+/// should end with.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RunError> {
+    config.validate()?;
+    let resp = listen("resp", config.resp).await?;
+    let resp_address = resp.local_addr().unwrap_or(config.resp);
+    let stop = Arc::new(Stop::default());
+    let started = Arc::new(OnceLock::new());
+    let admin = start_admin(&config, started.clone()).await?;
+
+    let (failed, mut log_failed) = oneshot::channel();
+    let (shard, threads, opening) = open(&config, failed).await?;
+    let drain = Duration::from_millis(config.drain_ms);
+    let node = Arc::new(Node::new(config, shard.store().clone(), resp_address, opening)?);
+    // Nobody else sets it.
+    let _ = started.set(node.clone());
+    node.enter(Phase::Serving);
+    tracing::info!(address = %resp_address, "kvd serves");
+
+    let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
+    let outcome = tokio::select! {
+        () = serve(resp, node.clone(), shard, stop.clone(), drain) => Ok(()),
+        Ok(cause) = &mut log_failed => Err(RunError::LogFailed(cause)),
+    };
+    node.enter(Phase::Draining);
+    stopping.abort();
+    // A poisoned log can neither be synced nor closed: what is on disk is for the next start.
+    outcome?;
+    spawn_blocking(move || threads.stop()).await?;
+    if let Some(admin) = admin {
+        admin.abort();
+    }
+    if let Ok(cause) = log_failed.try_recv() {
+        return Err(RunError::LogFailed(cause));
+    }
+    tracing::info!("kvd ends; everything is on disk");
+    Ok(())
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { key, address, source })
+}
+
+/// The admin port answers while the store is being opened, so that a watcher sees a start from a
+/// hang.
+async fn start_admin(
+    config: &Config,
+    started: Arc<OnceLock<Arc<Node>>>,
+) -> Result<Option<JoinHandle<()>>, RunError> {
+    let Some(address) = config.admin else { return Ok(None) };
+    let listener = listen("admin", address).await?;
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, "metrics and health are served");
+    Ok(Some(tokio::spawn(async move {
+        if let Err(error) = admin::serve(listener, started).await {
+            tracing::error!(%error, "the admin port ended");
+        }
+    })))
+}
+
+async fn open(
+    config: &Config,
+    failed: oneshot::Sender<String>,
+) -> Result<(Arc<Shard>, Threads, Opening), RunError> {
+    let (root, options) = (config.data.clone(), store_options(config));
+    let epoch_id = rand::rng().random();
+    let began = Instant::now();
+    let opened = spawn_blocking(move || {
+        Shard::start(&root, options, epoch_id, move |error| {
+            // The node may have ended already.
+            let _ = failed.send(error.to_string());
+        })
+    });
+    let (shard, threads) = opened.await??;
+    let recovered = shard.recovered();
+    let torn_bytes = recovered.torn.as_ref().map_or(0, |torn| torn.bytes);
+    let opening = Opening { replayed_records: shard.replayed(), torn_bytes, took: began.elapsed() };
+    tracing::info!(
+        log = %recovered.id,
+        created = recovered.created,
+        records_replayed = opening.replayed_records,
+        took_ms = u64::try_from(opening.took.as_millis()).unwrap_or(u64::MAX),
+        "the store is open"
+    );
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(
+            segment = torn.segment,
+            offset = torn.offset,
+            bytes = torn.bytes,
+            moved_to = %torn.quarantined_to.display(),
+            "the log's end was torn by a crash; what was never acknowledged was set aside"
+        );
+    }
+    if let Some(file) = &recovered.set_aside {
+        tracing::warn!(file = %file.display(), "a segment without a header was set aside");
+    }
+    Ok((shard, threads, opening))
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let (log, state) = (&config.log, &config.state);
+    let database = DatabaseOptions::new(
+        state.block_cache_bytes.as_usize(),
+        state.write_buffer_bytes.as_usize(),
+    );
+    StoreOptions {
+        durability: match config.namespace.durability {
+            Durability::Fsync => storage::Durability::Fsync,
+            Durability::Interval(interval) => storage::Durability::Interval(
+                u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            ),
+        },
+        segment_bytes: log.segment_bytes.0,
+        reserve_bytes: log.reserve_bytes.0,
+        hot_tail_bytes: log.hot_tail_bytes.as_usize(),
+        hot_cache_bytes: state.hot_cache_bytes.0,
+        layer_bytes: state.layer_bytes.0,
+        unapplied_bytes_max: state.unapplied_bytes_max.0,
+        ..StoreOptions::new(database)
+    }
+}
+
+/// Asks for the stop when `shutdown` is done, and shows it from the moment that anyone asked.
+async fn stop_on(shutdown: impl Future<Output = ()>, stop: Arc<Stop>, node: Arc<Node>) {
+    tokio::select! {
+        () = shutdown => stop.request(),
+        () = stop.requested() => {}
+    }
+    node.enter(Phase::Draining);
+    tracing::info!("kvd drains");
+}
