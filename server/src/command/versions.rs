@@ -91,7 +91,63 @@ fn reply_version(version: HybridTime, reply: &mut ReplyWriter<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use larder_resp::Value;
+
     use super::*;
+    use crate::command::scan::fixture::Fixture;
+
+    /// The version that KV.GETV tells.
+    fn version(fixture: &mut Fixture, key: &str) -> String {
+        let reply = fixture.run(&["KV.GETV", key]);
+        let version = reply.as_values().unwrap()[1].as_bytes().unwrap().to_vec();
+        String::from_utf8(version).unwrap()
+    }
+
+    fn is_refused_with(reply: &Value, start: &str) -> bool {
+        reply.as_error().is_some_and(|error| error.starts_with(start))
+    }
+
+    #[test]
+    fn a_value_is_replaced_only_where_the_version_is_the_one_that_was_read() {
+        let mut fixture = Fixture::new();
+        assert!(fixture.words("KV.GETV key").is_null());
+        fixture.words("SET key one");
+        let first = version(&mut fixture, "key");
+        let second = fixture.words(&format!("KV.CAS key {first} two"));
+        assert!(fixture.words(&format!("KV.CAS key {first} three")).is_null());
+        assert_eq!(fixture.words("GET key").as_bytes(), Some(&b"two"[..]));
+        assert_eq!(second.as_bytes(), Some(version(&mut fixture, "key").as_bytes()));
+        assert!(second.as_bytes() > Some(first.as_bytes()));
+    }
+
+    #[test]
+    fn version_zero_stands_for_an_absent_key() {
+        let mut fixture = Fixture::new();
+        let created = fixture.words("KV.CAS key 0 one PX 10");
+        assert_eq!(created.as_bytes(), Some(version(&mut fixture, "key").as_bytes()));
+        assert!(fixture.words("KV.CAS key 0 two").is_null());
+        assert_eq!(fixture.words("PTTL key").as_integer(), Some(10));
+        fixture.now_ms += 10;
+        assert!(fixture.words("KV.GETV key").is_null());
+        assert!(!fixture.words("KV.CAS key 0 two").is_null());
+        assert_eq!(fixture.words("PTTL key").as_integer(), Some(-1));
+    }
+
+    #[test]
+    fn hashes_and_arguments_that_do_not_fit_are_refused() {
+        let mut fixture = Fixture::new();
+        fixture.words("HSET hash field value");
+        assert!(is_refused_with(&fixture.words("KV.GETV hash"), "WRONGTYPE"));
+        assert!(is_refused_with(&fixture.words("KV.CAS hash 0 value"), "WRONGTYPE"));
+        assert!(is_refused_with(
+            &fixture.words("KV.CAS key x value"),
+            "ERR value is not an integer"
+        ));
+        assert!(is_refused_with(&fixture.words("KV.CAS key 0 value PX"), "ERR syntax error"));
+        assert!(is_refused_with(&fixture.words("KV.CAS key 0 value EX 5"), "ERR syntax error"));
+        assert!(is_refused_with(&fixture.words("KV.CAS key 0 value PX 0"), "ERR invalid expire"));
+        assert!(fixture.words("KV.GETV key").is_null());
+    }
 
     #[test]
     fn versions_are_plain_decimal_numbers() {

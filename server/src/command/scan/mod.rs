@@ -7,6 +7,10 @@
 //! which SCAN allows, and none is left out.
 
 mod cursors;
+#[cfg(test)]
+pub(super) mod fixture;
+#[cfg(test)]
+mod iteration_tests;
 
 use std::ops::ControlFlow;
 

@@ -1,0 +1,133 @@
+//! Full iterations over a real store: nothing is left out, whatever COUNT, rows in flight or
+//! forgotten cursors.
+
+use std::collections::BTreeSet;
+
+use larder_resp::Value;
+
+use super::{cursors::unit_of, fixture::Fixture};
+
+/// Keys of one tag, and so of one unit.
+const TAGGED_KEYS: usize = 1_500;
+const SPREAD_KEYS: usize = 1_500;
+
+/// Half of the rows folded into RocksDB, half in flight, some of both in one large unit; and one
+/// key each that is deleted or expired in flight.
+fn filled() -> (Fixture, BTreeSet<String>) {
+    let mut fixture = Fixture::new();
+    let mut keys = BTreeSet::new();
+    for half in 0..2 {
+        for number in (half..TAGGED_KEYS).step_by(2) {
+            keys.insert(format!("{{tag}}{number}"));
+        }
+        for number in (half..SPREAD_KEYS).step_by(2) {
+            keys.insert(format!("key:{number}"));
+        }
+        for key in &keys {
+            fixture.run(&["SET", key, "value"]);
+        }
+        fixture.words("HSET hash field value");
+        fixture.words("SET deleted value");
+        fixture.words("SET expired value PX 1");
+        if half == 0 {
+            fixture.fold();
+        }
+    }
+    fixture.words("DEL deleted");
+    fixture.now_ms += 1;
+    keys.insert("hash".to_owned());
+    (fixture, keys)
+}
+
+fn text(value: &Value) -> String {
+    String::from_utf8(value.as_bytes().unwrap().to_vec()).unwrap()
+}
+
+/// Cursor and keys of one call.
+fn page(reply: &Value) -> (String, Vec<String>) {
+    let [cursor, keys] = reply.as_values().unwrap() else { panic!("{reply:?}") };
+    (text(cursor), keys.as_values().unwrap().iter().map(text).collect())
+}
+
+fn iterate(fixture: &mut Fixture, options: &str) -> Vec<String> {
+    let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+    for _ in 0..10_000 {
+        let (next, keys) = page(&fixture.words(&format!("SCAN {cursor}{options}")));
+        found.extend(keys);
+        if next == "0" {
+            return found;
+        }
+        assert!(next.parse::<u64>().unwrap() < 1 << 53);
+        cursor = next;
+    }
+    panic!("SCAN{options} does not end");
+}
+
+#[test]
+fn every_key_is_answered_once_whatever_count_says() {
+    let (mut fixture, keys) = filled();
+    for options in ["", " COUNT 1", " COUNT 7", " COUNT 100", " COUNT 1000", " COUNT 1000000000"] {
+        let found = iterate(&mut fixture, options);
+        assert_eq!(found.len(), keys.len(), "SCAN{options}");
+        assert_eq!(BTreeSet::from_iter(found), keys, "SCAN{options}");
+    }
+}
+
+#[test]
+fn match_and_type_filter_what_is_answered() {
+    let (mut fixture, keys) = filled();
+    let found = iterate(&mut fixture, " MATCH key:*9 COUNT 50");
+    let expected = keys.iter().filter(|key| key.starts_with("key:") && key.ends_with('9'));
+    assert_eq!(BTreeSet::from_iter(&found), expected.collect());
+    assert_eq!(iterate(&mut fixture, " TYPE HASH"), ["hash"]);
+    assert_eq!(iterate(&mut fixture, " TYPE zset COUNT 500"), [""; 0]);
+}
+
+#[test]
+fn forgotten_cursors_answer_keys_again_and_leave_none_out() {
+    let (mut fixture, keys) = filled();
+    let mut cursor = "0".to_owned();
+    let mut found = BTreeSet::new();
+    let mut inside_a_unit = 0;
+    loop {
+        let count = if inside_a_unit < 3 { 100 } else { 5_000 };
+        let (next, keys) = page(&fixture.words(&format!("SCAN {cursor} COUNT {count}")));
+        found.extend(keys);
+        if next == "0" {
+            break;
+        }
+        let unit = unit_of(next.parse().unwrap());
+        inside_a_unit += usize::from(next != unit.to_string());
+        // What is left of a cursor whose id is not known any more.
+        cursor = unit.to_string();
+    }
+    assert!(inside_a_unit >= 3, "no call stopped within the large unit");
+    assert_eq!(found, keys);
+}
+
+#[test]
+fn keys_answers_what_matches_and_randomkey_what_is_there() {
+    let (mut fixture, keys) = filled();
+    let all: BTreeSet<_> = fixture.words("KEYS *").as_values().unwrap().iter().map(text).collect();
+    assert_eq!(all, keys);
+    let some = fixture.words("KEYS {tag}1[0-4]?");
+    assert_eq!(some.as_values().unwrap().len(), 50);
+    let random: BTreeSet<_> = (0..100).map(|_| text(&fixture.words("RANDOMKEY"))).collect();
+    assert!(random.is_subset(&keys) && random.len() > 5, "{random:?}");
+    fixture.words("FLUSHALL");
+    assert!(fixture.words("RANDOMKEY").is_null());
+    assert_eq!(fixture.words("KEYS *").as_values().unwrap().len(), 0);
+    assert_eq!(page(&fixture.words("SCAN 0")), ("0".to_owned(), vec![]));
+}
+
+#[test]
+fn a_pattern_that_takes_too_long_is_refused() {
+    let mut fixture = Fixture::new();
+    let key = "a".repeat(60_000);
+    fixture.run(&["SET", &key, "value"]);
+    let pattern = format!("*{}b", "a".repeat(30_000));
+    for request in [vec!["SCAN", "0", "MATCH", &pattern], vec!["KEYS", &pattern]] {
+        let refusal = fixture.run(&request);
+        assert!(refusal.as_error().unwrap().contains("too many steps"), "{refusal:?}");
+    }
+}
