@@ -1,5 +1,6 @@
 //! Where Larder refuses what Redis takes: the documented limits, hit one by one.
 
+use larder_tests::client::encoded;
 use larder_tests::process::skip;
 
 const KEY_BYTES_MAX: usize = 64 << 10;
@@ -46,7 +47,10 @@ fn a_key_field_or_value_beyond_its_limit_is_refused_and_one_at_the_limit_is_not(
         if binaries.kvd.is_none() {
             continue;
         }
-        let refused = subject.call(&beyond).unwrap();
+        // On a connection of its own: beyond the bound of a single argument it is closed.
+        let mut outsider = servers.subject.client().unwrap();
+        outsider.send_raw(&encoded(&beyond)).unwrap();
+        let refused = outsider.reply().unwrap().reply;
         println!("{} beyond its limit: {}", beyond[0].escape_ascii(), refused.describe());
         assert!(refused.is_error(), "{} beyond the limit", beyond[0].escape_ascii());
         subject.expect_ok(&["PING"]).unwrap();

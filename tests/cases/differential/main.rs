@@ -66,7 +66,8 @@ fn seeds() -> Vec<u64> {
     if let Some(seed) = number("LARDER_SEED") {
         return vec![seed];
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    let now = since.as_micros() as u64;
     let more = number("LARDER_SEEDS").unwrap_or(1);
     FIXED_SEEDS.into_iter().chain((0..more).map(|i| now.wrapping_add(i))).collect()
 }

@@ -1,1 +1,127 @@
-//! Hostile clients.
+//! Hostile clients against kvd: its memory stays bounded, it stays alive, nobody else is cut off,
+//! and a well-behaved client's p99 stays within five times what it is without the attack.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use larder_tests::hostile::{Attack, Bounds, Target, attacks, raise_open_files, trial};
+use larder_tests::process::{Missing, Server, kvd_path, skip, start_kvd_configured};
+
+const PASSWORD: &str = "correct horse battery staple";
+/// Ten thousand connections here, and some room. The server inherits the bound.
+const OPEN_FILES: u64 = 10_500;
+const MIB: u64 = 1 << 20;
+
+/// Latencies are measured: one trial at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn start() -> Result<Server, Missing> {
+    let binary = kvd_path()?;
+    let server = start_kvd_configured(&binary, |data, address| {
+        format!(
+            "data = \"{}\"\nresp = \"{address}\"\nrequirepass = \"{PASSWORD}\"\nmax_clients = 12000\n",
+            data.display()
+        )
+    });
+    Ok(server.unwrap_or_else(|error| panic!("{error:#}")))
+}
+
+fn attempt(name: &str, attack: Attack, bounds: Bounds) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let started = Instant::now();
+    let mut server = match start() {
+        Ok(server) => server,
+        Err(missing) => return skip(name, &missing),
+    };
+    let target = Target { address: server.address(), password: PASSWORD };
+    if let Err(error) = trial(name, &mut server, &target, attack, bounds) {
+        panic!("{name}: {error:#}\n{}", server.stderr());
+    }
+    println!("hostile: {name}: {:.1} s", started.elapsed().as_secs_f64());
+}
+
+#[test]
+fn gigabytes_declared_before_auth_take_no_memory() {
+    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
+    attempt("declared gigabytes before AUTH", attacks::declared_gigabytes_before_auth, bounds);
+}
+
+#[test]
+fn gigabytes_declared_after_auth_take_no_memory() {
+    let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 500 };
+    attempt("declared gigabytes after AUTH", attacks::declared_gigabytes_after_auth, bounds);
+}
+
+#[test]
+fn ten_thousand_idle_connections_take_little_memory() {
+    if let Err(reason) = raise_open_files(OPEN_FILES) {
+        return skip("ten thousand idle connections", &Missing(reason));
+    }
+    // 16 KiB a connection, buffers and task included.
+    let bounds = Bounds { memory_bytes: 160 * MIB, acts_least: 30_000 };
+    attempt("10,000 idle connections", attacks::idle_connections, bounds);
+}
+
+#[test]
+fn a_thousand_connections_that_send_a_byte_a_second_hold_nobody_up() {
+    if let Err(reason) = raise_open_files(OPEN_FILES) {
+        return skip("a byte a second", &Missing(reason));
+    }
+    let bounds = Bounds { memory_bytes: 64 * MIB, acts_least: 1_000 };
+    attempt("1,000 connections, a byte a second", attacks::one_byte_a_second, bounds);
+}
+
+#[test]
+fn a_pipeline_that_is_never_read_is_not_answered_without_bound() {
+    let bounds = Bounds { memory_bytes: 64 * MIB, acts_least: 100 };
+    attempt("pipelines never read", attacks::pipelines_unread, bounds);
+}
+
+#[test]
+fn a_pipeline_before_auth_that_is_never_read_is_not_answered_without_bound() {
+    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 4 };
+    attempt("pipelines never read, before AUTH", attacks::pipelines_unread_before_auth, bounds);
+}
+
+#[test]
+fn big_replies_to_slow_readers_are_not_piled_up() {
+    // The value is held a few times, and each of the 16 connections may hold one or two replies.
+    let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 500 };
+    attempt("slow readers of big replies", attacks::big_replies_unread, bounds);
+}
+
+#[test]
+fn what_is_not_resp_is_refused_cheaply() {
+    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    attempt("garbage", attacks::garbage, bounds);
+}
+
+#[test]
+fn patterns_that_backtrack_do_not_stall_the_server() {
+    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    attempt("glob bombs", attacks::glob_bombs, bounds);
+}
+
+#[test]
+fn offsets_and_counts_at_the_end_of_their_range_are_refused() {
+    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    attempt("giant offsets", attacks::giant_offsets, bounds);
+}
+
+#[test]
+fn a_random_field_asked_for_without_end_is_bounded() {
+    let bounds = Bounds { memory_bytes: 160 * MIB, acts_least: 10 };
+    attempt("fields without end", attacks::fields_without_end, bounds);
+}
+
+#[test]
+fn a_transaction_queued_without_end_is_bounded() {
+    let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 100 };
+    attempt("transactions without end", attacks::transactions_without_end, bounds);
+}
+
+#[test]
+fn wrong_passwords_hold_nobody_up() {
+    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
+    attempt("wrong passwords", attacks::wrong_passwords, bounds);
+}

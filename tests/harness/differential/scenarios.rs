@@ -162,7 +162,7 @@ impl Run {
         for command in &answered {
             encode_into(&mut wire, &command.args);
         }
-        encode_into(&mut wire, &args!["SET", "k1", "after QUIT"]);
+        encode_into(&mut wire, &["SET", "k1", "after QUIT"]);
         let both = &mut self.connections[connection].both;
         both.send_raw(&wire)?;
         let (reference, subject) = (both.reference.until_closed()?, both.subject.until_closed());

@@ -1,0 +1,244 @@
+//! One attack, measured.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::probe::window;
+use super::resident::{PeakSampler, resident_bytes};
+use crate::client::Client;
+use crate::process::Server;
+
+/// The windows with and without the attack come by turns, so many of each.
+const ROUNDS: usize = 3;
+/// Connections of others, which must outlive the attack.
+const BYSTANDERS: usize = 20;
+/// The well-behaved client's p99 may grow to this multiple.
+const LATENCY_FACTOR: u32 = 5;
+/// A quiet p99 below this counts as this: beneath it the scheduler of a small machine, on which
+/// attackers and server share the processors, is what is measured.
+const LATENCY_FLOOR: Duration = Duration::from_millis(1);
+
+/// Who is attacked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where it serves RESP.
+    pub address: SocketAddr,
+    /// Its password.
+    pub password: &'static str,
+}
+
+impl Target {
+    /// A connection that has not authenticated.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn stranger(&self) -> Result<Client> {
+        Client::connect(self.address)
+    }
+
+    /// A connection that has.
+    ///
+    /// # Errors
+    /// When it, or the password, is refused.
+    pub fn member(&self) -> Result<Client> {
+        let mut client = self.stranger()?;
+        client.expect_ok(&["AUTH", self.password])?;
+        Ok(client)
+    }
+}
+
+/// What an attack may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Growth of the server's resident memory over what it was before, in bytes.
+    pub memory_bytes: u64,
+    /// The attack must have done at least so many hostile acts, or nothing is proved.
+    pub acts_least: u64,
+}
+
+/// How an attack begins. It returns once it is under way, and goes on until [`Ongoing::end`].
+pub type Attack = fn(&Target) -> Result<Ongoing>;
+
+/// An attack under way.
+#[derive(Debug, Default)]
+pub struct Ongoing {
+    stop: Arc<AtomicBool>,
+    acts: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<()>>>,
+    held: Vec<Client>,
+}
+
+/// What an attacker's thread sees of its attack.
+#[derive(Clone, Debug)]
+pub struct Part {
+    stop: Arc<AtomicBool>,
+    acts: Arc<AtomicU64>,
+}
+
+impl Part {
+    /// Whether to go on.
+    pub fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Counts a hostile act.
+    pub fn act(&self) {
+        self.acts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a hostile act, and holds the next one back to keep a pace: an attacker that merely
+    /// takes the processor away from the server would measure the machine.
+    pub fn paced_act(&self, interval: Duration) {
+        self.act();
+        let due = Instant::now() + interval;
+        while self.goes_on()
+            && let Some(wait) = due.checked_duration_since(Instant::now())
+        {
+            std::thread::park_timeout(wait);
+        }
+    }
+}
+
+impl Ongoing {
+    /// Adds a thread, which ends when [`Part::goes_on`] says so.
+    pub fn spawn(&mut self, body: impl FnOnce(Part) -> Result<()> + Send + 'static) {
+        let part = Part { stop: Arc::clone(&self.stop), acts: Arc::clone(&self.acts) };
+        self.threads.push(std::thread::spawn(move || body(part)));
+    }
+
+    /// Keeps a connection open until the end; counts as an act.
+    pub fn hold(&mut self, client: Client) {
+        self.acts.fetch_add(1, Ordering::Relaxed);
+        self.held.push(client);
+    }
+
+    /// Ends it and returns how many hostile acts there were.
+    ///
+    /// # Errors
+    /// The first error of a thread, other than that its connection was cut.
+    pub fn end(mut self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            thread.join().map_err(|_| anyhow::anyhow!("an attacker panicked"))??;
+        }
+        Ok(self.acts.load(Ordering::Relaxed))
+    }
+}
+
+/// What a trial found.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Median p99 of the windows without the attack.
+    pub quiet: Duration,
+    /// Median p99 of the windows with it.
+    pub attacked: Duration,
+    /// Growth of resident memory at its peak, in bytes.
+    pub memory_growth: u64,
+    /// Hostile acts.
+    pub acts: u64,
+}
+
+/// Runs an attack against `server`.
+///
+/// # Errors
+/// When the server ended, somebody else's connection was cut, or a bound was exceeded.
+pub fn trial(
+    name: &str,
+    server: &mut Server,
+    target: &Target,
+    attack: Attack,
+    bounds: Bounds,
+) -> Result<Verdict> {
+    let mut bystanders =
+        (0..BYSTANDERS).map(|_| target.member()).collect::<Result<Vec<Client>>>()?;
+    let mut prober = target.member()?;
+    window(target, &mut prober).context("warming up")?;
+    let before = resident_bytes(server.pid())?;
+    let sampler = PeakSampler::start(server.pid());
+    let (mut quiet, mut attacked, mut acts) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        quiet.push(window(target, &mut prober).context("without the attack")?.p99());
+        let ongoing = attack(target).context("the attack could not begin")?;
+        let latencies = window(target, &mut prober);
+        acts += ongoing.end().context("the attack broke off")?;
+        server.expect_alive()?;
+        attacked.push(latencies.context("under attack")?.p99());
+    }
+    let memory_growth = sampler.peak().saturating_sub(before);
+    for bystander in &mut bystanders {
+        let reply = bystander.call(&["PING"]).context("a bystander was cut off")?;
+        ensure!(reply.is_simple("PONG"), "a bystander was answered {}", reply.describe());
+    }
+    server.expect_alive()?;
+    let verdict =
+        Verdict { quiet: median(&mut quiet), attacked: median(&mut attacked), memory_growth, acts };
+    println!(
+        "hostile: {name}: {acts} acts; p99 {:.2} ms quiet, {:.2} ms under attack; memory +{:.1} \
+         MiB of {} allowed",
+        verdict.quiet.as_secs_f64() * 1e3,
+        verdict.attacked.as_secs_f64() * 1e3,
+        memory_growth as f64 / f64::from(1 << 20),
+        bounds.memory_bytes >> 20,
+    );
+    verdict.expect_within(bounds)?;
+    Ok(verdict)
+}
+
+impl Verdict {
+    /// Compares with the bounds.
+    ///
+    /// # Errors
+    /// The bound that is exceeded.
+    pub fn expect_within(&self, bounds: Bounds) -> Result<()> {
+        ensure!(self.acts >= bounds.acts_least, "only {} hostile acts happened", self.acts);
+        ensure!(
+            self.memory_growth <= bounds.memory_bytes,
+            "resident memory grew by {} bytes, {} are allowed",
+            self.memory_growth,
+            bounds.memory_bytes
+        );
+        let allowed = self.quiet.max(LATENCY_FLOOR) * LATENCY_FACTOR;
+        ensure!(
+            self.attacked <= allowed,
+            "the p99 of a well-behaved client is {:?} under attack, {allowed:?} is allowed",
+            self.attacked
+        );
+        Ok(())
+    }
+}
+
+fn median(values: &mut [Duration]) -> Duration {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { memory_bytes: 100, acts_least: 1 };
+
+    fn verdict() -> Verdict {
+        let ms = Duration::from_millis;
+        Verdict { quiet: ms(2), attacked: ms(10), memory_growth: 100, acts: 1 }
+    }
+
+    #[test]
+    fn a_verdict_at_its_bounds_passes() {
+        verdict().expect_within(BOUNDS).unwrap();
+    }
+
+    #[test]
+    fn a_verdict_beyond_any_bound_fails() {
+        let ms = Duration::from_millis;
+        assert!(Verdict { attacked: ms(11), ..verdict() }.expect_within(BOUNDS).is_err());
+        assert!(Verdict { memory_growth: 101, ..verdict() }.expect_within(BOUNDS).is_err());
+        assert!(Verdict { acts: 0, ..verdict() }.expect_within(BOUNDS).is_err());
+    }
+}
