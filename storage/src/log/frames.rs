@@ -306,6 +306,35 @@ impl FrameReader {
         Ok(Next::Footer(footer))
     }
 
+    /// Looks behind the reader's place for a mark that names a record beyond the last good one as
+    /// durable; returns its offset and that record. Marks that are not whole and right are passed
+    /// over, and so are those of another place.
+    pub(super) fn find_later_mark(&self) -> io::Result<Option<(u64, SequenceNumber)>> {
+        let finder = memmem::Finder::new(&MARK_MAGIC);
+        let last = self.chain.next.prev();
+        let left = |offset: u64| usize::try_from(self.end - offset).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; left(self.offset).min(CHUNK_BYTES + MARK_BYTES)];
+        let mut offset = self.offset;
+        while offset + MARK_BYTES as u64 <= self.end {
+            let wanted = buffer.len().min(left(offset));
+            let read = read_full_at(&*self.file, &mut buffer[..wanted], offset)?;
+            for at in finder.find_iter(&buffer[..read]) {
+                let Some(bytes) = buffer[at..read].first_chunk() else { continue };
+                let place = offset + at as u64;
+                let Ok(mark) = Mark::decode(bytes, self.sums, self.base, place) else { continue };
+                if let Some(durable) = mark.durable.filter(|_| mark.durable > last) {
+                    return Ok(Some((place, durable)));
+                }
+            }
+            if read < wanted {
+                break;
+            }
+            // A mark that begins in this chunk's last bytes is whole in the next.
+            offset += read.saturating_sub(MARK_BYTES).clamp(1, CHUNK_BYTES) as u64;
+        }
+        Ok(None)
+    }
+
     /// The bytes from the reader's place on, `wanted` of them or as many as there are.
     fn window(&mut self, wanted: usize) -> io::Result<&[u8]> {
         let wanted = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(wanted);
@@ -328,36 +357,4 @@ impl FrameReader {
 
 fn truncated(what: &str, wanted: u64, left: u64) -> Next {
     Next::Bad(Mismatch::new(format!("{what} of {wanted} bytes"), format!("{left} bytes")))
-}
-
-/// Looks for a mark in `range` that names a record beyond `last` durable; returns its offset and
-/// that record. Reads in chunks; marks that are not whole and right are passed over.
-pub(super) fn find_later_mark(
-    file: &dyn File,
-    sums: Sums,
-    base: SequenceNumber,
-    last: Option<SequenceNumber>,
-    range: std::ops::Range<u64>,
-) -> io::Result<Option<(u64, SequenceNumber)>> {
-    let finder = memmem::Finder::new(&MARK_MAGIC);
-    let left = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; left.min(CHUNK_BYTES + MARK_BYTES)];
-    let mut offset = range.start;
-    while offset < range.end {
-        let wanted = buffer.len().min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-        let read = read_full_at(file, &mut buffer[..wanted], offset)?;
-        for at in finder.find_iter(&buffer[..read]) {
-            let Some(bytes) = buffer[at..read].first_chunk() else { continue };
-            let Ok(mark) = Mark::decode(bytes, sums, base, offset + at as u64) else { continue };
-            if let Some(durable) = mark.durable.filter(|_| mark.durable > last) {
-                return Ok(Some((offset + at as u64, durable)));
-            }
-        }
-        // A mark that begins in this chunk's last bytes is whole in the next.
-        offset += read.saturating_sub(MARK_BYTES).clamp(1, CHUNK_BYTES) as u64;
-        if read < wanted || offset + (MARK_BYTES as u64) > range.end {
-            break;
-        }
-    }
-    Ok(None)
 }

@@ -12,7 +12,7 @@ use super::{
     LogOptions, OpenedLog, Recovered,
     append::{Appender, Pool},
     error::LogError,
-    format::{ChainPoint, EpochStart, Header, Sums},
+    format::{ChainPoint, EpochStart, Header},
     frames::Record,
     handle::{Log, Shared},
     repair::{repair_tail, set_aside},
@@ -85,7 +85,7 @@ impl<'a> Opening<'a> {
             match last.chain_after() {
                 Some(after) => chain = after,
                 None => {
-                    let scan = last.scan_tail(Sums::new(last.header.id))?;
+                    let scan = last.scan_tail(&*fs)?;
                     chain = scan.chain;
                     tail = Some(scan);
                 }
@@ -128,7 +128,6 @@ impl<'a> Opening<'a> {
     }
 
     fn replay(&mut self, from: SequenceNumber, replay: Replay<'_>) -> Result<(), LogError> {
-        let sums = Sums::new(self.recovered.id);
         for surveyed in &self.survey.segments {
             let segment = Segment::new(self.dir, surveyed.header.chain);
             let mut each = |place: Place, record: Record<'_>| {
@@ -139,14 +138,14 @@ impl<'a> Opening<'a> {
             match (&surveyed.footer, &self.tail) {
                 (Some(footer), _) => {
                     if footer.last >= from {
-                        surveyed.scan_sealed(sums, &mut each)?;
+                        surveyed.scan_sealed(&*self.fs, &mut each)?;
                     }
                     segment.set_last(footer.last);
                     segment.set_bytes(surveyed.bytes);
                     segment.set_sealed();
                 }
                 (None, Some(scan)) => {
-                    surveyed.replay_tail(sums, scan, &mut each)?;
+                    surveyed.replay_tail(&*self.fs, scan, &mut each)?;
                     segment.set_bytes(scan.end);
                     if scan.chain.next > segment.base() {
                         segment.set_last(scan.chain.next.prev().expect("it is above the base"));

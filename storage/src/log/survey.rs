@@ -19,7 +19,7 @@ use super::{
         Footer, HEADER_BYTES, HEADER_BYTES_MAX, Header, HeaderRead, Sums, VERSION, segment_base,
         segment_name, u32_at,
     },
-    frames::{Frame, FrameReader, Mismatch, Record, find_later_mark},
+    frames::{Frame, FrameReader, Mismatch, Record},
 };
 use crate::fs::{File, Fs, OpenMode, read_full_at};
 
@@ -27,7 +27,6 @@ use crate::fs::{File, Fs, OpenMode, read_full_at};
 #[derive(Debug)]
 pub(super) struct Surveyed {
     pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn File>,
     pub(super) bytes: u64,
     pub(super) header: Header,
     /// `None` for the segment that is being written: only the last may lack it.
@@ -127,15 +126,16 @@ impl Surveyed {
         self.bytes - footer as u64
     }
 
-    /// A reader of all its frames.
-    pub(super) fn frames(&self, sums: Sums) -> FrameReader {
-        self.frames_to(sums, self.bytes)
+    /// A reader of its frames up to an offset. Files are opened when they are read: a log can
+    /// have more segments than a process may have files.
+    pub(super) fn frames(&self, fs: &dyn Fs, end: u64) -> Result<FrameReader, LogError> {
+        let (sums, range) = (Sums::new(self.header.id), HEADER_BYTES as u64..end);
+        Ok(FrameReader::new(self.open(fs)?, sums, self.base(), self.header.chain, range))
     }
 
-    /// A reader of its frames up to an offset.
-    pub(super) fn frames_to(&self, sums: Sums, end: u64) -> FrameReader {
-        let file = Arc::clone(&self.file);
-        FrameReader::new(file, sums, self.base(), self.header.chain, HEADER_BYTES as u64..end)
+    fn open(&self, fs: &dyn Fs) -> Result<Arc<dyn File>, LogError> {
+        let opened = fs.open(&self.path, OpenMode::Read);
+        opened.map_err(LogError::io("open log segment", &self.path))
     }
 
     pub(super) fn io(&self) -> impl FnOnce(io::Error) -> LogError {
@@ -158,10 +158,10 @@ impl Surveyed {
     /// Reads a sealed segment through: every frame must be right and the footer must be last.
     pub(super) fn scan_sealed(
         &self,
-        sums: Sums,
+        fs: &dyn Fs,
         each: &mut dyn FnMut(Place, Record<'_>) -> Result<(), LogError>,
     ) -> Result<u64, LogError> {
-        let mut reader = self.frames(sums);
+        let mut reader = self.frames(fs, self.bytes)?;
         let mut marks = 0;
         loop {
             let place = Place::of(&reader);
@@ -189,8 +189,8 @@ impl Surveyed {
     /// Reads the segment that is being written, and finds its end.
     ///
     /// A bad frame is damage if a later mark says that it was durable, and torn otherwise.
-    pub(super) fn scan_tail(&self, sums: Sums) -> Result<TailScan, LogError> {
-        let mut reader = self.frames(sums);
+    pub(super) fn scan_tail(&self, fs: &dyn Fs) -> Result<TailScan, LogError> {
+        let mut reader = self.frames(fs, self.bytes)?;
         let mut scan = TailScan::at(&self.header.chain);
         loop {
             let place = Place::of(&reader);
@@ -207,10 +207,7 @@ impl Surveyed {
                     return Err(self.corrupt(after, "the end of the file after a footer", "more"));
                 }
                 Frame::Bad(mismatch) => {
-                    let last = place.chain.next.prev();
-                    let range = place.offset..self.bytes;
-                    let later = find_later_mark(&*self.file, sums, self.base(), last, range);
-                    if let Some((at, durable)) = later.map_err(self.io())? {
+                    if let Some((at, durable)) = reader.find_later_mark().map_err(self.io())? {
                         return Err(self.corrupt(
                             place.offset,
                             format!(
@@ -239,11 +236,11 @@ impl Surveyed {
     /// found them.
     pub(super) fn replay_tail(
         &self,
-        sums: Sums,
+        fs: &dyn Fs,
         scan: &TailScan,
         each: &mut dyn FnMut(Place, Record<'_>) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let mut reader = self.frames_to(sums, scan.end);
+        let mut reader = self.frames(fs, scan.end)?;
         loop {
             let place = Place::of(&reader);
             match reader.next().map_err(self.io())? {
@@ -407,7 +404,7 @@ fn survey_segment(
     }
     let footer =
         read_footer(&*file, bytes, &header).map_err(LogError::io("read log segment", &path))?;
-    Ok(Some(Surveyed { path, file, bytes, header, footer }))
+    Ok(Some(Surveyed { path, bytes, header, footer }))
 }
 
 fn read_footer(file: &dyn File, bytes: u64, header: &Header) -> io::Result<Option<Footer>> {

@@ -6,7 +6,6 @@ use larder_types::{Epoch, HybridTime, LogId, SequenceNumber};
 
 use super::{
     error::LogError,
-    format::Sums,
     frames::{Frame, FrameReader, OwnedRecord},
     survey::{Survey, Surveyed},
 };
@@ -88,21 +87,20 @@ pub fn verify(fs: &dyn Fs, dir: &Path) -> Result<VerifyReport, LogError> {
         report.epochs.push((start.epoch, start.first));
     }
     for segment in &survey.segments {
-        report.add(segment)?;
+        report.add(fs, segment)?;
     }
     Ok(report)
 }
 
 impl VerifyReport {
-    fn add(&mut self, segment: &Surveyed) -> Result<(), LogError> {
-        let sums = Sums::new(segment.header.id);
+    fn add(&mut self, fs: &dyn Fs, segment: &Surveyed) -> Result<(), LogError> {
         let (chain, epochs, marks) = match (&segment.footer, segment.chain_after()) {
             (Some(footer), Some(chain)) => {
-                let marks = segment.scan_sealed(sums, &mut |_, _| Ok(()))?;
+                let marks = segment.scan_sealed(fs, &mut |_, _| Ok(()))?;
                 (chain, footer.epochs.clone(), marks)
             }
             _ => {
-                let scan = segment.scan_tail(sums)?;
+                let scan = segment.scan_tail(fs)?;
                 self.torn = (scan.end < segment.bytes).then(|| TornReport {
                     segment: segment.name(),
                     offset: scan.end,
@@ -130,7 +128,8 @@ impl VerifyReport {
 
 /// Every record of a log, oldest first. Ends at a torn tail, and after the first error.
 #[derive(Debug)]
-pub struct Dump {
+pub struct Dump<'a> {
+    fs: &'a dyn Fs,
     /// Segments not begun yet.
     segments: vec::IntoIter<Surveyed>,
     current: Option<(Surveyed, FrameReader)>,
@@ -140,22 +139,19 @@ pub struct Dump {
 ///
 /// # Errors
 /// Headers and footers that do not fit together; damage further in is told by the iterator.
-pub fn dump(fs: &dyn Fs, dir: &Path) -> Result<Dump, LogError> {
-    Ok(Dump { segments: Survey::of(fs, dir)?.segments.into_iter(), current: None })
+pub fn dump<'a>(fs: &'a dyn Fs, dir: &Path) -> Result<Dump<'a>, LogError> {
+    Ok(Dump { fs, segments: Survey::of(fs, dir)?.segments.into_iter(), current: None })
 }
 
-impl Iterator for Dump {
+impl Iterator for Dump<'_> {
     type Item = Result<OwnedRecord, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.current.is_none() {
                 let segment = self.segments.next()?;
-                match readable_end(&segment) {
-                    Ok(end) => {
-                        let reader = segment.frames_to(Sums::new(segment.header.id), end);
-                        self.current = Some((segment, reader));
-                    }
+                match readable(self.fs, &segment) {
+                    Ok(reader) => self.current = Some((segment, reader)),
                     Err(error) => return self.fail(error),
                 }
             }
@@ -185,7 +181,7 @@ impl Iterator for Dump {
     }
 }
 
-impl Dump {
+impl Dump<'_> {
     fn fail(&mut self, error: LogError) -> Option<Result<OwnedRecord, LogError>> {
         self.current = None;
         self.segments = Vec::new().into_iter();
@@ -193,10 +189,11 @@ impl Dump {
     }
 }
 
-/// Where reading ends: before the torn tail of a segment that is not sealed.
-fn readable_end(segment: &Surveyed) -> Result<u64, LogError> {
-    match segment.footer {
-        Some(_) => Ok(segment.bytes),
-        None => Ok(segment.scan_tail(Sums::new(segment.header.id))?.end),
-    }
+/// A reader of a segment that ends before its torn tail, if it has one.
+fn readable(fs: &dyn Fs, segment: &Surveyed) -> Result<FrameReader, LogError> {
+    let end = match segment.footer {
+        Some(_) => segment.bytes,
+        None => segment.scan_tail(fs)?.end,
+    };
+    segment.frames(fs, end)
 }

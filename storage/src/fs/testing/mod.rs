@@ -19,7 +19,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-pub use crash::{Crashes, Variant};
+pub use crash::{Crashes, Tear, Variant};
 
 use super::{File, Fs, OpenMode, parent_of};
 
