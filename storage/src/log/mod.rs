@@ -6,7 +6,7 @@
 //!  encodes, no I/O          one write call, one fdatasync   Cursor: hot tail, else disk
 //! ```
 //!
-//! - [`format`] is the bytes; `docs/format/log.md` shows them as tables.
+//! - [`mod@format`] is the bytes; `docs/format/log.md` shows them as tables.
 //! - Every batch is preceded by a mark that names the tail which was durable before it. So only
 //!   the last batch can be torn by a crash, and damage below a mark is told from a torn tail.
 //! - Records form one chain of checksums through all segments; segments are sealed by footers.
