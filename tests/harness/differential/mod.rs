@@ -14,6 +14,7 @@ mod draw;
 mod exceptions;
 mod flipper;
 mod history;
+mod judge;
 mod pair;
 mod run;
 mod scenarios;
