@@ -107,7 +107,11 @@ impl Effect<'_> {
             Self::PutRow { key, row } => key.len() + row.len() + 2 * LENGTH_BYTES_MAX,
             Self::DeleteRow { key } => key.len() + LENGTH_BYTES_MAX,
             Self::PutField { key, field, row, .. } => {
-                key.len() + Generation::ENCODED_BYTES + field.len() + row.len() + 3 * LENGTH_BYTES_MAX
+                key.len()
+                    + Generation::ENCODED_BYTES
+                    + field.len()
+                    + row.len()
+                    + 3 * LENGTH_BYTES_MAX
             }
             Self::DeleteField { key, field, .. } => {
                 key.len() + Generation::ENCODED_BYTES + field.len() + 2 * LENGTH_BYTES_MAX

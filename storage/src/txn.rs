@@ -39,7 +39,9 @@ pub enum TxnError {
         bytes: usize,
     },
     /// The effects of one transaction do not fit into one record.
-    #[error("the transaction's effects are larger than a log record's limit of {RECORD_BYTES_MAX} bytes; split it")]
+    #[error(
+        "the transaction's effects are larger than a log record's limit of {RECORD_BYTES_MAX} bytes; split it"
+    )]
     RecordTooLarge,
     /// The state could not be read.
     #[error(transparent)]

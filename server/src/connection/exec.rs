@@ -61,7 +61,9 @@ impl Connection {
         let bytes: usize = request.iter().map(<[u8]>::len).sum();
         let outcome = if multi.bytes + bytes > bytes_max {
             multi.fail();
-            let text = format!("ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction");
+            let text = format!(
+                "ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction"
+            );
             Err(CommandError::Message(text.into()))
         } else {
             if !multi.failed {
@@ -179,9 +181,7 @@ impl Connection {
         let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
         self.unwatch();
         self.session.last_write = work.written.or(self.session.last_write);
-        let Task::Transaction(done) = work.task else {
-            unreachable!("work comes back as it went")
-        };
+        let Task::Transaction(done) = work.task else { unreachable!("work comes back as it went") };
         if done.aborted {
             self.writer().null_array();
             return Ok(Ok(()));
@@ -274,7 +274,8 @@ impl Connection {
             let closed = async {
                 // Without a timeout it ends with the connection, as in Redis.
                 let forever = Duration::from_secs(u64::MAX >> 32);
-                let patience = if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
+                let patience =
+                    if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
                 tokio::time::sleep(patience).await;
             };
             closed.await;

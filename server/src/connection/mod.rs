@@ -116,7 +116,8 @@ impl Connection {
     async fn serve_requests(&mut self) -> Result<(), End> {
         loop {
             self.decoder.set_limits(limits_of(&self.session, &self.node));
-            match self.decoder.decode(&mut self.unread, self.commands_max()) {
+            let commands_max = self.commands_max();
+            match self.decoder.decode(&mut self.unread, commands_max) {
                 Ok(pipeline) if pipeline.is_empty() => {
                     if self.stop.is_requested() {
                         return Ok(());

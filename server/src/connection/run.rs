@@ -101,7 +101,8 @@ impl Connection {
         index: &mut usize,
     ) -> Result<Pipeline, End> {
         let commands = self.run_of(&pipeline, *index);
-        let run = Run { refused: Vec::with_capacity(commands.len()), pipeline, next: *index, commands };
+        let run =
+            Run { refused: Vec::with_capacity(commands.len()), pipeline, next: *index, commands };
         let mut work = Work::of(Task::Run(run));
         work.replies = std::mem::take(&mut self.replies);
         work.protocol = self.session.protocol;

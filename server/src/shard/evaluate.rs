@@ -9,7 +9,7 @@ use super::{
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
-use crate::command::{Command, CommandError, Handler, Outcome};
+use crate::command::{CommandError, Handler, Outcome};
 
 /// A run stops when its replies have grown beyond this; the connection sends them first.
 const REPLY_BYTES: usize = 1 << 20;
@@ -83,9 +83,10 @@ fn evaluate_transaction(
 ) {
     let admitted = admit(writer);
     let mut txn = writer.transaction(now_ms);
-    let expired = transaction.watched.iter().any(|(key, present)| {
-        *present && !txn.view().row(key).is_ok_and(|row| row.is_some())
-    });
+    let expired = transaction
+        .watched
+        .iter()
+        .any(|(key, present)| *present && !txn.view().row(key).is_ok_and(|row| row.is_some()));
     if expired || transaction.touched.load(Ordering::Acquire) {
         transaction.aborted = true;
         return;
@@ -127,7 +128,7 @@ fn admit(writer: &Writer) -> Result<(), Cow<'static, str>> {
 }
 
 /// Replaces what a refused command wrote by its refusal.
-pub fn write_refusal(outcome: Outcome, start: usize, replies: &mut ReplyWriter<'_>) {
+fn write_refusal(outcome: Outcome, start: usize, replies: &mut ReplyWriter<'_>) {
     if let Err(refusal) = outcome {
         replies.truncate(start);
         replies.error(&refusal.to_string());

@@ -15,5 +15,5 @@ mod threads;
 mod watch;
 mod work;
 
-pub use threads::{Shard, ShardError};
+pub use threads::{Shard, ShardError, Threads};
 pub use work::{Run, Task, Transaction, Work};

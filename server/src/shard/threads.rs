@@ -36,7 +36,9 @@ pub enum ShardError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The log failed: nothing more can be acknowledged.
-    #[error("the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}")]
+    #[error(
+        "the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}"
+    )]
     Log(#[from] LogError),
     /// The store was refused.
     #[error(transparent)]
@@ -61,7 +63,7 @@ pub struct Threads {
     incoming: Arc<Queue<Vec<Work>>>,
     store: Store,
     writer: JoinHandle<()>,
-    syncer: JoinHandle<Result<(), LogError>>,
+    syncer: JoinHandle<()>,
     folder: JoinHandle<()>,
     _directory: Directory,
 }
@@ -83,7 +85,7 @@ impl Shard {
         root: &Path,
         options: StoreOptions,
         epoch_id: u64,
-        failed: impl FnOnce(&LogError) + Send + 'static,
+        failed: impl FnOnce(LogError) + Send + 'static,
     ) -> Result<(Arc<Self>, Threads), ShardError> {
         let directory = Directory::open(root)?;
         let opened = open(&directory, options, wall_ms(), epoch_id)?;
@@ -97,11 +99,10 @@ impl Shard {
             move || write_until_closed(writer, &incoming, &staged, &watches)
         };
         let sync = move || {
-            let result = sync_until_closed(syncer, &staged);
-            if let Err(error) = &result {
+            if let Err(error) = sync_until_closed(syncer, &staged) {
+                staged.close();
                 failed(error);
             }
-            result
         };
         let shard = Arc::new(Self {
             incoming: incoming.clone(),
@@ -160,18 +161,14 @@ impl Shard {
 
 impl Threads {
     /// Takes no more work, finishes what was handed in, folds everything and flushes, so that the
-    /// next start has nothing to replay.
-    ///
-    /// # Errors
-    /// When the log failed.
-    pub fn stop(self) -> Result<(), LogError> {
+    /// next start has nothing to replay. Blocks until that is done.
+    pub fn stop(self) {
         self.incoming.close();
         let joined = "a panic ends the process";
         self.writer.join().expect(joined);
-        let result = self.syncer.join().expect(joined);
+        self.syncer.join().expect(joined);
         self.store.stop_folding();
         self.folder.join().expect(joined);
-        result
     }
 }
 
@@ -220,10 +217,7 @@ fn sync_until_closed(mut syncer: Syncer, staged: &Queue<Staged>) -> Result<(), L
     loop {
         match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
             Taken::All(Staged { batches, works }) => {
-                if let Err(error) = syncer.commit(batches) {
-                    staged.close();
-                    return Err(error);
-                }
+                syncer.commit(batches)?;
                 works.into_iter().for_each(answer);
             }
             Taken::Nothing => syncer.idle()?,

@@ -271,7 +271,11 @@ impl<'a> FieldsAt<'a> {
             .filter_map(move |(field, versions)| Some((field, self.at(&generation, versions)?)))
     }
 
-    fn at(&self, generation: &Generation, versions: &'a Versions<FieldChange>) -> Option<&'a RowBytes> {
+    fn at(
+        &self,
+        generation: &Generation,
+        versions: &'a Versions<FieldChange>,
+    ) -> Option<&'a RowBytes> {
         let (made_in, row) = versions.at(self.seq)?;
         (made_in == generation).then_some(row)
     }

@@ -32,11 +32,6 @@ impl<T> Versions<T> {
         self.newest_seq = seq;
     }
 
-    /// The newest version, visible or not: what the writer evaluates against.
-    pub(super) const fn newest(&self) -> &T {
-        &self.newest
-    }
-
     /// The newest version written by a record not beyond `seq`.
     pub(super) fn at(&self, seq: u64) -> Option<&T> {
         if self.newest_seq <= seq {
@@ -59,7 +54,7 @@ mod tests {
         assert_eq!(versions.at(11), Some(&'a'));
         assert_eq!(versions.at(12), Some(&'b'));
         assert_eq!(versions.at(99), Some(&'c'));
-        assert_eq!(versions.newest(), &'c');
+        assert_eq!(versions.at(u64::MAX), Some(&'c'));
     }
 
     #[test]

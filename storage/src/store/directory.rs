@@ -35,7 +35,9 @@ pub enum DirectoryError {
         expected: String,
     },
     /// Files that are not Larder's.
-    #[error("{path}: neither empty nor a data directory (it has {found:?} but no {FORMAT_FILE}); give --data an empty directory")]
+    #[error(
+        "{path}: neither empty nor a data directory (it has {found:?} but no {FORMAT_FILE}); give --data an empty directory"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,
@@ -57,7 +59,9 @@ pub enum DirectoryError {
         path: PathBuf,
     },
     /// Written by another version.
-    #[error("{path}: data format {found}, but this build opens format {supported}; start it with the version of kvd that wrote it")]
+    #[error(
+        "{path}: data format {found}, but this build opens format {supported}; start it with the version of kvd that wrote it"
+    )]
     UnsupportedFormat {
         /// The format file.
         path: PathBuf,
@@ -126,9 +130,9 @@ impl Directory {
         let path = self.root.join(FORMAT_FILE);
         let mut found = String::new();
         let expected = format_line(FORMAT_VERSION);
-        match File::open(&path).and_then(|file| {
-            file.take(FORMAT_BYTES_MAX).read_to_string(&mut found).map(|_| ())
-        }) {
+        match File::open(&path)
+            .and_then(|file| file.take(FORMAT_BYTES_MAX).read_to_string(&mut found).map(|_| ()))
+        {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return self.begin(&expected),
             Err(error) if error.kind() == ErrorKind::InvalidData => {

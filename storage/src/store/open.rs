@@ -73,7 +73,9 @@ impl StoreOptions {
 #[non_exhaustive]
 pub enum StoreError {
     /// The state says it has applied a record which the log has with another epoch.
-    #[error("{log}: record {seq} was written in epoch {found}, but the state applied it as of epoch {expected}: log and state are not of one history; restore both from a replica or a backup")]
+    #[error(
+        "{log}: record {seq} was written in epoch {found}, but the state applied it as of epoch {expected}: log and state are not of one history; restore both from a replica or a backup"
+    )]
     Parted {
         /// The log's directory.
         log: PathBuf,
@@ -85,7 +87,9 @@ pub enum StoreError {
         expected: Epoch,
     },
     /// The state is ahead of the log.
-    #[error("{log}: ends before record {applied}, which the state has applied: the log lost its end; restore it from a replica or a backup")]
+    #[error(
+        "{log}: ends before record {applied}, which the state has applied: the log lost its end; restore it from a replica or a backup"
+    )]
     StateAhead {
         /// The log's directory.
         log: PathBuf,
