@@ -36,14 +36,48 @@ install_packages() {
 install_build_tools() {
     command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain (rustup.rs) first"
     install_packages "to compile RocksDB and make its bindings" g++ clang libclang-dev
+    install_rocksdb
+}
+
+# RocksDB is compiled once, by itself, and linked from there. Cargo would compile it again whenever
+# the features of any build dependency change, which is 10 to 20 minutes on 2 cores each time
+# (docs/adr/0002-one-profile.md).
+install_rocksdb() {
+    local version features=lz4 home
+    version="$(sed -n '/^name = "librocksdb-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock)"
+    [ -n "$version" ] || die "Cargo.lock names no librocksdb-sys"
+    home="${LARDER_ROCKSDB:-$(dirname "$CARGO_TARGET_DIR")/rocksdb-${version##*+}-$features}"
+    if ! [ -f "$home/librocksdb.a" ]; then
+        say "compiling RocksDB ${version##*+} once, for 10 to 20 minutes on 2 cores, into $home"
+        local build="$home.build"
+        mkdir -p "$build/src"
+        cat >"$build/Cargo.toml" <<TOML
+[package]
+name = "rocksdb-once"
+version = "0.0.0"
+edition = "2024"
+[workspace]
+[dependencies]
+librocksdb-sys = { version = "=${version}", default-features = false, features = ["bindgen-runtime", "$features"] }
+[profile.release.package.librocksdb-sys]
+opt-level = 3
+debug = false
+TOML
+        : >"$build/src/lib.rs"
+        # In a shell of its own, away from this workspace's lock file and configuration.
+        (cd "$build" && env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC ROCKSDB_COMPILE=1 \
+            CARGO_TARGET_DIR="$build/target" cargo build --release)
+        mkdir -p "$home"
+        cp "$build"/target/release/build/librocksdb-sys-*/out/librocksdb.a "$home/librocksdb.a.new"
+        mv "$home/librocksdb.a.new" "$home/librocksdb.a"
+        rm -rf "$build"
+    fi
+    export ROCKSDB_LIB_DIR="$home" ROCKSDB_STATIC=1
 }
 
 # build PACKAGE...: the release profile, which is the only one (docs/adr/0002-one-profile.md).
 build() {
     local args=() package
     for package in "$@"; do args+=(-p "$package"); done
-    if ! [ -d "$CARGO_TARGET_DIR/release/build" ]; then
-        say "the first build compiles RocksDB, which takes 10 to 20 minutes on 2 cores"
-    fi
     cargo build --locked --release "${args[@]}"
 }
