@@ -207,7 +207,8 @@ impl EncodeMetric for FsyncHistogram<'_> {
 fn fsync_buckets(counts: &[u64]) -> (Vec<(f64, u64)>, u64) {
     let last = counts.len().saturating_sub(1);
     let buckets = counts.iter().enumerate().map(|(index, &count)| {
-        let bound = if index == last { f64::MAX } else { f64::from(1u32 << index.min(31)) / 1e6 };
+        let bound =
+            if index == last { f64::INFINITY } else { f64::from(1u32 << index.min(31)) / 1e6 };
         (bound, count)
     });
     (buckets.collect(), counts.iter().sum())
@@ -221,6 +222,6 @@ mod tests {
     fn fsync_buckets_are_in_seconds_and_end_in_infinity() {
         let (buckets, count) = fsync_buckets(&[0, 1, 2, 3]);
         assert_eq!(count, 6);
-        assert_eq!(buckets, [(1e-6, 0), (2e-6, 1), (4e-6, 2), (f64::MAX, 3)]);
+        assert_eq!(buckets, [(1e-6, 0), (2e-6, 1), (4e-6, 2), (f64::INFINITY, 3)]);
     }
 }

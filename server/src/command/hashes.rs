@@ -340,21 +340,27 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let mut options = ScanOptions::parse(request, 3, false)?;
     let count = if is_small { usize::MAX } else { options.count };
     let after = recall(cursor, Some(key));
-    let (found, last) = scan_fields(view, key, after, count, &mut options)?;
+    let Scanned { found, last } = scan_fields(view, key, after, count, &mut options)?;
     let next = last.map_or(0, |last| remember(Unit::of_key(key).as_u16(), Some(key), &last));
     reply_scanned(next, &found, reply);
     Ok(())
 }
 
-/// The fields beyond `after` that the options let through, of `count` or fewer; and the last one
-/// looked at, unless it was the hash's last.
+/// What one HSCAN found.
+struct Scanned {
+    found: Vec<NamedField>,
+    /// The last field looked at, unless it was the hash's last.
+    last: Option<Box<[u8]>>,
+}
+
+/// Looks at `count` fields beyond `after`, or at fewer where matching or the found bytes end it.
 fn scan_fields(
     view: &View<'_>,
     key: &[u8],
     mut after: Option<Box<[u8]>>,
     count: usize,
     options: &mut ScanOptions<'_>,
-) -> Result<(Vec<NamedField>, Option<Box<[u8]>>), CommandError> {
+) -> Result<Scanned, CommandError> {
     let (mut found, mut seen, mut bytes) = (Vec::new(), 0, 0);
     loop {
         let wanted = SCAN_FIELDS.min(count - seen);
@@ -369,14 +375,14 @@ fn scan_fields(
                 found.push((name, value));
             }
             if options.is_exhausted() || bytes >= SCAN_BYTES_MAX {
-                return Ok((found, after));
+                return Ok(Scanned { found, last: after });
             }
         }
         if is_end {
-            return Ok((found, None));
+            return Ok(Scanned { found, last: None });
         }
         if seen >= count {
-            return Ok((found, after));
+            return Ok(Scanned { found, last: after });
         }
     }
 }

@@ -38,7 +38,11 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS.iter().rev().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0) {
+        match UNITS
+            .iter()
+            .rev()
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale))
+        {
             Some((unit, scale)) => write!(f, "{} {unit}", self.0 / scale),
             None => write!(f, "{}", self.0),
         }

@@ -1,0 +1,261 @@
+//! kvd as a process: what it answers, where it refuses to start, and what its exit codes say.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A kvd that serves; killed when dropped.
+struct Kvd {
+    child: Child,
+    resp: SocketAddr,
+    admin: SocketAddr,
+    /// What it has written to its standard error, line by line.
+    log: mpsc::Receiver<String>,
+}
+
+fn kvd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvd"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn ended(arguments: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } = kvd(arguments).output().expect("kvd runs");
+    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    (status.code().expect("kvd ends by itself"), text.into_owned())
+}
+
+impl Kvd {
+    fn start(data: &Path, more: &[&str]) -> Self {
+        let data = data.to_str().expect("a path in UTF-8");
+        let arguments = ["--data", data, "--resp", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut child = kvd(&[&arguments[..], more].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kvd starts");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (lines, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // The test may have ended.
+                let _ = lines.send(line);
+            }
+        });
+        let admin = address_in(&log, "metrics and health are served");
+        let resp = address_in(&log, "kvd serves");
+        Self { child, resp, admin, log }
+    }
+
+    fn client(&self) -> Client {
+        let stream = TcpStream::connect(self.resp).expect("kvd listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        Client { reader: BufReader::new(stream) }
+    }
+
+    fn http(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin port listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: kvd\r\nConnection: close\r\n\r\n")
+            .expect("the request is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// Sends SIGTERM, and answers the exit code and what was logged.
+    fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).expect("kvd runs");
+        let mut log = Vec::new();
+        // The standard error ends with the process.
+        loop {
+            match self.log.recv_timeout(DEADLINE) {
+                Ok(line) => log.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("kvd does not end: {log:?}"),
+            }
+        }
+        (self.child.wait().expect("it has ended").code(), log)
+    }
+}
+
+impl Drop for Kvd {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address_in(log: &mpsc::Receiver<String>, message: &str) -> SocketAddr {
+    loop {
+        let line = log.recv_timeout(DEADLINE).expect("kvd says where it listens");
+        if let Some((_, address)) = line.split_once("address=").filter(|_| line.contains(message)) {
+            return address.trim().parse().expect("an address");
+        }
+    }
+}
+
+struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Sends an inline command and reads one line of its reply.
+    fn ask(&mut self, command: &str) -> String {
+        write!(self.reader.get_mut(), "{command}\r\n").expect("the request is sent");
+        self.line()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("a reply");
+        line.trim_end().to_owned()
+    }
+}
+
+#[test]
+fn a_node_serves_tells_of_itself_and_finds_its_data_again() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    assert_eq!(client.ask("SET greeting hello"), "+OK");
+    assert_eq!(client.ask("HSET numbers one 1 two 2"), ":2");
+    assert!(node.http("/healthz").ends_with("ok\n"));
+    assert!(node.http("/readyz").ends_with("ready\n"));
+    let metrics = node.http("/metrics");
+    for metric in [
+        "larder_log_appended_seq 3",
+        "larder_log_durable_seq 3",
+        "larder_log_committed_seq 3",
+        "larder_log_visible_seq 3",
+        "larder_state_applied_seq ",
+        "larder_state_persisted_seq ",
+        "larder_log_trimmed_seq ",
+        "larder_log_fsync_seconds_bucket{le=\"+Inf\"} ",
+        "larder_resp_commands_total{command=\"hset\"} 1",
+        "# EOF",
+    ] {
+        assert!(metrics.contains(metric), "{metric} is not in {metrics}");
+    }
+    let (code, log) = node.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+    assert_eq!(client.line(), "", "the connection is closed");
+
+    let again = Kvd::start(data.path(), &[]);
+    let mut client = again.client();
+    assert_eq!((client.ask("GET greeting"), client.line()), ("$5".into(), "hello".into()));
+    assert_eq!((client.ask("HGET numbers two"), client.line()), ("$1".into(), "2".into()));
+    assert!(again.http("/metrics").contains("larder_opening_replayed_records 0\n"));
+}
+
+#[test]
+fn a_data_directory_in_use_is_refused() {
+    let data = tempfile::tempdir().expect("a directory");
+    let _node = Kvd::start(data.path(), &[]);
+    let path = data.path().to_str().expect("a path in UTF-8");
+    let (code, text) = ended(&["--data", path, "--resp", "127.0.0.1:0"]);
+    assert!(code == 73 && text.contains("in use"), "{code}: {text}");
+    let (code, text) = ended(&["inspect", "log", "--data", path]);
+    assert!(code == 73 && text.contains("in use"), "{code}: {text}");
+}
+
+#[test]
+fn wrong_command_lines_and_configurations_have_codes_of_their_own() {
+    let (code, text) = ended(&["--no-such-option"]);
+    assert!(code == 64 && text.contains("--no-such-option"), "{code}: {text}");
+    let (code, text) = ended(&["--resp", "0.0.0.0:0"]);
+    assert!(code == 78 && text.contains("no password is set"), "{code}: {text}");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("kvd.toml");
+    std::fs::write(&file, "[log]\nsegment_byte = 1\n").expect("written");
+    let path = file.to_str().expect("a path in UTF-8");
+    let (code, text) = ended(&["--config", path, "--check-config"]);
+    assert!(code == 78 && text.contains("kvd.toml:2:1"), "{code}: {text}");
+    assert!(text.contains("did you mean `segment_bytes`?"), "{text}");
+
+    std::fs::write(&file, "max_clients = 7\n").expect("written");
+    let (code, text) = ended(&["--config", path, "--durability", "interval:20", "--check-config"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("max_clients = 7") && text.contains("\"interval:20\""), "{text}");
+    let (code, text) = ended(&["--print-default-config"]);
+    assert!(code == 0 && text.contains("max_clients = 10000"), "{code}: {text}");
+    assert_eq!(ended(&["--help"]).0, 0);
+}
+
+#[test]
+fn a_flipped_bit_in_the_log_is_refused_with_its_place() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    for number in 0..20 {
+        assert_eq!(client.ask(&format!("SET key:{number} some-value-of-{number}")), "+OK");
+    }
+    assert_eq!(node.stop().0, Some(0));
+    let path = data.path().to_str().expect("a path in UTF-8");
+    let (code, text) = ended(&["inspect", "log", "--data", path, "--verify"]);
+    assert!(code == 0 && text.contains("every record decodes"), "{code}: {text}");
+    let (code, text) = ended(&["inspect", "log", "--data", path, "--from", "3", "--limit", "1"]);
+    assert!(code == 0 && text.contains("put \"key:1\""), "{code}: {text}");
+    let (code, text) = ended(&["inspect", "state", "--data", path, "--verify", "-o", "json"]);
+    assert!(code == 0 && text.contains("\"strings\":20"), "{code}: {text}");
+
+    let segments = std::fs::read_dir(data.path().join("log")).expect("a log");
+    let segment = segments.map(|entry| entry.expect("an entry").path()).min().expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("it is readable");
+    let place = bytes.windows(15).position(|part| part == b"some-value-of-5").expect("it is there");
+    bytes[place] ^= 0x10;
+    std::fs::write(&segment, bytes).expect("written");
+    let (code, text) = ended(&["inspect", "log", "--data", path, "--verify"]);
+    assert!(code == 65 && text.contains("damaged at offset"), "{code}: {text}");
+    let (code, text) = ended(&["--data", path, "--resp", "127.0.0.1:0"]);
+    assert!(code == 65 && text.contains("damaged at offset"), "{code}: {text}");
+}
+
+#[test]
+fn a_client_too_many_is_told_so() {
+    let data = tempfile::tempdir().expect("a directory");
+    let file = data.path().join("kvd.toml");
+    std::fs::write(&file, "max_clients = 1\n").expect("written");
+    let path = file.to_str().expect("a path in UTF-8");
+    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
+    let mut first = node.client();
+    assert_eq!(first.ask("PING"), "+PONG");
+    assert_eq!(node.client().line(), "-ERR max number of clients reached");
+    assert_eq!(first.ask("PING"), "+PONG");
+    assert!(node.http("/metrics").contains("larder_resp_connections_refused_total 1\n"));
+}
+
+#[test]
+fn a_password_is_asked_for_and_can_be_changed() {
+    let data = tempfile::tempdir().expect("a directory");
+    let file = data.path().join("kvd.toml");
+    std::fs::write(&file, "requirepass = \"secret\"\n").expect("written");
+    let path = file.to_str().expect("a path in UTF-8");
+    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
+    let mut client = node.client();
+    assert_eq!(client.ask("GET x"), "-NOAUTH Authentication required.");
+    let wrong = "-WRONGPASS invalid username-password pair or user is disabled.";
+    assert_eq!(client.ask("AUTH wrong"), wrong);
+    assert_eq!(client.ask("AUTH other secret"), wrong);
+    assert!(client.ask("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
+    assert_eq!(client.ask("AUTH secret"), "+OK");
+    assert_eq!(client.ask("GET x"), "$-1");
+    assert_eq!(client.ask("CONFIG SET requirepass other"), "+OK");
+    assert_eq!(client.ask("GET x"), "$-1", "who has authenticated stays so");
+    let mut second = node.client();
+    assert_eq!(second.ask("AUTH secret"), wrong);
+    assert_eq!(second.ask("AUTH default other"), "+OK");
+    assert!(node.http("/metrics").contains("larder_resp_authentications_failed_total 3\n"));
+}
