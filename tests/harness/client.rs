@@ -11,7 +11,7 @@ use crate::reply::Reply;
 /// A reply that takes longer than this is reported as missing.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one read asks of the socket.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// One connection.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Client {
     received: Vec<u8>,
     /// How much of `received` has been handed out.
     taken: usize,
+    /// Where a read puts its bytes first.
+    piece: Box<[u8]>,
 }
 
 /// A reply and the bytes it was parsed from.
@@ -42,7 +44,8 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        Ok(Self { stream, received: Vec::new(), taken: 0 })
+        let piece = vec![0; READ_BYTES].into_boxed_slice();
+        Ok(Self { stream, received: Vec::new(), taken: 0, piece })
     }
 
     /// The socket, for what only a hostile client does.
@@ -131,16 +134,16 @@ impl Client {
     }
 
     fn fill(&mut self) -> Result<usize> {
-        let filled = self.received.len();
-        self.received.resize(filled + READ_BYTES, 0);
-        let outcome = loop {
-            match self.stream.read(&mut self.received[filled..]) {
+        loop {
+            match self.stream.read(&mut self.piece) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                outcome => break outcome,
+                Err(error) => return Err(error).context("reading a reply"),
+                Ok(read) => {
+                    self.received.extend_from_slice(&self.piece[..read]);
+                    return Ok(read);
+                }
             }
-        };
-        self.received.truncate(filled + outcome.as_ref().copied().unwrap_or(0));
-        outcome.context("reading a reply")
+        }
     }
 }
 

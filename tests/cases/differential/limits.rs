@@ -47,15 +47,24 @@ fn a_key_field_or_value_beyond_its_limit_is_refused_and_one_at_the_limit_is_not(
         if binaries.kvd.is_none() {
             continue;
         }
-        // On a connection of its own: beyond the bound of a single argument it is closed.
+        // On a connection of its own: it is closed where one argument alone is too long, and the
+        // error may be lost when that happens while the argument is still being sent.
         let mut outsider = servers.subject.client().unwrap();
-        outsider.send_raw(&encoded(&beyond)).unwrap();
-        let refused = outsider.reply().unwrap().reply;
-        println!("{} beyond its limit: {}", beyond[0].escape_ascii(), refused.describe());
-        assert!(refused.is_error(), "{} beyond the limit", beyond[0].escape_ascii());
+        let sent = outsider.send_raw(&encoded(&beyond));
+        let name = beyond[0].escape_ascii();
+        match sent.and_then(|()| outsider.reply()) {
+            Ok(refused) => {
+                println!("{name} beyond its limit: {}", refused.reply.describe());
+                assert!(refused.reply.is_error(), "{name} beyond the limit");
+            }
+            Err(cut) => println!("{name} beyond its limit: cut off ({cut:#})"),
+        }
         subject.expect_ok(&["PING"]).unwrap();
     }
     if binaries.kvd.is_some() {
+        let absent = subject.call(&["SETRANGE", "absent", "9000000", "x"]).unwrap();
+        assert!(absent.is_error(), "SETRANGE beyond the limit: {}", absent.describe());
+        assert_eq!(subject.call(&["EXISTS", "absent"]).unwrap().integer(), Some(0));
         let appended = subject.call(&["APPEND", "k", "x"]).unwrap();
         assert!(appended.is_error(), "APPEND beyond the limit: {}", appended.describe());
         let length = subject.call(&["STRLEN", "k"]).unwrap();

@@ -12,7 +12,7 @@ pub(crate) const BAD_REQUESTS: [&[u8]; 17] = [
     b"*-1\r\n*0\r\nPING\r\n",
     b"\r\n\r\nPING\r\n",
     b"PING\n",
-    b"$5\r\nhello\r\n",
+    b"$5\r\nworld\r\n",
     b"SET k1 \"unbalanced\r\n",
     b"SET k1 'unbalanced\r\n",
     b"ECHO \"a\\x41\\n\\q\" \r\nECHO 'it\\'s'\r\n",

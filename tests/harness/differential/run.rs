@@ -39,6 +39,7 @@ pub struct Run {
     pub(super) control: Both,
     pub(super) history: History,
     mix: Mix,
+    taken: usize,
     /// What was compared so far.
     pub counts: Counts,
     /// Which deliberate differences were met.
@@ -57,43 +58,56 @@ impl Run {
     /// # Errors
     /// When either cannot be reached.
     pub fn new(pair: Pair, seed: u64, mix: Mix) -> Result<Self> {
-        let mut control = pair.connect()?;
-        for client in control.each() {
-            client.expect_ok(&["FLUSHALL"])?;
-        }
         let mut run = Self {
             pair,
             seed,
             draw: Draw::new(seed),
             connections: Vec::new(),
-            control,
+            control: pair.connect()?,
             history: History::default(),
             mix,
+            taken: 0,
             counts: Counts::default(),
             hits: ExceptionHits::default(),
         };
+        run.start_afresh()?;
+        Ok(run)
+    }
+
+    /// Empties both servers and connects anew: what a run needs at its start, and after a
+    /// difference if it is to go on and look for more.
+    ///
+    /// # Errors
+    /// When either server cannot be reached, or they differ in HELLO.
+    pub fn start_afresh(&mut self) -> Result<()> {
+        self.control = self.pair.connect()?;
+        for client in self.control.each() {
+            client.expect_ok(&["FLUSHALL"])?;
+        }
+        self.connections.clear();
         for i in 0..CONNECTIONS {
-            let connection = run.fresh_connection()?;
-            run.connections.push(connection);
+            let connection = self.fresh_connection()?;
+            self.connections.push(connection);
             if i % 2 == 1 {
-                run.exchange(i, vec![planned("HELLO", args!["3"])], false)?;
+                self.exchange(i, vec![planned("HELLO", args!["3"])], false)?;
             }
         }
-        Ok(run)
+        Ok(())
     }
 
     pub(super) fn fresh_connection(&self) -> Result<Connection> {
         Ok(Connection { both: self.pair.connect()?, queue: None })
     }
 
-    /// Takes `steps` steps, and compares the contents now and then and at the end.
+    /// Goes on until `steps` steps were taken, comparing the contents now and then and at the end.
     ///
     /// # Errors
     /// A [`super::Mismatch`] where the servers differ; another error where one cannot be used.
     pub fn steps(&mut self, steps: usize) -> Result<()> {
-        for step in 0..steps {
-            self.step().with_context(|| format!("seed {}, step {step}", self.seed))?;
-            if step % STEPS_BETWEEN_CONTENTS == STEPS_BETWEEN_CONTENTS - 1 {
+        while self.taken < steps {
+            self.taken += 1;
+            self.step().with_context(|| format!("seed {}, step {}", self.seed, self.taken))?;
+            if self.taken.is_multiple_of(STEPS_BETWEEN_CONTENTS) {
                 self.compare_contents()?;
             }
         }
@@ -196,14 +210,20 @@ impl Run {
         }
         self.connections[connection].both.send_raw(&wire)?;
         let is_alone = pipeline.len() == 1;
+        let mut verdict = Ok(());
         for command in pipeline {
+            // After a difference the rest is read all the same: what was sent has then been done.
             let (reference, subject) = self.reply_pair(connection, &command.args)?;
-            self.judge(connection, &command, &reference, &subject)?;
-            if is_alone && self.connections[connection].queue.is_none() {
-                self.judge_membership(connection, &command, [&reference, &subject])?;
+            if verdict.is_err() {
+                continue;
+            }
+            verdict = self.judge(connection, &command, &reference, &subject);
+            let queues = self.connections[connection].queue.is_some();
+            if verdict.is_ok() && is_alone && !queues {
+                verdict = self.judge_membership(connection, &command, [&reference, &subject]);
             }
         }
-        Ok(())
+        verdict
     }
 
     /// The next reply of both sides of a connection. A missing one of the subject is a mismatch.
