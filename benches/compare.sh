@@ -30,7 +30,7 @@ install_packages "the peer and its benchmark" redis-server redis-tools
 install_build_tools
 build larder-server larder-benches
 kvd="$CARGO_TARGET_DIR/release/kvd"
-"$kvd" --version | grep -q 'release' || die "$kvd was not built with the release profile"
+"$kvd" --version | grep -q release || die "$kvd was not built with the release profile"
 
 [ -n "$dir" ] || { dir="$CARGO_TARGET_DIR/compare"; mkdir -p "$dir"; }
 work="$(mktemp -d "$dir/compare.XXXXXX")"

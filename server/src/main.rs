@@ -24,6 +24,13 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Says which profile built it: figures of another than release mean nothing.
+const VERSION: &str = if cfg!(debug_assertions) {
+    concat!(env!("CARGO_PKG_VERSION"), " (debug)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (release)")
+};
+
 const USAGE: u8 = 64;
 const DAMAGED: u8 = 65;
 const DEFECT: u8 = 70;
@@ -38,7 +45,7 @@ const RUNTIME_END: Duration = Duration::from_secs(1);
 
 /// The Larder daemon: a durable key-value store that speaks the Redis protocol.
 #[derive(Parser)]
-#[command(name = "kvd", version, args_conflicts_with_subcommands = true)]
+#[command(name = "kvd", version = VERSION, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(flatten)]
     serve: ServeArguments,

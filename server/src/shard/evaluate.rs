@@ -1,4 +1,4 @@
-//! Evaluates work on the writer thread: commands become replies and log records.
+//! Evaluates work with the shard's writer: commands become replies and log records.
 
 use std::{borrow::Cow, sync::atomic::Ordering};
 

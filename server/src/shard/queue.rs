@@ -1,5 +1,5 @@
-//! The two queues of a shard: from connections to the writer, and from the writer to the sync
-//! thread. Both hand over everything at once, so that a batch is what gathered meanwhile.
+//! The queue from the writer to the sync thread. It hands over everything at once, so that a batch is
+//! what gathered meanwhile.
 
 use parking_lot::{Condvar, Mutex};
 

@@ -9,24 +9,22 @@ use std::{
 };
 
 use larder_storage::{
-    Batch, Directory, DirectoryError, Folder, LogError, Recovered, Store, StoreError, StoreOptions,
-    Syncer, Writer, open,
+    Directory, DirectoryError, Folder, LogError, Recovered, Store, StoreError, StoreOptions,
+    Syncer, open,
 };
 use tokio::sync::oneshot;
 
 use super::{
-    evaluate::evaluate,
+    combine::{Combiner, Staged},
     queue::{Queue, Taken},
     watch::Watches,
-    work::{Task, Work},
+    work::Work,
 };
 use crate::clock::wall_ms;
 
 /// The sync thread writes its mark after this much idleness: soon enough to be there before most
 /// power cuts, and late enough not to double the writes of a slow client.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
-/// The writer waits for the sync thread while this much is staged: memory is bounded by it.
-const STAGED_BYTES_MAX: usize = 64 << 20;
 
 /// Why a shard did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +48,7 @@ pub enum ShardError {
 
 /// A shard at work; a handle for connections.
 pub struct Shard {
-    incoming: Arc<Queue<Vec<Work>>>,
+    combiner: Arc<Combiner>,
     store: Store,
     watches: Arc<Watches>,
     recovered: Recovered,
@@ -60,19 +58,11 @@ pub struct Shard {
 
 /// The threads of a shard, for whoever started it.
 pub struct Threads {
-    incoming: Arc<Queue<Vec<Work>>>,
+    combiner: Arc<Combiner>,
     store: Store,
-    writer: JoinHandle<()>,
     syncer: JoinHandle<()>,
     folder: JoinHandle<()>,
     _directory: Directory,
-}
-
-/// What the writer has evaluated and the sync thread has not written.
-#[derive(Default)]
-struct Staged {
-    batches: Vec<Batch>,
-    works: Vec<Work>,
 }
 
 impl Shard {
@@ -89,15 +79,11 @@ impl Shard {
     ) -> Result<(Arc<Self>, Threads), ShardError> {
         let directory = Directory::open(root)?;
         let opened = open(&directory, options, wall_ms(), epoch_id)?;
-        let incoming = Arc::new(Queue::new());
         let staged = Arc::new(Queue::<Staged>::new());
         let watches = Arc::new(Watches::default());
-
-        let (writer, folder, syncer) = (opened.writer, opened.folder, opened.syncer);
-        let write = {
-            let (incoming, staged, watches) = (incoming.clone(), staged.clone(), watches.clone());
-            move || write_until_closed(writer, &incoming, &staged, &watches)
-        };
+        let combiner = Combiner::new(opened.writer, staged.clone(), watches.clone());
+        let combiner = Arc::new(combiner);
+        let (folder, syncer) = (opened.folder, opened.syncer);
         let sync = move || {
             if let Err(error) = sync_until_closed(syncer, &staged) {
                 staged.close();
@@ -105,7 +91,7 @@ impl Shard {
             }
         };
         let shard = Arc::new(Self {
-            incoming: incoming.clone(),
+            combiner: combiner.clone(),
             store: opened.store.clone(),
             watches,
             recovered: opened.recovered,
@@ -113,9 +99,8 @@ impl Shard {
             root: root.to_path_buf(),
         });
         let threads = Threads {
-            incoming,
+            combiner,
             store: opened.store,
-            writer: spawn("writer", write)?,
             syncer: spawn("syncer", sync)?,
             folder: spawn("folder", move || fold_until_stopped(folder))?,
             _directory: directory,
@@ -128,8 +113,7 @@ impl Shard {
     pub fn submit(&self, mut work: Work) -> oneshot::Receiver<Work> {
         let (done, receiver) = oneshot::channel();
         work.done = Some(done);
-        // A closed queue drops the work, which the receiver sees.
-        let _ = self.incoming.add(|waiting| waiting.push(work));
+        self.combiner.submit(work);
         receiver
     }
 
@@ -163,9 +147,8 @@ impl Threads {
     /// Takes no more work, finishes what was handed in, folds everything and flushes, so that the
     /// next start has nothing to replay. Blocks until that is done.
     pub fn stop(self) {
-        self.incoming.close();
+        self.combiner.close();
         let joined = "a panic ends the process";
-        self.writer.join().expect(joined);
         self.syncer.join().expect(joined);
         self.store.stop_folding();
         self.folder.join().expect(joined);
@@ -179,45 +162,14 @@ fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(run).map_err(ShardError::Thread)
 }
 
-fn write_until_closed(
-    mut writer: Writer,
-    incoming: &Queue<Vec<Work>>,
-    staged: &Queue<Staged>,
-    watches: &Watches,
-) {
-    while let Taken::All(mut works) = incoming.take(Vec::is_empty, None) {
-        writer.wait_for_room();
-        let now_ms = wall_ms();
-        for work in &mut works {
-            evaluate(work, &mut writer, watches, now_ms);
-        }
-        if !stage(&mut writer, staged, works) {
-            return;
-        }
-    }
-    // Everything so far gets folded before the shard ends.
-    writer.seal();
-    staged.close();
-}
-
-/// False when the sync thread has ended.
-fn stage(writer: &mut Writer, staged: &Queue<Staged>, mut works: Vec<Work>) -> bool {
-    staged.wait_while(|staged| {
-        staged.batches.iter().map(Batch::record_bytes).sum::<usize>() > STAGED_BYTES_MAX
-    });
-    let batch = writer.take_batch();
-    staged.add(|staged| {
-        staged.batches.extend(batch);
-        staged.works.append(&mut works);
-    })
-}
-
 fn sync_until_closed(mut syncer: Syncer, staged: &Queue<Staged>) -> Result<(), LogError> {
     let is_empty = |staged: &Staged| staged.works.is_empty();
     loop {
         match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
-            Taken::All(Staged { batches, works }) => {
-                syncer.commit(batches)?;
+            Taken::All(Staged { batch, works }) => {
+                if let Some(batch) = batch {
+                    syncer.commit(batch)?;
+                }
                 works.into_iter().for_each(answer);
             }
             Taken::Nothing => syncer.idle()?,
@@ -236,19 +188,5 @@ fn answer(mut work: Work) {
 fn fold_until_stopped(folder: Folder) {
     if let Err(error) = folder.run() {
         tracing::error!(%error, "the fold ended");
-    }
-}
-
-/// Work that seals the top layer.
-impl Work {
-    /// Work without replies of its own.
-    pub fn of(task: Task) -> Self {
-        Self {
-            task,
-            replies: bytes::BytesMut::new(),
-            protocol: larder_resp::Protocol::default(),
-            written: None,
-            done: None,
-        }
     }
 }

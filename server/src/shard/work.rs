@@ -23,6 +23,19 @@ pub struct Work {
     pub done: Option<oneshot::Sender<Self>>,
 }
 
+impl Work {
+    /// Work whose replies begin empty.
+    pub fn of(task: Task) -> Self {
+        Self {
+            task,
+            replies: BytesMut::new(),
+            protocol: Protocol::default(),
+            written: None,
+            done: None,
+        }
+    }
+}
+
 /// The kinds of work.
 pub enum Task {
     /// Commands, one after the other, each a record of its own.

@@ -48,6 +48,21 @@ impl Batch {
         self.chain.hybrid
     }
 
+    /// Adds the batch that comes next, so that both are written in one call.
+    ///
+    /// # Panics
+    /// If `next` does not continue this batch.
+    pub fn extend(&mut self, mut next: Self) {
+        assert_eq!(next.first, self.chain.next, "batches are joined in order");
+        let shift = (self.bytes.len() - MARK_BYTES) as u64;
+        self.bytes.extend_from_slice(&next.bytes[MARK_BYTES..]);
+        self.chain = next.chain;
+        self.epochs.append(&mut next.epochs);
+        self.places.extend(
+            next.places.iter().map(|place| IndexEntry { offset: place.offset + shift, ..*place }),
+        );
+    }
+
     /// Bytes of the records.
     pub fn record_bytes(&self) -> usize {
         self.bytes.len() - MARK_BYTES

@@ -33,18 +33,14 @@ impl Syncer {
         Self { shared, log, unsynced_since: None }
     }
 
-    /// Writes the batches and makes them count as the namespace's durability says; afterwards
-    /// their records are committed and visible.
+    /// Writes the batch and makes it count as the namespace's durability says; afterwards its
+    /// records are committed and visible.
     ///
     /// # Errors
-    /// Any error of writing or fsyncing poisons the log: nothing of the batches may be
+    /// Any error of writing or fsyncing poisons the log: nothing of the batch may be
     /// acknowledged, and the process must end.
-    pub fn commit(&mut self, batches: Vec<Batch>) -> Result<(), LogError> {
-        let mut last = None;
-        for batch in batches {
-            last = Some(self.log.write(batch)?);
-        }
-        let Some(last) = last else { return Ok(()) };
+    pub fn commit(&mut self, batch: Batch) -> Result<(), LogError> {
+        let last = self.log.write(batch)?;
         match self.shared.options.durability {
             Durability::Fsync => self.sync()?,
             Durability::Interval(_) => {
