@@ -113,7 +113,7 @@ impl<'a> View<'a> {
             if let Found::Row(row) = found {
                 return self.live(row);
             }
-            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+            if layer.cleared_by(seq) {
                 return Ok(None);
             }
         }
@@ -130,7 +130,7 @@ impl<'a> View<'a> {
         fields: &[&[u8]],
     ) -> Result<Option<(Row, Vec<Option<FieldValue>>)>, StateError> {
         let mut wanted: Vec<Option<RowBytes>> = vec![None; fields.len()];
-        let Some((row, generation, reach)) = self.gather(key, |changes, generation| {
+        let Some((row, generation, reach, seq)) = self.gather(key, |changes, generation| {
             for (field, slot) in fields.iter().zip(&mut wanted) {
                 if slot.is_none() {
                     *slot = changes.change(&generation, field).cloned();
@@ -150,7 +150,7 @@ impl<'a> View<'a> {
             };
             found.push(bytes.map(FieldValue::parse).transpose()?);
         }
-        if !self.covers_what_is_stored() {
+        if self.stored_is_beyond(seq) {
             return self.renewed().row_and_fields(key, fields);
         }
         Ok(Some((row, found)))
@@ -178,7 +178,7 @@ impl<'a> View<'a> {
         limit: usize,
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
         let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
-        let Some((row, generation, reach)) = self.gather(key, |changes, generation| {
+        let Some((row, generation, reach, seq)) = self.gather(key, |changes, generation| {
             for (field, change) in changes.changes(generation) {
                 if after.is_none_or(|after| **field > *after) && !changed.contains_key(field) {
                     changed.insert(field.clone(), change.clone());
@@ -193,7 +193,7 @@ impl<'a> View<'a> {
         if reach == Reach::Stored {
             let database = self.shared.database();
             let elements = database.elements_after(key, generation, after);
-            if !self.covers_what_is_stored() {
+            if self.stored_is_beyond(seq) {
                 return self.renewed().row_and_fields_after(key, after, limit);
             }
             for element in elements {
@@ -315,7 +315,7 @@ impl<'a> View<'a> {
                     changed.entry((row.unit, row.key)).or_insert(row.row);
                 }
             }
-            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+            if layer.cleared_by(seq) {
                 return (changed, Reach::Cleared);
             }
         }
@@ -324,14 +324,15 @@ impl<'a> View<'a> {
 
     /// Finds the live row of `key` and shows `collect` the changed fields of its generation, layer
     /// by layer from the newest, the first under the lock that the row was found under. Layers
-    /// below the first never change, so that row and fields are those of one record.
+    /// below the first never change, so that row and fields are those of one record. Answers as well
+    /// up to which record it looked.
     fn gather(
         &self,
         key: &[u8],
         mut collect: impl FnMut(crate::inflight::FieldsAt<'_>, Generation),
-    ) -> Result<Option<(Row, Option<Generation>, Reach)>, StateError> {
+    ) -> Result<Option<(Row, Option<Generation>, Reach, u64)>, StateError> {
         let key = KeyRef::new(key);
-        let mut sight = self.sight;
+        let (mut sight, mut reached) = (self.sight, 0);
         let mut row: Option<Arc<[u8]>> = None;
         let mut generation = None;
         let mut reach = Reach::Stored;
@@ -346,13 +347,13 @@ impl<'a> View<'a> {
                     collect(changes, generation);
                 }
             });
-            sight = Sight::Upto(seq);
+            (sight, reached) = (Sight::Upto(seq), reached.max(seq));
             match found {
                 Found::Row(None) if row.is_none() => return Ok(None),
                 Found::Row(Some(bytes)) if row.is_none() => row = Some(bytes),
                 _ => {}
             }
-            if layer.cleared().is_some_and(|cleared| cleared <= seq) {
+            if layer.cleared_by(seq) {
                 reach = Reach::Cleared;
                 break;
             }
@@ -361,14 +362,14 @@ impl<'a> View<'a> {
             row = self.stored_row(key.key)?;
             generation = row.as_deref().and_then(generation_of);
         }
-        Ok(self.live(row)?.map(|row| (row, generation, reach)))
+        Ok(self.live(row)?.map(|row| (row, generation, reach, reached)))
     }
 
-    /// Whether RocksDB holds nothing newer than this view's layers. It can only after the top layer
-    /// was folded, which takes a stall of this thread for as long as a layer takes to fill and
-    /// fold; what was read of several rows is then read again.
-    fn covers_what_is_stored(&self) -> bool {
-        self.shared.inflight.holds(&self.stack[0])
+    /// Whether RocksDB may hold something beyond record `seq`, up to which the layers were looked at;
+    /// asked after it was read. Then what was read of several rows may be of different records,
+    /// and is read again. It takes a fold that begins meanwhile.
+    fn stored_is_beyond(&self, seq: u64) -> bool {
+        self.shared.folding() > seq
     }
 
     fn renewed(&self) -> Self {

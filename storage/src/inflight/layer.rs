@@ -109,8 +109,11 @@ impl Layer {
         }
     }
 
-    pub(crate) const fn cleared(&self) -> Option<u64> {
-        self.cleared
+    /// Whether the record that began this layer by clearing the shard is not beyond `seq`. A layer
+    /// may be sealed by the very record that cleared it, if that clears twice: then it belongs to
+    /// the layer above.
+    pub(crate) fn cleared_by(&self, seq: u64) -> bool {
+        self.cleared.is_some_and(|cleared| cleared <= seq)
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
@@ -172,6 +175,13 @@ impl Layer {
         }
     }
 
+    /// The record up to which `sight` reaches here. A sealed layer ends at its last record: what a
+    /// later one wrote to it was cleared by that same record, which shows only from the layer above.
+    fn resolve(&self, sight: Sight<'_>) -> u64 {
+        let seq = sight.resolve();
+        self.sealed.get().map_or(seq, |last| seq.min(last.position.seq.as_u64()))
+    }
+
     pub(crate) fn row(&self, key: KeyRef<'_>, sight: Sight<'_>) -> (Found, u64) {
         self.look(key, sight, |_, _| ())
     }
@@ -185,7 +195,7 @@ impl Layer {
         also: impl FnOnce(FieldsAt<'_>, &Found),
     ) -> (Found, u64) {
         let block = self.blocks[key.block()].read();
-        let seq = sight.resolve();
+        let seq = self.resolve(sight);
         let entry = block.find(key.hash, |entry| *entry.key == *key.key);
         let found = match entry.and_then(|entry| entry.row.at(seq)) {
             Some(row) => Found::Row(row.clone()),
@@ -198,7 +208,7 @@ impl Layer {
     /// Every row of a block in (unit, key) order as of `sight`, deletions included.
     pub(crate) fn rows_of_block(&self, block: u16, sight: Sight<'_>) -> (Vec<BlockRow>, u64) {
         let block = self.blocks[usize::from(block)].read();
-        let seq = sight.resolve();
+        let seq = self.resolve(sight);
         let rows = block
             .iter()
             .filter_map(|entry| {

@@ -43,11 +43,6 @@ impl InFlight {
         self.stack.load()[0].clone()
     }
 
-    /// Whether the layer is still on the stack.
-    pub(crate) fn holds(&self, layer: &Arc<Layer>) -> bool {
-        self.stack.load().iter().any(|held| Arc::ptr_eq(held, layer))
-    }
-
     /// Puts `layer` on top. Called by the writer alone, after it sealed the layer below.
     pub(crate) fn push(&self, layer: Arc<Layer>) {
         self.stack.rcu(|stack| {

@@ -47,15 +47,14 @@ impl Folder {
         loop {
             match self.fold_one()? {
                 ControlFlow::Continue(()) => self.shared.notify(),
+                ControlFlow::Break(()) if self.flush_is_due() => self.flush()?,
                 ControlFlow::Break(()) if self.shared.fold.stop.load(Ordering::Acquire) => break,
                 ControlFlow::Break(()) => {
                     let mut turn = self.shared.turn.lock();
                     self.shared.turned.wait_for(&mut turn, IDLE);
                 }
             }
-            if self.shared.fold.flush.swap(false, Ordering::AcqRel)
-                || self.folded_bytes >= self.shared.options.layer_bytes
-            {
+            if self.folded_bytes >= self.shared.options.layer_bytes {
                 self.flush()?;
             }
             let background_errors = self.shared.database().background_errors();
@@ -66,18 +65,28 @@ impl Folder {
         self.flush()
     }
 
-    /// Folds the bottom layer if it is sealed and durable.
+    /// Whether a flush was asked for and every layer that was sealed by then is folded. Takes the
+    /// order: the next one is for what is sealed after it.
+    fn flush_is_due(&self) -> bool {
+        let flush = &self.shared.fold.flush;
+        let folded = || self.shared.inflight.stack().iter().all(|layer| layer.sealed().is_none());
+        flush.load(Ordering::Acquire) && folded() && flush.swap(false, Ordering::AcqRel)
+    }
+
+    /// Folds the bottom layer if it is sealed, durable and visible.
     fn fold_one(&mut self) -> Result<ControlFlow<()>, FoldError> {
         let stack = self.shared.inflight.stack();
         let bottom = stack.last().expect("the stack is never empty").clone();
         drop(stack);
         let Some(last) = bottom.sealed() else { return Ok(ControlFlow::Break(())) };
         let seq = last.position.seq.as_u64();
-        if self.shared.watermarks.durable.load(Ordering::Acquire) < seq {
+        let marks = &self.shared.watermarks;
+        if marks.durable.load(Ordering::Acquire).min(self.shared.visible()) < seq {
             return Ok(ControlFlow::Break(()));
         }
+        // Before RocksDB has any of it, so that readers can tell that it may have.
+        self.shared.raise(&marks.folding, seq, &marks.visible);
         self.shared.database().fold(batch_of(&bottom, seq)?, *last)?;
-        let marks = &self.shared.watermarks;
         self.shared.raise(&marks.applied, seq, &marks.durable);
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
@@ -87,7 +96,7 @@ impl Folder {
 
     fn refresh_cache(&self, layer: &Layer, seq: u64) {
         let cache = &self.shared.cache;
-        if layer.cleared().is_some() {
+        if layer.cleared_by(seq) {
             cache.clear();
         }
         layer.visit_sorted(seq, |rows| {
@@ -130,7 +139,7 @@ pub enum FoldError {
 
 fn batch_of(layer: &Layer, seq: u64) -> Result<FoldBatch, StateError> {
     let mut batch = FoldBatch::new();
-    if layer.cleared().is_some() {
+    if layer.cleared_by(seq) {
         batch.clear();
     }
     let mut result = Ok(());

@@ -59,6 +59,8 @@ struct Marks {
     appended: AtomicU64,
     durable: AtomicU64,
     visible: AtomicU64,
+    /// RocksDB may hold records up to this one: what is being folded, or was.
+    folding: AtomicU64,
     applied: AtomicU64,
     persisted: AtomicU64,
 }
@@ -110,6 +112,11 @@ impl Shared {
 
     pub(crate) fn visible(&self) -> u64 {
         self.watermarks.visible.load(Ordering::Acquire)
+    }
+
+    /// The last record of which RocksDB may hold something.
+    pub(crate) fn folding(&self) -> u64 {
+        self.watermarks.folding.load(Ordering::Acquire)
     }
 
     /// Raises a watermark.

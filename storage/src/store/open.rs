@@ -192,6 +192,7 @@ pub fn open(
         mark.store(seq.as_u64(), Ordering::Release);
     }
     let persisted = persisted.map_or(0, |at| at.position.seq.as_u64());
+    marks.folding.store(persisted, Ordering::Release);
     marks.applied.store(persisted, Ordering::Release);
     marks.persisted.store(persisted, Ordering::Release);
     Ok(Opened {

@@ -51,6 +51,8 @@ impl Syncer {
         if self.patience() == Some(Duration::ZERO) {
             self.sync()?;
         }
+        // The fold waits for both, durable and visible.
+        self.shared.notify();
         Ok(())
     }
 
@@ -68,7 +70,12 @@ impl Syncer {
     /// # Errors
     /// As [`Syncer::commit`].
     pub fn idle(&mut self) -> Result<(), LogError> {
-        if self.unsynced_since.is_some() { self.sync() } else { self.log.mark_idle() }
+        if self.unsynced_since.is_none() {
+            return self.log.mark_idle();
+        }
+        self.sync()?;
+        self.shared.notify();
+        Ok(())
     }
 
     /// Ends the log cleanly.
@@ -77,6 +84,7 @@ impl Syncer {
     /// As [`Syncer::commit`].
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
+        self.shared.notify();
         self.log.close()
     }
 
@@ -88,7 +96,6 @@ impl Syncer {
         if let Some(durable) = durable {
             let marks = &self.shared.watermarks;
             self.shared.raise(&marks.durable, durable.as_u64(), &marks.appended);
-            self.shared.notify();
         }
         Ok(())
     }
