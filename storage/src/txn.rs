@@ -80,6 +80,8 @@ pub struct Txn<'a> {
 impl<'a> Txn<'a> {
     pub(crate) fn begin(writer: &'a mut Writer, now_ms: u64) -> Self {
         let stamp = writer.clock.tick(now_ms);
+        // Never less than an earlier record's stamp: compaction drops what has expired by those.
+        let now_ms = now_ms.max(stamp.millis());
         let seq = writer.appender.next_seq();
         let visible = writer.shared.visible();
         debug_assert!(writer.body.is_empty());
@@ -292,7 +294,8 @@ impl<'a> Txn<'a> {
         row: crate::inflight::RowBytes,
     ) {
         let (key, seq) = (KeyRef::new(key), self.seq.as_u64());
-        self.writer.top.put_field(key, seq, self.visible, field, (generation, row));
+        let put = self.writer.top.put_field(key, seq, self.visible, field, (generation, row));
+        assert!(put, "a hash's row is put before its fields");
     }
 }
 

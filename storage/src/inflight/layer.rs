@@ -21,7 +21,7 @@ use crate::{Applied, row::Generation};
 /// Bytes of a row; `None` stands for a deletion.
 pub(crate) type RowBytes = Option<Arc<[u8]>>;
 /// A field's latest change and the hash it was made in.
-type FieldChange = (Generation, RowBytes);
+pub(crate) type FieldChange = (Generation, RowBytes);
 type Fields = HashMap<Arc<[u8]>, Versions<FieldChange>>;
 
 /// Units of one block. A block is what one lock guards, and what a scan gathers and sorts at once.
@@ -153,7 +153,9 @@ impl Layer {
         }
     }
 
-    /// Records a field's change. The key's row must have been put by the same record.
+    /// Records a field's change. False, and nothing is done, where the key has no row in this layer:
+    /// a record puts the row of a hash before its fields.
+    #[must_use]
     pub(crate) fn put_field(
         &self,
         key: KeyRef<'_>,
@@ -161,11 +163,11 @@ impl Layer {
         visible: u64,
         field: &[u8],
         change: FieldChange,
-    ) {
+    ) -> bool {
         let mut block = self.blocks[key.block()].write();
-        let entry = block
-            .find_mut(key.hash, |entry| *entry.key == *key.key)
-            .expect("a hash's row is put before its fields");
+        let Some(entry) = block.find_mut(key.hash, |entry| *entry.key == *key.key) else {
+            return false;
+        };
         let fields = entry.fields.get_or_insert_default();
         match fields.get_mut(field) {
             Some(versions) => versions.push(seq, visible, change),
@@ -173,6 +175,7 @@ impl Layer {
                 fields.insert(Arc::from(field), Versions::new(seq, change));
             }
         }
+        true
     }
 
     /// The record up to which `sight` reaches here. A sealed layer ends at its last record: what a

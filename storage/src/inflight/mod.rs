@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 pub(crate) use layer::{
-    BLOCKS, FieldsAt, FoldRow, Found, KeyRef, Layer, RowBytes, Sight, UNITS_PER_BLOCK,
+    BLOCKS, FieldChange, FieldsAt, FoldRow, Found, KeyRef, Layer, RowBytes, Sight, UNITS_PER_BLOCK,
 };
 
 /// The layers, newest first.

@@ -19,8 +19,9 @@ use crate::{
     cache::HotCache,
     effect::{Effect, EffectError, effects},
     fs::RealFs,
-    inflight::{InFlight, KeyRef, Layer},
+    inflight::{FieldChange, InFlight, KeyRef, Layer},
     log::{self, LogError, LogOptions, Record, RecordKind, Recovered},
+    row::{FieldRef, RowError, RowRef},
     state::{Database, DatabaseOptions, StateError},
 };
 
@@ -103,6 +104,22 @@ pub enum StoreError {
         seq: SequenceNumber,
         /// What does not decode.
         source: EffectError,
+    },
+    /// A record puts a row that does not parse.
+    #[error("record {seq}: {source}; it was written by a newer version, or there is a defect")]
+    Row {
+        /// The record.
+        seq: SequenceNumber,
+        /// What is wrong with the row.
+        source: RowError,
+    },
+    /// A record changes a field without putting its hash's row.
+    #[error(
+        "record {seq}: changes a field of a key whose row it does not put; it was written by a newer version, or there is a defect"
+    )]
+    FieldWithoutRow {
+        /// The record.
+        seq: SequenceNumber,
     },
     /// The directory was refused.
     #[error(transparent)]
@@ -249,7 +266,7 @@ impl Replay {
         let seq = record.seq;
         if record.kind == RecordKind::Data {
             for effect in effects(record.body) {
-                self.effect(seq, effect.map_err(|source| StoreError::Effect { seq, source })?);
+                self.effect(seq, effect.map_err(|source| StoreError::Effect { seq, source })?)?;
             }
         }
         self.records += 1;
@@ -264,22 +281,37 @@ impl Replay {
 
     /// Everything that is replayed is durable, so no reader wants an older version: the visible
     /// watermark is given as the record's own number.
-    fn effect(&mut self, seq: SequenceNumber, effect: Effect<'_>) {
+    fn effect(&mut self, seq: SequenceNumber, effect: Effect<'_>) -> Result<(), StoreError> {
         let at = seq.as_u64();
+        let damaged = |source| StoreError::Row { seq, source };
         match effect {
             Effect::PutRow { key, row } => {
+                RowRef::parse(row).map_err(damaged)?;
                 self.top.put_row(KeyRef::new(key), at, at, Some(Arc::from(row)));
             }
             Effect::DeleteRow { key } => self.top.put_row(KeyRef::new(key), at, at, None),
             Effect::PutField { key, generation, field, row } => {
-                let change = (generation, Some(Arc::from(row)));
-                self.top.put_field(KeyRef::new(key), at, at, field, change);
+                FieldRef::parse(row).map_err(damaged)?;
+                self.field(seq, key, field, (generation, Some(Arc::from(row))))?;
             }
             Effect::DeleteField { key, generation, field } => {
-                self.top.put_field(KeyRef::new(key), at, at, field, (generation, None));
+                self.field(seq, key, field, (generation, None))?;
             }
             Effect::Clear => self.begin_layer(Some(at)),
         }
+        Ok(())
+    }
+
+    fn field(
+        &self,
+        seq: SequenceNumber,
+        key: &[u8],
+        field: &[u8],
+        change: FieldChange,
+    ) -> Result<(), StoreError> {
+        let at = seq.as_u64();
+        let put = self.top.put_field(KeyRef::new(key), at, at, field, change);
+        put.then_some(()).ok_or(StoreError::FieldWithoutRow { seq })
     }
 
     fn begin_layer(&mut self, cleared: Option<u64>) {
