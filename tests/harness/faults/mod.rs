@@ -2,6 +2,8 @@
 //! their whole contents, and the faults themselves.
 
 pub mod contents;
+pub mod flips;
+pub mod injected;
 pub mod store;
 
 use rand::{Rng, SeedableRng};
