@@ -229,3 +229,33 @@ async fn stop_on(shutdown: impl Future<Output = ()>, stop: Arc<Stop>, node: Arc<
     node.enter(Phase::Draining);
     tracing::info!("kvd drains");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_configuration_is_what_the_store_was_tuned_for() {
+        let configured = store_options(&Config::default());
+        let tuned = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        assert_eq!(configured.durability, tuned.durability);
+        assert_eq!(configured.segment_bytes, tuned.segment_bytes);
+        assert_eq!(configured.reserve_bytes, tuned.reserve_bytes);
+        assert_eq!(configured.hot_tail_bytes, tuned.hot_tail_bytes);
+        assert_eq!(configured.hot_cache_bytes, tuned.hot_cache_bytes);
+        assert_eq!(configured.layer_bytes, tuned.layer_bytes);
+        assert_eq!(configured.unapplied_bytes_max, tuned.unapplied_bytes_max);
+    }
+
+    #[test]
+    fn what_is_wrong_decides_the_exit_code() {
+        let path = || std::path::PathBuf::from("/data");
+        let code = |error: ShardError| RunError::from(error).exit_code();
+        assert_eq!(code(DirectoryError::Locked { path: path() }.into()), 73);
+        let damaged = LogError::UnexpectedFile { path: path() };
+        assert_eq!(code(StoreError::from(damaged).into()), 65);
+        let full = LogError::Poisoned { cause: "no space".into() };
+        assert_eq!(code(full.into()), 74);
+        assert_eq!(RunError::LogFailed("no space".into()).exit_code(), 74);
+    }
+}

@@ -131,6 +131,13 @@ fn a_node_serves_tells_of_itself_and_finds_its_data_again() {
     let mut client = node.client();
     assert_eq!(client.ask("SET greeting hello"), "+OK");
     assert_eq!(client.ask("HSET numbers one 1 two 2"), ":2");
+    let token = (client.ask("KV.TOKEN"), client.line()).1;
+    let parts: Vec<&str> = token.split(':').collect();
+    assert!(
+        matches!(parts[..], [log, epoch, "3"] if log.len() == 32 && epoch.starts_with("1.1-")),
+        "{token}"
+    );
+    assert_eq!(node.client().ask("KV.TOKEN"), "$-1", "a connection that has not written has none");
     assert!(node.http("/healthz").ends_with("ok\n"));
     assert!(node.http("/readyz").ends_with("ready\n"));
     let metrics = node.http("/metrics");

@@ -2,6 +2,8 @@
 //!
 //! It is for the machines that watch the node. It changes nothing and tells no data.
 
+mod listener;
+
 use std::{
     io,
     sync::{Arc, OnceLock},
@@ -13,9 +15,10 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
 use tokio::net::TcpListener;
+
+use listener::BoundedListener;
 
 use crate::{
     metrics::{CONTENT_TYPE, render},
@@ -36,11 +39,7 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
         .with_state(started);
-    let listener = listener.tap_io(|stream| {
-        // A small reply must not wait for more; where it cannot be set, it only comes later.
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, router).await
+    axum::serve(BoundedListener::new(listener), router).await
 }
 
 /// Whether a restart would help: the log is poisoned, or the state failed.

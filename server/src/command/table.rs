@@ -1,8 +1,8 @@
 //! The command table: every family's rows in one slice, and the way from a name to its row.
 //!
-//! Looking a name up is on the path of every request: it folds the name into 16 lower-cased bytes
-//! on the stack, multiplies, and compares once. The multiplier is searched for when the table is
-//! first used, so that no two names share a slot.
+//! Looking a name up is on the path of every request: it folds the name into two lower-cased
+//! words, multiplies, and compares once. The multiplier is searched for when the table is first
+//! used, so that no two names share a slot.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -18,7 +18,8 @@ use crate::{node::Node, session::Session};
 const NAME_BYTES_MAX: usize = 16;
 /// Slots of the index; several times the number of commands, so that a multiplier without
 /// collisions is found within a few tries.
-const SLOTS: usize = 4096;
+const SLOTS: usize = 1024;
+/// In a slot that no name falls into.
 const EMPTY: u16 = u16::MAX;
 /// Redis shows at most this many bytes of an unknown command's arguments.
 const SHOWN_BYTES_MAX: usize = 128;
@@ -39,17 +40,27 @@ struct Table {
     commands: Box<[Command]>,
     /// Beside each command, its subcommands; empty for most.
     subcommands: Box<[&'static [Subcommand]]>,
-    slots: Box<[u16]>,
+    /// Beside each command, its folded name.
+    names: Box<[Name]>,
+    /// Positions of commands, by the slot of their names.
+    slots: Box<[u16; SLOTS]>,
     multiplier: u64,
+}
+
+/// A name folded into words: the same for two names if and only if they differ in case alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Name {
+    bytes: usize,
+    first: u64,
+    last: u64,
 }
 
 /// The row of the command with this name, whatever its case.
 pub fn lookup(name: &[u8]) -> Option<&'static Command> {
     let table = &*TABLE;
-    let folded = fold(name)?;
-    let position = *table.slots.get(slot(folded, table.multiplier))?;
-    let command = table.commands.get(usize::from(position))?;
-    name.eq_ignore_ascii_case(command.name.as_bytes()).then_some(command)
+    let name = Name::fold(name)?;
+    let position = usize::from(table.slots[name.slot(table.multiplier)]);
+    if *table.names.get(position)? == name { table.commands.get(position) } else { None }
 }
 
 /// Every command, in the order of the families.
@@ -186,18 +197,20 @@ impl Table {
         let commands: Box<[Command]> =
             families.into_iter().flatten().map(|row| Command { ..*row }).collect();
         let subcommands = commands.iter().map(|row| subcommands_of(row.name)).collect();
-        let names: Vec<u128> =
-            commands.iter().filter_map(|row| fold(row.name.as_bytes())).collect();
+        let names: Box<[Name]> = commands
+            .iter()
+            .map(|row| Name::fold(row.name.as_bytes()).expect("the table's names are short"))
+            .collect();
         let multiplier = (1..)
             .map(|attempt: u64| attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
             .find(|&multiplier| are_apart(&names, multiplier))
-            .expect("some multiplier keeps a few hundred names apart in thousands of slots");
-        let mut slots = vec![EMPTY; SLOTS].into_boxed_slice();
-        for (position, &name) in names.iter().enumerate() {
-            slots[slot(name, multiplier)] =
+            .expect("some multiplier keeps a hundred names apart in a thousand slots");
+        let mut slots = Box::new([EMPTY; SLOTS]);
+        for (position, name) in names.iter().enumerate() {
+            slots[name.slot(multiplier)] =
                 u16::try_from(position).expect("the table has far fewer than 65,535 commands");
         }
-        Self { commands, subcommands, slots, multiplier }
+        Self { commands, subcommands, names, slots, multiplier }
     }
 }
 
@@ -211,24 +224,52 @@ fn subcommands_of(name: &str) -> &'static [Subcommand] {
     }
 }
 
-fn are_apart(names: &[u128], multiplier: u64) -> bool {
+fn are_apart(names: &[Name], multiplier: u64) -> bool {
     let mut taken = [false; SLOTS];
-    names.iter().all(|&name| !std::mem::replace(&mut taken[slot(name, multiplier)], true))
+    names.iter().all(|name| !std::mem::replace(&mut taken[name.slot(multiplier)], true))
 }
 
-/// The name in 16 bytes with the letters in lower case, or `None` where it is too long. Other
-/// bytes may change too: whoever finds a row compares the name itself.
-fn fold(name: &[u8]) -> Option<u128> {
-    let mut bytes = [0u8; NAME_BYTES_MAX];
-    bytes.get_mut(..name.len())?.copy_from_slice(name);
-    Some(u128::from_le_bytes(bytes) | u128::from_le_bytes([0x20; NAME_BYTES_MAX]))
+impl Name {
+    /// `None` where no command's name is that long or short. The two words overlap where the name
+    /// is shorter than both.
+    fn fold(name: &[u8]) -> Option<Self> {
+        let (first, last) = match name.len() {
+            1..=3 => {
+                let (middle, last) = (name[name.len() / 2], name[name.len() - 1]);
+                (u64::from_le_bytes([name[0], middle, last, 0, 0, 0, 0, 0]), 0)
+            }
+            4..=8 => {
+                let first = u32::from_le_bytes(*name.first_chunk()?);
+                let last = u32::from_le_bytes(*name.last_chunk()?);
+                (u64::from(first) | u64::from(last) << 32, 0)
+            }
+            9..=NAME_BYTES_MAX => {
+                let first = u64::from_le_bytes(*name.first_chunk()?);
+                (first, u64::from_le_bytes(*name.last_chunk()?))
+            }
+            _ => return None,
+        };
+        Some(Self { bytes: name.len(), first: lower_case(first), last: lower_case(last) })
+    }
+
+    fn slot(self, multiplier: u64) -> usize {
+        let mixed = (self.first ^ self.last.rotate_left(23)).wrapping_mul(multiplier);
+        // The highest bits depend on all of the word.
+        (mixed >> (u64::BITS - SLOTS.trailing_zeros())) as usize
+    }
 }
 
-fn slot(folded: u128, multiplier: u64) -> usize {
-    // Truncation is the point: the two halves are mixed.
-    let (low, high) = (folded as u64, (folded >> 64) as u64);
-    let mixed = (low ^ high.rotate_left(23)).wrapping_mul(multiplier);
-    (mixed >> (u64::BITS - SLOTS.trailing_zeros())) as usize
+/// Eight bytes at once: bit 5 is set in those that are ASCII capitals, and nothing else changes.
+/// Adding to seven bits carries into the eighth alone, where it says whether a bound is reached.
+const fn lower_case(word: u64) -> u64 {
+    const fn each(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    let low_bits = word & each(0x7f);
+    let at_least_a = low_bits.wrapping_add(each(0x80 - b'A'));
+    let beyond_z = low_bits.wrapping_add(each(0x7f - b'Z'));
+    let capitals = at_least_a & !beyond_z & !word & each(0x80);
+    word | capitals >> 2
 }
 
 #[cfg(test)]
@@ -261,7 +302,17 @@ mod tests {
         {
             assert!(lookup(name).is_none(), "{name:?}");
         }
-        // `@` and `` ` `` differ in the bit that folds case.
+        // These differ from a letter or a dot in the bit that folds case.
         assert!(lookup(b"kv\x0egetv").is_none());
+        assert!(lookup(b"KV.GETV").is_some());
+    }
+
+    #[test]
+    fn eight_bytes_are_lowered_as_each_alone() {
+        for byte in 0..=u8::MAX {
+            let word = [b'Z', byte, 0xff, byte, b'[', b'@', byte, b'A'];
+            let lowered = lower_case(u64::from_le_bytes(word)).to_le_bytes();
+            assert_eq!(lowered, word.map(|byte| byte.to_ascii_lowercase()), "{byte}");
+        }
     }
 }

@@ -104,12 +104,6 @@ pub struct StateConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Arguments of one request.
-    pub request_arguments: usize,
-    /// Bytes of one request.
-    pub request_bytes: ByteSize,
-    /// Bytes of replies that may wait for a client that does not read; beyond it is disconnected.
-    pub reply_bytes: ByteSize,
     /// Bytes of the commands queued in one transaction.
     pub transaction_bytes: ByteSize,
 }
@@ -168,12 +162,7 @@ impl Default for StateConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self {
-            request_arguments: 1 << 20,
-            request_bytes: ByteSize(64 << 20),
-            reply_bytes: ByteSize(64 << 20),
-            transaction_bytes: ByteSize(16 << 20),
-        }
+        Self { transaction_bytes: ByteSize(16 << 20) }
     }
 }
 
@@ -223,9 +212,6 @@ impl Config {
         in_bounds("state.layer_bytes", self.state.layer_bytes.0, 1 << 16, 1 << 32)?;
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
-        in_bounds("limits.request_arguments", self.limits.request_arguments as u64, 16, 1 << 24)?;
-        in_bounds("limits.request_bytes", self.limits.request_bytes.0, 1 << 16, 1 << 30)?;
-        in_bounds("limits.reply_bytes", self.limits.reply_bytes.0, 1 << 16, 1 << 34)?;
         in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
         let password = self.password()?;
         for (key, address) in [("resp", Some(self.resp)), ("admin", self.admin)] {
