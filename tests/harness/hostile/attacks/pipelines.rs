@@ -10,7 +10,7 @@ use crate::client::{Client, encode_into, encoded};
 
 /// Commands that each connection of an unread pipeline tries to send.
 const COMMANDS: usize = 1_000_000;
-/// Connections that do so side by side.
+/// Connections of members that do so side by side.
 const CONNECTIONS: usize = 4;
 /// How long to leave a socket that takes nothing.
 const BLOCKED_INTERVAL: Duration = Duration::from_millis(2);
@@ -54,16 +54,15 @@ pub fn pipelines_unread(target: &Target) -> Result<Ongoing> {
     Ok(ongoing)
 }
 
-/// The same by strangers: each command is refused, and the refusals are not read.
+/// One connection of a stranger that does the same: each command is refused, and the refusals are
+/// not read.
 ///
 /// # Errors
 /// When a connection is refused.
 pub fn pipelines_unread_before_auth(target: &Target) -> Result<Ongoing> {
     let mut ongoing = Ongoing::default();
     let wire = encoded(&["GET", "k"]).repeat(COMMANDS);
-    for _ in 0..CONNECTIONS {
-        write_and_never_read(&mut ongoing, target.stranger()?, wire.clone())?;
-    }
+    write_and_never_read(&mut ongoing, target.stranger()?, wire)?;
     Ok(ongoing)
 }
 
