@@ -36,5 +36,5 @@ pub use self::{
         Syncer, Watermarks, Writer, open,
     },
     txn::{Touched, Txn, TxnError},
-    view::{FieldValue, NamedField, Row, ScanPosition, View},
+    view::{FieldValue, NamedField, Row, RowAndFields, ScanPosition, View},
 };

@@ -31,7 +31,6 @@ impl Row {
     }
 
     /// The row's parts.
-    #[expect(clippy::should_implement_trait, reason = "the parts are a value, not a reference")]
     pub fn as_ref(&self) -> RowRef<'_> {
         RowRef::parse(&self.0).expect("checked when the row was read")
     }
@@ -67,6 +66,8 @@ impl Deref for FieldValue {
 
 /// A field's name and value.
 pub type NamedField = (Arc<[u8]>, FieldValue);
+/// A row and, in the order asked for, the fields of it; `None` for those that it has not.
+pub type RowAndFields = (Row, Vec<Option<FieldValue>>);
 
 /// Where a scan goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,15 +129,16 @@ impl<'a> View<'a> {
         &self,
         key: &[u8],
         fields: &[&[u8]],
-    ) -> Result<Option<(Row, Vec<Option<FieldValue>>)>, StateError> {
+    ) -> Result<Option<RowAndFields>, StateError> {
         let mut wanted: Vec<Option<RowBytes>> = vec![None; fields.len()];
-        let Some((row, generation, reach, seq)) = self.gather(key, |changes, generation| {
-            for (field, slot) in fields.iter().zip(&mut wanted) {
-                if slot.is_none() {
-                    *slot = changes.change(&generation, field).cloned();
+        let Some(Gathered { row, generation, reach, reached }) =
+            self.gather(key, |changes, generation| {
+                for (field, slot) in fields.iter().zip(&mut wanted) {
+                    if slot.is_none() {
+                        *slot = changes.change(&generation, field).cloned();
+                    }
                 }
-            }
-        })?
+            })?
         else {
             return Ok(None);
         };
@@ -150,7 +152,7 @@ impl<'a> View<'a> {
             };
             found.push(bytes.map(FieldValue::parse).transpose()?);
         }
-        if self.stored_is_beyond(seq) {
+        if self.stored_is_beyond(reached) {
             return self.renewed().row_and_fields(key, fields);
         }
         Ok(Some((row, found)))
@@ -178,13 +180,14 @@ impl<'a> View<'a> {
         limit: usize,
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
         let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
-        let Some((row, generation, reach, seq)) = self.gather(key, |changes, generation| {
-            for (field, change) in changes.changes(generation) {
-                if after.is_none_or(|after| **field > *after) && !changed.contains_key(field) {
-                    changed.insert(field.clone(), change.clone());
+        let Some(Gathered { row, generation, reach, reached }) =
+            self.gather(key, |changes, generation| {
+                for (field, change) in changes.changes(generation) {
+                    if after.is_none_or(|after| **field > *after) && !changed.contains_key(field) {
+                        changed.insert(field.clone(), change.clone());
+                    }
                 }
-            }
-        })?
+            })?
         else {
             return Ok(None);
         };
@@ -193,7 +196,7 @@ impl<'a> View<'a> {
         if reach == Reach::Stored {
             let database = self.shared.database();
             let elements = database.elements_after(key, generation, after);
-            if self.stored_is_beyond(seq) {
+            if self.stored_is_beyond(reached) {
                 return self.renewed().row_and_fields_after(key, after, limit);
             }
             for element in elements {
@@ -304,7 +307,7 @@ impl<'a> View<'a> {
         &self,
         block: u16,
         beyond: &dyn Fn(u16, &[u8]) -> bool,
-    ) -> (BTreeMap<(u16, Arc<[u8]>), RowBytes>, Reach) {
+    ) -> (ChangedRows, Reach) {
         let mut changed = BTreeMap::new();
         let mut sight = self.sight;
         for layer in self.stack.iter() {
@@ -330,7 +333,7 @@ impl<'a> View<'a> {
         &self,
         key: &[u8],
         mut collect: impl FnMut(crate::inflight::FieldsAt<'_>, Generation),
-    ) -> Result<Option<(Row, Option<Generation>, Reach, u64)>, StateError> {
+    ) -> Result<Option<Gathered>, StateError> {
         let key = KeyRef::new(key);
         let (mut sight, mut reached) = (self.sight, 0);
         let mut row: Option<Arc<[u8]>> = None;
@@ -362,7 +365,7 @@ impl<'a> View<'a> {
             row = self.stored_row(key.key)?;
             generation = row.as_deref().and_then(generation_of);
         }
-        Ok(self.live(row)?.map(|row| (row, generation, reach, reached)))
+        Ok(self.live(row)?.map(|row| Gathered { row, generation, reach, reached }))
     }
 
     /// Whether RocksDB may hold something beyond record `seq`, up to which the layers were looked at;
@@ -386,6 +389,19 @@ impl<'a> View<'a> {
         let expired = row.as_ref().is_expired(self.now_ms);
         Ok((!expired).then_some(row))
     }
+}
+
+/// The changed rows of a block in (unit, key) order; `None` for deletions.
+type ChangedRows = BTreeMap<(u16, Arc<[u8]>), RowBytes>;
+
+/// A live row and how it was found.
+struct Gathered {
+    row: Row,
+    /// Of a hash.
+    generation: Option<Generation>,
+    reach: Reach,
+    /// The record up to which the layers were looked at.
+    reached: u64,
 }
 
 /// Whether what RocksDB holds is still in sight below the layers.

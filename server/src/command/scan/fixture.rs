@@ -85,8 +85,9 @@ impl Fixture {
     /// Makes everything written so far durable and folds it into RocksDB.
     pub(in crate::command) fn fold(&mut self) {
         self.writer.seal();
-        let batches = self.writer.take_batch().into_iter().collect();
-        self.syncer.commit(batches).unwrap();
+        if let Some(batch) = self.writer.take_batch() {
+            self.syncer.commit(batch).unwrap();
+        }
         let last = self.writer.last().seq.as_u64();
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.store.watermarks().applied < last {
