@@ -250,12 +250,17 @@ impl Database {
             .ok_or_else(|| StateError::NothingApplied { path: path.to_owned() })
     }
 
-    /// Rewrites all table files now, giving back everything that is dead by the persisted
-    /// position.
-    pub fn compact(&self) {
+    /// Persists all that was folded and rewrites all table files, giving back everything that is
+    /// dead by then.
+    ///
+    /// # Errors
+    /// As [`Database::flush`]. A failed compaction shows in [`Database::background_errors`].
+    pub fn compact(&self) -> Result<(), StateError> {
+        self.flush()?;
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         self.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        Ok(())
     }
 
     /// How many flushes and compactions failed since the database was opened. Above 0 the database
