@@ -73,8 +73,12 @@ impl Folder {
         flush.load(Ordering::Acquire) && folded() && flush.swap(false, Ordering::AcqRel)
     }
 
-    /// Folds the bottom layer if it is sealed, durable and visible.
-    fn fold_one(&mut self) -> Result<ControlFlow<()>, FoldError> {
+    /// Folds the bottom layer if it is sealed, durable and visible; breaks if it is not. What
+    /// [`Folder::run`] repeats, for those who fold without a thread.
+    ///
+    /// # Errors
+    /// When RocksDB fails.
+    pub fn fold_one(&mut self) -> Result<ControlFlow<()>, FoldError> {
         let stack = self.shared.inflight.stack();
         let bottom = stack.last().expect("the stack is never empty").clone();
         drop(stack);
@@ -109,7 +113,11 @@ impl Folder {
         });
     }
 
-    fn flush(&mut self) -> Result<(), FoldError> {
+    /// Flushes RocksDB and trims the log.
+    ///
+    /// # Errors
+    /// As [`Folder::run`].
+    pub fn flush(&mut self) -> Result<(), FoldError> {
         let Some(persisted) = self.shared.database().flush()? else { return Ok(()) };
         self.folded_bytes = 0;
         self.persisted(persisted)

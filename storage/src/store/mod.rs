@@ -26,7 +26,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 pub use directory::{Directory, DirectoryError, FORMAT_VERSION};
-pub use folder::Folder;
+pub use folder::{FoldError, Folder};
 pub use open::{Opened, StoreError, StoreOptions, open};
 pub use syncer::{Durability, Syncer};
 pub use writer::{Refusal, Writer};

@@ -169,14 +169,20 @@ pub fn open(
         origin: RegionId::default(),
     };
     let mut replay = Replay::new(&options);
-    let mut opened = log::open(
+    let opened = log::open(
         Arc::new(RealFs),
         &directory.log(),
         &directory.quarantine(),
         log_options,
         replay_from,
         &mut |record| replay.record(record),
-    )?;
+    );
+    let mut opened = opened.map_err(|error| match (error, persisted) {
+        (LogError::Gap { tail, .. }, Some(Applied { position, .. })) if tail <= position.seq => {
+            StoreError::StateAhead { log: directory.log(), applied: position }
+        }
+        (error, _) => error.into(),
+    })?;
     check_lineage(directory, persisted, &opened.recovered)?;
 
     let mut clock = HybridClock::starting_above(opened.recovered.last_hybrid);
@@ -229,9 +235,6 @@ fn check_lineage(
     recovered: &Recovered,
 ) -> Result<(), StoreError> {
     let Some(Applied { position, .. }) = persisted else { return Ok(()) };
-    if recovered.tail <= position.seq {
-        return Err(StoreError::StateAhead { log: directory.log(), applied: position });
-    }
     let known = recovered.epochs.iter().rev().find(|(_, first)| *first <= position.seq);
     match known {
         Some((found, _)) if *found != position.epoch => Err(StoreError::Parted {
