@@ -7,6 +7,7 @@ use std::{
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
+use tokio::net::TcpStream;
 
 use super::{Connection, End, Next};
 use crate::{
@@ -271,14 +272,15 @@ impl Connection {
         };
         if may_block && replicas > 0 {
             self.send().await?;
-            let closed = async {
-                // Without a timeout it ends with the connection, as in Redis.
-                let forever = Duration::from_secs(u64::MAX >> 32);
-                let patience =
-                    if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
-                tokio::time::sleep(patience).await;
-            };
-            closed.await;
+            // Without a timeout it ends with the connection, as in Redis, or with the server.
+            let forever = Duration::from_secs(u64::MAX >> 32);
+            let patience =
+                if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
+            tokio::select! {
+                () = tokio::time::sleep(patience) => {}
+                () = self.stop.requested() => {}
+                () = closed(&self.stream) => return Err(End::Closed),
+            }
         }
         self.writer().integer(0);
         Ok(Ok(()))
@@ -296,5 +298,12 @@ impl Connection {
         }
         self.stop.request();
         Ok(())
+    }
+}
+
+/// Done when the client closes the connection. Never, if it sends more before that.
+async fn closed(stream: &TcpStream) {
+    if stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
+        std::future::pending().await
     }
 }
