@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Figures of size: memory after a start on an empty directory, a data set four times the block cache, and
+# opening with the largest unapplied log that the bounds allow.
+#
+# usage: benches/size.sh [--cache-mib N] [--dir DIR]
+#   --cache-mib  the block cache (default 64); the data set is four times that, in values of 1 KiB
+#   --dir        where the data is kept (default: a directory under the target directory)
+source "$(dirname "$0")/../scripts/common.sh"
+
+cache=64 dir=
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --cache-mib) cache="$2"; shift 2 ;;
+        --dir) dir="$2"; shift 2 ;;
+        -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown argument $1; see --help" ;;
+    esac
+done
+
+install_packages "the load" redis-tools
+install_build_tools
+build larder-server
+kvd="$CARGO_TARGET_DIR/release/kvd"
+[ -n "$dir" ] || { dir="$CARGO_TARGET_DIR/compare"; mkdir -p "$dir"; }
+work="$(mktemp -d "$dir/size.XXXXXX")"
+pid=
+finish() { [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true; rm -rf "$work"; }
+trap finish EXIT
+port=$((20000 + RANDOM % 20000))
+
+start() {
+    "$kvd" --config "$work/kvd.toml" 2>>"$work/kvd.log" &
+    pid=$!
+    for _ in $(seq 2000); do redis-cli -p "$port" ping >/dev/null 2>&1 && return 0; sleep 0.01; done
+    die "kvd did not start: $(tail -n 3 "$work/kvd.log")"
+}
+stop() { kill "-$1" "$pid"; wait "$pid" 2>/dev/null || true; pid=; }
+resident() { awk '/VmRSS/ {printf "%.1f MiB", $2 / 1024}' "/proc/$pid/status"; }
+field() { redis-cli -p "$port" info larder | tr -d '\r' | sed -n "s/^$1://p"; }
+
+cat >"$work/kvd.toml" <<TOML
+data = "$work/data"
+resp = "127.0.0.1:$port"
+[state]
+block_cache_bytes = "${cache}MiB"
+hot_cache_bytes = "16MiB"
+TOML
+
+start
+sleep 10
+printf 'resident 10 s after a start on an empty directory: %s\n' "$(resident)"
+
+keys=$((cache * 4 * 1024))
+printf '\na data set of %s MiB (%s values of 1 KiB) over a block cache of %s MiB\n' $((cache * 4)) "$keys" "$cache"
+redis-benchmark -p "$port" -c 50 -P 16 -d 1024 -r "$keys" -n $((keys * 3)) -t set --csv | tail -n 1 | awk -F, '{print "  SET, pipeline 16: " $2 "/s, p99 " $7 " ms"}' | tr -d '"'
+redis-cli -p "$port" bgsave >/dev/null
+for p in 1 16; do
+    redis-benchmark -p "$port" -c 50 -P "$p" -r "$keys" -n $((keys * 2)) -t get --csv | tail -n 1 | awk -F, -v p="$p" '{print "  GET, pipeline " p ": " $2 "/s, p99 " $7 " ms"}' | tr -d '"'
+done
+printf '  resident: %s\n' "$(resident)"
+stop TERM
+
+# The log that a crash leaves when nothing was folded: layers that never fill, up to the bound.
+rm -rf "$work/data"
+cat >>"$work/kvd.toml" <<TOML
+layer_bytes = "192MiB"
+unapplied_bytes_max = "192MiB"
+TOML
+start
+while [ "$(field state_unapplied_bytes)" -lt $((180 << 20)) ] && [ "$(field state_unapplied_records)" -lt 480000 ]; do
+    redis-benchmark -p "$port" -c 50 -P 16 -d 64 -r 1000000 -n 40000 -t set -q >/dev/null
+done
+bytes="$(field state_unapplied_bytes)" records="$(field state_unapplied_records)"
+stop KILL
+start
+printf '\nopening with %s unapplied records (%s MiB of log): %s ms\n' "$records" $((bytes >> 20)) "$(field opening_ms)"
+stop TERM
