@@ -14,6 +14,8 @@ mod error;
 mod filter;
 mod options;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::{cell::RefCell, fs, io::ErrorKind, path::Path, sync::Arc};

@@ -1,0 +1,110 @@
+//! Tests that need to steer RocksDB's own compactions.
+
+use std::time::{Duration, Instant};
+
+use larder_types::{Epoch, HybridTime, Position, SequenceNumber};
+
+use super::*;
+use crate::row::{field_row, hash_row};
+
+fn applied(seq: u64) -> Applied {
+    let epoch = Epoch { term: 1, run: 1, id: 1 };
+    let seq = SequenceNumber::new(seq).unwrap();
+    Applied { position: Position { epoch, seq }, hybrid: HybridTime::new(seq.as_u64(), 0) }
+}
+
+fn put_hash(batch: &mut FoldBatch, generation: Generation, fields: u32) {
+    batch.put_row(b"hash", &hash_row(HybridTime::ZERO, None, generation, fields.into()));
+    for field in 0..fields {
+        let row = field_row(HybridTime::ZERO, b"value");
+        batch.put_element(b"hash", generation, &field.to_be_bytes(), &row);
+    }
+}
+
+/// Lets RocksDB compact what has piled up in level 0, and waits until it has.
+fn compact_without_flush(database: &Database) {
+    database.db.set_options(&[("disable_auto_compactions", "false")]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while database.stats().level0_files > 0 {
+        assert!(Instant::now() < deadline, "level 0 was not compacted: {:?}", database.stats());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_deletion_that_is_not_persisted_costs_no_element() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DatabaseOptions::new(8 << 20, 64 << 20);
+    let database = Database::open(directory.path(), &options).unwrap();
+    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    let generation = Generation { position: applied(1).position, ordinal: 0 };
+    for seq in 1..=5 {
+        let mut batch = FoldBatch::new();
+        put_hash(&mut batch, generation, 50);
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    assert_eq!(database.stats().level0_files, 5);
+    let mut batch = FoldBatch::new();
+    batch.delete_row(b"hash");
+    database.fold(batch, applied(6)).unwrap();
+    compact_without_flush(&database);
+    assert_eq!(database.persisted().unwrap(), Some(applied(5)), "the deletion is in memory only");
+    assert!(database.row(b"hash").unwrap().is_none());
+    assert_eq!(database.stats().dropped_by_filter, 0);
+
+    drop(database);
+    let crashed = Database::open(directory.path(), &options).unwrap();
+    assert_eq!(crashed.applied().unwrap(), Some(applied(5)));
+    assert!(crashed.row(b"hash").unwrap().is_some());
+    assert_eq!(crashed.elements(b"hash", generation).count(), 50);
+}
+
+#[test]
+fn a_hash_that_is_persisted_again_under_another_name_loses_the_old_elements() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DatabaseOptions::new(8 << 20, 64 << 20);
+    let database = Database::open(directory.path(), &options).unwrap();
+    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    for seq in 1..=5 {
+        let generation = Generation { position: applied(seq).position, ordinal: 0 };
+        let mut batch = FoldBatch::new();
+        put_hash(&mut batch, generation, 50);
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    compact_without_flush(&database);
+    assert_eq!(database.stats().dropped_by_filter, 200);
+    let newest = Generation { position: applied(5).position, ordinal: 0 };
+    assert_eq!(database.elements(b"hash", newest).count(), 50);
+}
+
+#[test]
+fn closing_while_a_compaction_filters_ends_the_compaction() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DatabaseOptions::new(8 << 20, 64 << 20);
+    let database = Database::open(directory.path(), &options).unwrap();
+    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    for seq in 1..=5 {
+        let mut batch = FoldBatch::new();
+        for key in 0..20_000u32 {
+            let generation = Generation { position: applied(seq).position, ordinal: key };
+            let key = key.to_be_bytes();
+            batch.put_row(&key, &hash_row(HybridTime::ZERO, None, generation, 1));
+            batch.put_element(&key, generation, b"f", &field_row(HybridTime::ZERO, b"v"));
+        }
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    database.db.set_options(&[("disable_auto_compactions", "false")]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while database.stats().dropped_by_filter == 0 {
+        assert!(Instant::now() < deadline, "no compaction ran");
+        std::thread::yield_now();
+    }
+    drop(database);
+    let database = Database::open(directory.path(), &options).unwrap();
+    let report = database.verify().unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.hashes, report.fields), (20_000, 20_000));
+}
