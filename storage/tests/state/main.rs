@@ -1,5 +1,6 @@
 //! The state against crashes, damage and its own compactions, and against a model.
 #![cfg(feature = "state")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
 mod filter;
