@@ -54,7 +54,7 @@ impl Folder {
                     self.shared.turned.wait_for(&mut turn, IDLE);
                 }
             }
-            if self.folded_bytes >= self.shared.options.layer_bytes {
+            if self.owes_flush() {
                 self.flush()?;
             }
             let background_errors = self.shared.database().background_errors();
@@ -111,6 +111,11 @@ impl Folder {
                 }
             }
         });
+    }
+
+    /// Whether so much was folded and not flushed that a flush must come next.
+    pub fn owes_flush(&self) -> bool {
+        self.folded_bytes >= self.shared.options.layer_bytes
     }
 
     /// Flushes RocksDB and trims the log.

@@ -1,0 +1,382 @@
+//! Opening a store: what is replayed, what is refused, how long it takes, and the bounds that keep
+//! it short.
+
+#![cfg(feature = "state")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod store_support;
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    error::Error,
+    fs,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use larder_storage::{
+    Directory, LogError, Position, StoreError, StoreOptions,
+    effect::Effect,
+    fs::RealFs,
+    log::{self, LogOptions},
+    row::{Generation, field_row, string_row},
+    state::DatabaseOptions,
+};
+use larder_types::{Epoch, HybridTime, SequenceNumber};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use store_support::{DEADLINE, Node, WALL_MS, seed, tiny, wait_for};
+
+const OPENING_MAX: Duration = Duration::from_secs(5);
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn refusal(root: &Path) -> StoreError {
+    Node::open(root, tiny()).err().expect("the store must be refused")
+}
+
+/// The error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+    format!("{error}{}", cause.unwrap_or_default())
+}
+
+#[test]
+fn exactly_what_is_not_persisted_is_replayed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    let mut numbers = 0..;
+    for round in 0..20 {
+        let before = node.store.watermarks();
+        for number in numbers.by_ref().take(50 + round) {
+            node.append(&format!("key:{number}"), &number.to_string());
+        }
+        node.commit();
+        node.writer.seal();
+        match round % 3 {
+            0 => {}
+            1 => node.fold(),
+            _ => assert!(node.folder.fold_one().unwrap().is_continue()),
+        }
+        if round % 4 == 1 {
+            node.folder.flush().unwrap();
+        }
+        let marks = node.store.watermarks();
+        assert!(marks.persisted >= before.persisted && marks.applied >= marks.persisted);
+        drop(node);
+        node = Node::open(root.path(), tiny()).unwrap();
+        assert_eq!(node.replayed, marks.durable - marks.persisted, "round {round}: {marks:?}");
+        let after = node.store.watermarks();
+        assert_eq!((after.applied, after.persisted), (marks.persisted, marks.persisted));
+        assert_eq!(after.visible, marks.durable + 1, "the record that begins the epoch");
+    }
+    for number in 0..numbers.next().unwrap() {
+        assert_eq!(node.text(&format!("key:{number}")), Some(number.to_string()));
+    }
+    assert!(node.store.watermarks().trimmed > 0, "nothing was ever trimmed");
+}
+
+#[test]
+fn every_start_raises_the_run_and_no_position_is_used_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let mut used: HashSet<Position> = HashSet::new();
+    let mut run = 0;
+    for start in 0..12 {
+        let mut node = Node::open(root.path(), tiny()).unwrap();
+        let begun = node.writer.last();
+        assert_eq!(begun.epoch.run, run + 1, "start {start}");
+        run = begun.epoch.run;
+        assert!(used.insert(begun));
+        for number in 0..10 {
+            if number == 5 {
+                node.commit();
+            }
+            // What comes after the commit is lost, and its numbers are given again.
+            let mut txn = node.writer.transaction(WALL_MS);
+            txn.put_string(b"key", number.to_string().as_bytes(), None).unwrap();
+            assert!(used.insert(txn.commit().unwrap()), "start {start}, write {number}");
+        }
+        if start % 3 == 0 {
+            node.close();
+        }
+    }
+    let sequences: HashSet<_> = used.iter().map(|position| position.seq).collect();
+    assert!(sequences.len() < used.len(), "no number was ever given again: nothing was tested");
+}
+
+#[test]
+fn a_state_ahead_of_its_log_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    node.put("early", "1");
+    drop(node);
+    let early = tempfile::tempdir().unwrap();
+    copy(&root.path().join("log"), early.path());
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    for number in 0..10 {
+        node.put("late", &number.to_string());
+    }
+    node.close();
+    let before = fs::read_dir(early.path()).unwrap().count();
+    copy(early.path(), &root.path().join("log"));
+    let refused = refusal(root.path());
+    assert!(matches!(refused, StoreError::StateAhead { .. }), "{refused}");
+    assert_eq!(fs::read_dir(root.path().join("log")).unwrap().count(), before);
+}
+
+#[test]
+fn a_state_of_another_history_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    Node::open(root.path(), tiny()).unwrap().close();
+    let other = tempfile::tempdir().unwrap();
+    copy(root.path(), other.path());
+    for root in [root.path(), other.path()] {
+        let mut node = Node::open(root, tiny()).unwrap();
+        for number in 0..10 {
+            node.put("key", &number.to_string());
+        }
+        node.close();
+    }
+    copy(&other.path().join("state"), &root.path().join("state"));
+    let refused = refusal(root.path());
+    assert!(matches!(refused, StoreError::Parted { .. }), "{refused}");
+}
+
+#[test]
+fn a_state_that_was_lost_after_its_log_was_trimmed_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    for number in 0..60 {
+        node.put(&format!("key:{number}"), &"x".repeat(1_000));
+    }
+    node.writer.seal();
+    node.fold();
+    node.folder.flush().unwrap();
+    assert!(node.store.watermarks().trimmed > 0);
+    drop(node);
+    fs::remove_dir_all(root.path().join("state")).unwrap();
+    let refused = refusal(root.path());
+    assert!(matches!(refused, StoreError::Log(LogError::Gap { .. })), "{refused}");
+}
+
+#[test]
+fn the_log_is_trimmed_below_what_is_persisted_only() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    for number in 0..400 {
+        node.put(&format!("key:{number}"), &"x".repeat(200));
+        if number % 7 == 0 {
+            let _ = node.folder.fold_one().unwrap();
+        }
+        if number % 31 == 0 {
+            node.folder.flush().unwrap();
+        }
+        let marks = node.store.watermarks();
+        assert!(marks.trimmed <= marks.persisted, "{marks:?}");
+        assert!(marks.persisted <= marks.applied && marks.applied <= marks.visible, "{marks:?}");
+    }
+    assert!(node.store.watermarks().trimmed > 100, "{:?}", node.store.watermarks());
+}
+
+#[test]
+fn a_clear_that_is_not_durable_is_not_folded() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    node.put("key", "value");
+    let mut txn = node.writer.transaction(WALL_MS);
+    txn.put_string(b"key", b"between", None).unwrap();
+    txn.clear().unwrap();
+    txn.put_string(b"other", b"between", None).unwrap();
+    txn.clear().unwrap();
+    txn.commit().unwrap();
+    node.fold();
+    assert_eq!(node.text("key").as_deref(), Some("value"), "the clear is not visible");
+    node.folder.flush().unwrap();
+    drop(node);
+    let node = Node::open(root.path(), tiny()).unwrap();
+    assert_eq!(node.text("key").as_deref(), Some("value"), "the clear was lost in the crash");
+    assert_eq!(node.text("other"), None);
+}
+
+#[test]
+fn a_flush_that_is_asked_for_persists_every_sealed_layer() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { layer_bytes: 1 << 20, ..tiny() };
+    let mut node = Node::open(root.path(), options).unwrap();
+    for number in 0..8 {
+        node.put(&format!("key:{number}"), "value");
+        node.writer.seal();
+    }
+    let last = node.writer.last().seq.as_u64();
+    node.store.request_flush();
+    let Node { folder, store, .. } = node;
+    let folding = thread::spawn(move || folder.run());
+    wait_for("the flush", || store.watermarks().persisted == last);
+    store.stop_folding();
+    folding.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
+    let root = tempfile::tempdir().unwrap();
+    let options = tiny();
+    let mut node = Node::open(root.path(), options.clone()).unwrap();
+    while node.store.stats().unapplied_bytes <= options.unapplied_bytes_max {
+        node.put("key", &"x".repeat(500));
+    }
+    let (waited, waits) = mpsc::channel();
+    let Node { writer, folder, store, .. } = node;
+    let writing = thread::spawn(move || {
+        writer.wait_for_room();
+        waited.send(()).unwrap();
+    });
+    let held = waits.recv_timeout(Duration::from_millis(300));
+    assert_eq!(held, Err(mpsc::RecvTimeoutError::Timeout), "the writer went on beyond the bound");
+    let folding = thread::spawn(move || folder.run());
+    waits.recv_timeout(DEADLINE).expect("the fold made room");
+    writing.join().unwrap();
+    assert!(store.stats().unapplied_bytes <= options.unapplied_bytes_max);
+    store.stop_folding();
+    folding.join().unwrap().unwrap();
+}
+
+/// The worst that the default bounds allow: as much folded and not flushed as there may be, and
+/// then as much unfolded as there may be, in small records of keys that all differ.
+#[test]
+fn the_largest_unapplied_log_opens_in_time() {
+    let root = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(DatabaseOptions::new(64 << 20, 128 << 20));
+    let bounds = options();
+    let mut node = Node::open(root.path(), options()).unwrap();
+    let mut number = 0_u64;
+    let mut fill = |node: &mut Node| {
+        for _ in 0..10_000 {
+            let mut txn = node.writer.transaction(WALL_MS);
+            txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
+            txn.commit().unwrap();
+            number += 1;
+        }
+        node.commit();
+    };
+    // Up to just before the fold flushes by itself.
+    while !node.folder.owes_flush() {
+        fill(&mut node);
+        let _ = node.folder.fold_one().unwrap();
+    }
+    let full = |node: &Node| {
+        let stats = node.store.stats();
+        stats.unapplied_bytes > bounds.unapplied_bytes_max
+            || stats.unapplied_records > bounds.unapplied_records_max
+    };
+    while !full(&node) {
+        fill(&mut node);
+    }
+    let (marks, bytes) = (node.store.watermarks(), node.store.log().bytes());
+    assert_eq!(marks.persisted, 0, "something was flushed");
+    drop(node);
+    let began = Instant::now();
+    let node = Node::open(root.path(), options()).unwrap();
+    let took = began.elapsed();
+    println!("{} records, {} MiB of log, opened in {took:?}", node.replayed, bytes >> 20);
+    assert_eq!(node.replayed, marks.durable);
+    assert!(node.store.view(WALL_MS).row(&(number - 1).to_be_bytes()).unwrap().is_some());
+    assert!(took < OPENING_MAX, "{took:?}");
+}
+
+/// Appends a record with this body, whose checksums are right, to a store's log.
+fn append_body(root: &Path, body: &[u8]) {
+    let directory = Directory::open(root).unwrap();
+    let mut opened = log::open(
+        Arc::new(RealFs),
+        &directory.log(),
+        &directory.quarantine(),
+        LogOptions { reserve_bytes: 0, ..LogOptions::default() },
+        SequenceNumber::FIRST,
+        &mut |_| Ok::<(), Infallible>(()),
+    )
+    .unwrap();
+    let stamp = HybridTime::new(WALL_MS + 1_000, 0);
+    let epoch = Epoch { term: 1, run: 1_000, id: 1 };
+    opened.appender.begin_epoch(epoch, stamp);
+    opened.appender.append(stamp, |out| out.extend_from_slice(body)).unwrap();
+    opened.syncer.commit(opened.appender.take_batch().unwrap()).unwrap();
+    opened.syncer.close().unwrap();
+}
+
+fn body(effects: &[Effect<'_>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    effects.iter().for_each(|effect| effect.encode(&mut body));
+    body
+}
+
+#[test]
+fn a_body_that_no_writer_wrote_is_refused_by_its_record() {
+    let epoch = Epoch { term: 1, run: 1, id: 1 };
+    let position = Position { epoch, seq: SequenceNumber::FIRST };
+    let generation = Generation { position, ordinal: 0 };
+    let stamp = HybridTime::new(WALL_MS, 0);
+    let (string, field) = (string_row(stamp, None, b"v"), field_row(stamp, b"v"));
+    let truncated = body(&[Effect::PutRow { key: b"key", row: &string }]);
+    let put_field = |row| body(&[Effect::PutField { key: b"hash", generation, field: b"f", row }]);
+    let damaged = [
+        (vec![0xee], "unknown op"),
+        (truncated[..truncated.len() - 1].to_vec(), "ends too early"),
+        (body(&[Effect::PutRow { key: b"key", row: b"\x7f" }]), "ends within its header"),
+        (body(&[Effect::PutRow { key: b"key", row: &field }]), "tag"),
+        (put_field(&field), "row it does not put"),
+        (body(&[Effect::DeleteField { key: b"hash", generation, field: b"f" }]), "does not put"),
+        (
+            body(&[
+                Effect::PutRow { key: b"hash", row: &string },
+                Effect::PutField { key: b"hash", generation, field: b"f", row: b"" },
+            ]),
+            "ends within its header",
+        ),
+    ];
+    for (body, what) in damaged {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::open(root.path(), tiny()).unwrap();
+        node.put("key", "value");
+        drop(node);
+        append_body(root.path(), &body);
+        let said = chain(&refusal(root.path()));
+        assert!(said.contains(what) && said.contains("record 4"), "{what}: {said}");
+    }
+}
+
+#[test]
+fn no_bytes_in_a_body_make_opening_panic() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let stamp = HybridTime::new(WALL_MS, 0);
+    let row = string_row(stamp, Some(WALL_MS + 1_000_000), b"value");
+    let whole = body(&[Effect::PutRow { key: b"key", row: &row }, Effect::Clear]);
+    for _ in 0..60 {
+        let root = tempfile::tempdir().unwrap();
+        drop(Node::open(root.path(), tiny()).unwrap());
+        let mut damaged = whole.clone();
+        for _ in 0..=random.next_u32() % 3 {
+            let at = random.next_u32() as usize % damaged.len();
+            damaged[at] = random.next_u32() as u8;
+        }
+        append_body(root.path(), &damaged);
+        if let Ok(mut node) = Node::open(root.path(), tiny()) {
+            // What is taken for a record must be readable and foldable.
+            node.store.view(WALL_MS).count_keys().unwrap();
+            node.put("other", "value");
+            node.close();
+        }
+    }
+}
