@@ -9,5 +9,7 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// A hash field's name.
 pub const FIELD_BYTES_MAX: usize = 64 << 10;
+/// A glob pattern. Matching costs at most the product of its length and the text's.
+pub const PATTERN_BYTES_MAX: usize = 4 << 10;
 /// A string value or a hash field's value. Smaller than a record, so that one always fits.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;

@@ -59,12 +59,17 @@ impl<'a> ReplyWriter<'a> {
     /// `+text`. A `\r` or `\n` in it becomes a space, for it would end the reply.
     #[inline]
     pub fn simple(&mut self, text: &str) {
-        self.text_line(b'+', text);
+        self.text_line(b'+', text.as_bytes());
     }
 
     /// `-message`; the message begins with its code: `ERR`, `WRONGTYPE`. A `\r` or `\n` in it
     /// becomes a space.
     pub fn error(&mut self, message: &str) {
+        self.error_bytes(message.as_bytes());
+    }
+
+    /// As [`ReplyWriter::error`], for a message that quotes what a client sent, as it sent it.
+    pub fn error_bytes(&mut self, message: &[u8]) {
         self.text_line(b'-', message);
     }
 
@@ -173,12 +178,12 @@ impl<'a> ReplyWriter<'a> {
     }
 
     #[inline]
-    fn text_line(&mut self, kind: u8, text: &str) {
+    fn text_line(&mut self, kind: u8, text: &[u8]) {
         self.out.reserve(text.len() + 3);
         self.out.extend_from_slice(&[kind]);
         let start = self.out.len();
-        self.out.extend_from_slice(text.as_bytes());
-        if memchr2(b'\r', b'\n', text.as_bytes()).is_some() {
+        self.out.extend_from_slice(text);
+        if memchr2(b'\r', b'\n', text).is_some() {
             for byte in &mut self.out[start..] {
                 if matches!(*byte, b'\r' | b'\n') {
                     *byte = b' ';

@@ -7,7 +7,7 @@ use larder_resp::{Protocol, ReplyWriter, Request};
 use super::{
     Command, CommandError, Handler, LoopCommand, Outcome,
     number::integer,
-    pattern::is_word,
+    pattern::{c_text, is_word},
     table::{Subcommand, help, lookup, run_subcommand, table},
 };
 use crate::{
@@ -174,7 +174,7 @@ fn hello(
     if session.must_authenticate(node) {
         return Err(CommandError::message(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
-             HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and \
+             HELLO AUTH <user> <pass> option can be used to authenticate the client and \
              select the RESP protocol version at the same time",
         ));
     }
@@ -212,10 +212,8 @@ fn hello_options(request: Request<'_>, session: &mut Session, node: &Node) -> Ou
                 at += 2;
             }
             _ => {
-                return Err(CommandError::Message(Cow::Owned(format!(
-                    "ERR Syntax error in HELLO option '{}'",
-                    String::from_utf8_lossy(option)
-                ))));
+                let quoted = [b"ERR Syntax error in HELLO option '", c_text(option), b"'"].concat();
+                return Err(CommandError::Quoting(quoted));
             }
         }
     }

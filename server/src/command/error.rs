@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use larder_resp::ReplyWriter;
 use larder_storage::{StateError, TxnError};
 
 /// A refusal. Its `Display` is the text after the `-` of the reply, code included.
@@ -20,6 +21,9 @@ pub enum CommandError {
     /// Not a 64 bit integer.
     #[error("ERR value is not an integer or out of range")]
     NotInteger,
+    /// A refusal that quotes what the client sent, byte for byte.
+    #[error("{}", String::from_utf8_lossy(.0))]
+    Quoting(Vec<u8>),
     /// The state could not be read.
     #[error("ERR the state could not be read: {0}; see the log of the server")]
     State(#[from] StateError),
@@ -35,6 +39,14 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// Writes the refusal as an error reply.
+    pub fn reply(&self, writer: &mut ReplyWriter<'_>) {
+        match self {
+            Self::Quoting(message) => writer.error_bytes(message),
+            other => writer.error(&other.to_string()),
+        }
+    }
+
     /// A refusal with a fixed text, code included.
     pub const fn message(text: &'static str) -> Self {
         Self::Message(Cow::Borrowed(text))

@@ -4,6 +4,10 @@
 //! bracket ends with the pattern, a range may stand the wrong way round, bytes in ranges compare
 //! signed, and an empty text is matched by the empty pattern alone.
 
+use larder_types::limits::PATTERN_BYTES_MAX;
+
+use super::CommandError;
+
 /// A glob: `*`, `?`, `[a-z]`, `[^a-z]`, and `\` before a byte that is meant literally.
 ///
 /// Matching is iterative and remembers the last `*` only, which is enough because an earlier one
@@ -19,6 +23,21 @@ impl<'p> Pattern<'p> {
     /// The glob `pattern`; upper and lower case differ.
     pub const fn new(pattern: &'p [u8]) -> Self {
         Self { pattern, folds_case: false }
+    }
+
+    /// The glob that a client sent.
+    ///
+    /// # Errors
+    /// When it is longer than [`PATTERN_BYTES_MAX`].
+    pub fn of_client(pattern: &'p [u8]) -> Result<Self, CommandError> {
+        let bytes = pattern.len();
+        if bytes > PATTERN_BYTES_MAX {
+            let text = format!(
+                "ERR a pattern of {bytes} bytes is larger than the limit of {PATTERN_BYTES_MAX}"
+            );
+            return Err(CommandError::Message(text.into()));
+        }
+        Ok(Self::new(pattern))
     }
 
     /// The glob `pattern`; ASCII letters match in either case.

@@ -10,7 +10,7 @@ use larder_resp::{ReplyWriter, Request};
 
 use super::{
     Command, CommandError, Handler, LoopCommand, Outcome,
-    pattern::is_word,
+    pattern::{Pattern, is_word},
     table::{Subcommand, help, run_subcommand},
 };
 use crate::{
@@ -157,6 +157,9 @@ fn config_get(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
+    for pattern in request.iter().skip(2) {
+        Pattern::of_client(pattern)?;
+    }
     let patterns: Vec<Cow<'_, str>> = request.iter().skip(2).map(String::from_utf8_lossy).collect();
     let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
     let found = node.settings.load().matching(&patterns);

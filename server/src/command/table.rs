@@ -120,11 +120,15 @@ impl Command {
         let Some(subcommand) =
             self.subcommands().iter().find(|row| word.eq_ignore_ascii_case(row.name.as_bytes()))
         else {
-            return Err(CommandError::Message(Cow::Owned(format!(
-                "ERR unknown subcommand '{}'. Try {} HELP.",
-                shown(word, SHOWN_BYTES_MAX),
-                self.name.to_ascii_uppercase()
-            ))));
+            let name = self.name.to_ascii_uppercase();
+            return Err(CommandError::Quoting(
+                [
+                    &b"ERR unknown subcommand '"[..],
+                    shown(word, SHOWN_BYTES_MAX),
+                    format!("'. Try {name} HELP.").as_bytes(),
+                ]
+                .concat(),
+            ));
         };
         if accepts(subcommand.arity, request.len()) {
             Ok(subcommand)
@@ -160,27 +164,27 @@ pub(super) fn help(command: &str, lines: &[&str], reply: &mut ReplyWriter<'_>) {
 
 /// Redis' answer to a name it does not know: the name, and as many arguments as fit.
 fn unknown(request: Request<'_>) -> CommandError {
-    let mut arguments = String::new();
+    let mut arguments = Vec::new();
     for argument in request.iter().skip(1) {
         let Some(room) = SHOWN_BYTES_MAX.checked_sub(arguments.len()).filter(|&room| room > 0)
         else {
             break;
         };
-        arguments.push('\'');
-        arguments.push_str(&shown(argument, room));
-        arguments.push_str("' ");
+        arguments.push(b'\'');
+        arguments.extend_from_slice(shown(argument, room));
+        arguments.extend_from_slice(b"' ");
     }
     let name = shown(request.get(0).unwrap_or_default(), SHOWN_BYTES_MAX);
-    CommandError::Message(Cow::Owned(format!(
-        "ERR unknown command '{name}', with args beginning with: {arguments}"
-    )))
+    CommandError::Quoting(
+        [b"ERR unknown command '", name, b"', with args beginning with: ", &arguments].concat(),
+    )
 }
 
 /// At most `bytes_max` bytes of `text`, up to the first NUL as C prints it.
-fn shown(text: &[u8], bytes_max: usize) -> Cow<'_, str> {
+fn shown(text: &[u8], bytes_max: usize) -> &[u8] {
     let text = &text[..text.len().min(bytes_max)];
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
-    String::from_utf8_lossy(&text[..end])
+    &text[..end]
 }
 
 impl Table {

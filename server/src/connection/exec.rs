@@ -204,19 +204,21 @@ impl Connection {
                     let Self { node, session, replies, .. } = self;
                     run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
                 }
-                Handler::Loop(LoopCommand::Dbsize) => self.dbsize().await?,
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
                 Handler::Loop(LoopCommand::Wait) => self.wait(request, false).await?,
                 Handler::Loop(LoopCommand::Unwatch) => {
                     self.writer().simple("OK");
                     Ok(())
                 }
-                Handler::Loop(_) => {
-                    Err(CommandError::message("ERR Command not allowed inside a transaction"))
-                }
-                Handler::Read(_) | Handler::ReadMany(_) | Handler::Write(_) => {
+                Handler::Read(_)
+                | Handler::ReadMany(_)
+                | Handler::Write(_)
+                | Handler::Loop(LoopCommand::Dbsize) => {
                     self.replies.extend_from_slice(&replies[reply_start..done.reply_ends[index]]);
                     Ok(())
+                }
+                Handler::Loop(_) => {
+                    Err(CommandError::message("ERR Command not allowed inside a transaction"))
                 }
             };
             reply_start = done.reply_ends[index];
@@ -224,7 +226,7 @@ impl Connection {
             if let Err(refusal) = outcome {
                 let mut writer = self.writer();
                 writer.truncate(start);
-                writer.error(&refusal.to_string());
+                refusal.reply(&mut writer);
             }
             self.session.count(&self.node, command, refused);
         }
@@ -287,14 +289,18 @@ impl Connection {
     }
 
     fn shutdown(&self, request: Request<'_>) -> Outcome {
-        for word in request.iter().skip(1) {
-            let known = [&b"nosave"[..], b"save", b"now", b"force"];
-            if word.eq_ignore_ascii_case(b"abort") {
-                return Err(CommandError::message("ERR No shutdown in progress."));
-            }
-            if !known.iter().any(|known| word.eq_ignore_ascii_case(known)) {
-                return Err(CommandError::Syntax);
-            }
+        let mut words: Vec<_> = request.iter().skip(1).map(<[u8]>::to_ascii_lowercase).collect();
+        words.sort_unstable();
+        words.dedup();
+        let given = |word: &str| words.iter().any(|given| given == word.as_bytes());
+        let known =
+            ["abort", "force", "nosave", "now", "save"].into_iter().filter(|word| given(word));
+        let unknown = known.count() < words.len();
+        if unknown || given("save") && given("nosave") || given("abort") && words.len() > 1 {
+            return Err(CommandError::Syntax);
+        }
+        if given("abort") {
+            return Err(CommandError::message("ERR No shutdown in progress."));
         }
         self.stop.request();
         Ok(())

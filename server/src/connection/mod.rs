@@ -78,6 +78,7 @@ struct Connection {
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
     watched: exec::Watched,
+    refused_before_auth: u32,
 }
 
 impl Connection {
@@ -100,6 +101,7 @@ impl Connection {
             replies: BytesMut::new(),
             multi: None,
             watched: exec::Watched::default(),
+            refused_before_auth: 0,
         }
     }
 
@@ -133,7 +135,7 @@ impl Connection {
                         return Ok(());
                     }
                 }
-                Err(error) => return self.refuse(&error).await,
+                Err(error) => return self.refuse_protocol(&error).await,
             }
         }
     }
@@ -143,7 +145,7 @@ impl Connection {
         if self.session.must_authenticate(&self.node) { 1 } else { COMMANDS_MAX }
     }
 
-    async fn refuse(&mut self, error: &ProtocolError) -> Result<(), End> {
+    async fn refuse_protocol(&mut self, error: &ProtocolError) -> Result<(), End> {
         if !matches!(error, ProtocolError::CrossProtocol) {
             self.writer().error(&format!("ERR {error}"));
             self.send().await?;

@@ -5,10 +5,13 @@ use larder_resp::{Pipeline, ReplyWriter, Request};
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, Outcome},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome},
     shard::{Run, Task, Work},
 };
 
+/// A client that has not authenticated is disconnected after so many refusals: nobody who means
+/// well sends more, and each costs a reply.
+const REFUSED_BEFORE_AUTH_MAX: u32 = 64;
 /// Requests handed to the shard's writer at once.
 const RUN_MAX: usize = 256;
 
@@ -24,12 +27,9 @@ impl Connection {
         let command = match self.admit(request) {
             Ok(command) => command,
             Err(refusal) => {
-                if let Some(multi) = &mut self.multi {
-                    multi.fail();
-                }
-                self.writer().error(&refusal.to_string());
                 *index += 1;
-                return Ok((pipeline, Next::Command));
+                let next = self.refuse(request, &refusal);
+                return Ok((pipeline, next));
             }
         };
         if self.multi.is_some() && !command.is_never_queued() {
@@ -61,6 +61,9 @@ impl Connection {
         if self.session.must_authenticate(&self.node) && !command.needs_no_authentication() {
             return Err(CommandError::message("NOAUTH Authentication required."));
         }
+        if self.multi.is_some() && matches!(command.handler, Handler::Loop(LoopCommand::Shutdown)) {
+            return Err(CommandError::message("ERR Command not allowed inside a transaction"));
+        }
         Ok(command)
     }
 
@@ -85,13 +88,43 @@ impl Connection {
         if let Err(refusal) = outcome {
             let mut writer = self.writer();
             writer.truncate(start);
-            writer.error(&refusal.to_string());
+            refusal.reply(&mut writer);
         }
+        self.end_command(start);
+        self.session.count(&self.node, command, refused);
+    }
+
+    /// Drops the present command's reply if it is not wanted.
+    fn end_command(&mut self, start: usize) {
         if self.session.is_muted() {
             self.replies.truncate(start);
         }
         self.session.finish_command();
-        self.session.count(&self.node, command, refused);
+    }
+
+    /// Answers a request that was not admitted. A transaction that is being queued fails with it,
+    /// and ends with it if it was its EXEC. A client that has not authenticated may be refused so
+    /// often, then it is disconnected.
+    fn refuse(&mut self, request: Request<'_>, refusal: &CommandError) -> Next {
+        let start = self.replies.len();
+        if request.arg(0).eq_ignore_ascii_case(b"exec") && self.multi.take().is_some() {
+            self.unwatch();
+            let why = refusal.to_string();
+            let why = why.strip_prefix("ERR ").unwrap_or(&why);
+            let text = format!("EXECABORT Transaction discarded because of: {why}");
+            self.writer().error(&text);
+        } else {
+            if let Some(multi) = &mut self.multi {
+                multi.fail();
+            }
+            refusal.reply(&mut self.writer());
+        }
+        self.end_command(start);
+        if !self.session.must_authenticate(&self.node) {
+            return Next::Command;
+        }
+        self.refused_before_auth += 1;
+        if self.refused_before_auth < REFUSED_BEFORE_AUTH_MAX { Next::Command } else { Next::Close }
     }
 
     /// Hands the request at `index`, and those behind it that touch keys, to the writer.

@@ -9,7 +9,7 @@ use super::{
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
-use crate::command::{CommandError, Handler, Outcome};
+use crate::command::{CommandError, Handler, LoopCommand, Outcome};
 
 /// A run stops when its replies have grown beyond this; the connection sends them first.
 const REPLY_BYTES: usize = 1 << 20;
@@ -100,6 +100,13 @@ fn evaluate_transaction(
                 Ok(()) => write(request, &mut txn, replies),
                 Err(refusal) => Err(CommandError::Message(refusal.clone())),
             },
+            Handler::Loop(LoopCommand::Dbsize) => txn.view().count_keys().map_or_else(
+                |error| Err(error.into()),
+                |keys| {
+                    replies.integer(i64::try_from(keys).unwrap_or(i64::MAX));
+                    Ok(())
+                },
+            ),
             Handler::Session(_) | Handler::Loop(_) => Ok(()),
         };
         transaction.refused.push(outcome.is_err());
@@ -131,6 +138,6 @@ fn admit(writer: &Writer) -> Result<(), Cow<'static, str>> {
 fn write_refusal(outcome: Outcome, start: usize, replies: &mut ReplyWriter<'_>) {
     if let Err(refusal) = outcome {
         replies.truncate(start);
-        replies.error(&refusal.to_string());
+        refusal.reply(replies);
     }
 }

@@ -72,10 +72,8 @@ impl Conditions {
             } else if is_word(option, "lt") {
                 conditions.only_if_sooner = true;
             } else {
-                let option = String::from_utf8_lossy(c_text(option));
-                return Err(CommandError::Message(
-                    format!("ERR Unsupported option {option}").into(),
-                ));
+                let quoted = [b"ERR Unsupported option ", c_text(option)].concat();
+                return Err(CommandError::Quoting(quoted));
             }
         }
         conditions.check()

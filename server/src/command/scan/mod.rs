@@ -41,10 +41,11 @@ const KEYS_BYTES_MAX: usize = 64 << 20;
 /// What a found key costs beside its bytes.
 const FOUND_OVERHEAD_BYTES: usize = 16;
 /// Steps of matching that one text may cost, and after which SCAN stops and answers a cursor: a
-/// fraction of a second.
-const MATCH_STEPS_MAX: u64 = 1 << 28;
-/// Steps of matching that all the texts of one KEYS may cost.
-const KEYS_STEPS_MAX: u64 = 1 << 32;
+/// millisecond or two, because others wait for the thread.
+const MATCH_STEPS_MAX: u64 = 1 << 20;
+/// Steps of matching that all the texts of one KEYS may cost: a fraction of a second. With a
+/// pattern such as `user:*` it is enough for 20 million keys.
+const KEYS_STEPS_MAX: u64 = 1 << 27;
 /// RANDOMKEY picks one of this many neighbours.
 const RANDOM_NEIGHBOURS: usize = 16;
 
@@ -121,7 +122,8 @@ impl<'a> ScanOptions<'a> {
                 }
                 options.count = usize::try_from(count).unwrap_or(COUNT_MAX).min(COUNT_MAX);
             } else if is_word(option, "match") {
-                pattern = Some(Pattern::new(value)).filter(|pattern| !pattern.is_everything());
+                pattern =
+                    Some(Pattern::of_client(value)?).filter(|pattern| !pattern.is_everything());
             } else if is_word(option, "type") && of_keys {
                 type_name = Some(value);
             } else {
@@ -252,7 +254,7 @@ fn start_of(cursor: u64) -> ScanPosition {
 }
 
 fn keys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let pattern = Pattern::new(request.arg(1));
+    let pattern = Pattern::of_client(request.arg(1))?;
     let mut found = Found::default();
     let mut refusal = None;
     let mut steps_left = KEYS_STEPS_MAX;
