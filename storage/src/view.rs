@@ -147,7 +147,7 @@ impl<'a> View<'a> {
         for (field, change) in fields.iter().zip(wanted) {
             let bytes = match (change, reach) {
                 (Some(change), _) => change,
-                (None, Reach::Stored) => self.shared.database().element(key, generation, field)?,
+                (None, Reach::Stored) => self.shared.database()?.element(key, generation, field)?,
                 (None, Reach::Cleared) => None,
             };
             found.push(bytes.map(FieldValue::parse).transpose()?);
@@ -194,7 +194,7 @@ impl<'a> View<'a> {
         let Some(generation) = generation else { return Ok(Some((row, Vec::new()))) };
         let mut merged = Merge { changed: changed.into_iter().peekable(), out: Vec::new(), limit };
         if reach == Reach::Stored {
-            let database = self.shared.database();
+            let database = self.shared.database()?;
             let elements = database.elements_after(key, generation, after);
             if self.stored_is_beyond(reached) {
                 return self.renewed().row_and_fields_after(key, after, limit);
@@ -268,7 +268,7 @@ impl<'a> View<'a> {
         if reach == Reach::Stored {
             let end = (block + 1) * UNITS_PER_BLOCK;
             let start = Unit::new(from.unit).expect("below the number of units");
-            let database = self.shared.database();
+            let database = self.shared.database()?;
             for stored in database.rows_from(start, from.after.as_deref()) {
                 let (unit, key, row) = stored?;
                 if unit.as_u16() >= end {
@@ -380,7 +380,7 @@ impl<'a> View<'a> {
     }
 
     fn stored_row(&self, key: &[u8]) -> Result<RowBytes, StateError> {
-        self.shared.cache.row(key, || self.shared.database().row(key))
+        self.shared.cache.row(key, || self.shared.database()?.row(key))
     }
 
     fn live(&self, row: RowBytes) -> Result<Option<Row>, StateError> {

@@ -137,7 +137,7 @@ impl History {
                 "flush"
             }
             89..90 => {
-                self.node().store.database().compact().unwrap();
+                self.node().store.database().unwrap().compact().unwrap();
                 "compaction"
             }
             90..92 => {

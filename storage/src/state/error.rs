@@ -49,6 +49,9 @@ pub enum StateError {
         /// The database's directory.
         path: PathBuf,
     },
+    /// The state has failed and is being opened again.
+    #[error("the state failed and is being opened again; try again")]
+    Closed,
     /// There is nothing to take a checkpoint of.
     #[error("the state in {path} has no applied position: nothing has been folded into it yet")]
     NothingApplied {

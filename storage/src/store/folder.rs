@@ -57,7 +57,7 @@ impl Folder {
             if self.owes_flush() {
                 self.flush()?;
             }
-            let background_errors = self.shared.database().background_errors();
+            let background_errors = self.shared.database()?.background_errors();
             if background_errors > 0 {
                 return Err(StateError::Background { errors: background_errors }.into());
             }
@@ -90,7 +90,7 @@ impl Folder {
         }
         // Before RocksDB has any of it, so that readers can tell that it may have.
         self.shared.raise(&marks.folding, seq, &marks.visible);
-        self.shared.database().fold(batch_of(&bottom, seq)?, *last)?;
+        self.shared.database()?.fold(batch_of(&bottom, seq)?, *last)?;
         self.shared.raise(&marks.applied, seq, &marks.durable);
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
@@ -123,7 +123,7 @@ impl Folder {
     /// # Errors
     /// As [`Folder::run`].
     pub fn flush(&mut self) -> Result<(), FoldError> {
-        let Some(persisted) = self.shared.database().flush()? else { return Ok(()) };
+        let Some(persisted) = self.shared.database()?.flush()? else { return Ok(()) };
         self.folded_bytes = 0;
         self.persisted(persisted)
     }

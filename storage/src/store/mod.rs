@@ -16,13 +16,16 @@ mod syncer;
 mod writer;
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
+use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::{Condvar, Mutex};
 
 pub use directory::{Directory, DirectoryError, FORMAT_VERSION};
@@ -40,7 +43,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) inflight: InFlight,
     pub(crate) cache: HotCache,
-    database: Database,
+    /// `None` once [`Store::close`] was called.
+    database: ArcSwapOption<Database>,
     pub(crate) log: Log,
     options: StoreOptions,
     watermarks: Marks,
@@ -94,6 +98,20 @@ impl Fsyncs {
     }
 }
 
+/// How long [`Store::close`] sleeps before it looks again whether somebody reads.
+const READS_END: Duration = Duration::from_millis(1);
+
+/// The open database; keeps it open while it is held.
+pub struct DatabaseRef(Guard<Option<Arc<Database>>>);
+
+impl Deref for DatabaseRef {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_deref().expect("it is only made of an open database")
+    }
+}
+
 /// What others want of the fold.
 #[derive(Default)]
 struct FoldOrders {
@@ -102,8 +120,9 @@ struct FoldOrders {
 }
 
 impl Shared {
-    pub(crate) const fn database(&self) -> &Database {
-        &self.database
+    pub(crate) fn database(&self) -> Result<DatabaseRef, StateError> {
+        let database = self.database.load();
+        if database.is_some() { Ok(DatabaseRef(database)) } else { Err(StateError::Closed) }
     }
 
     pub(crate) const fn visible_watermark(&self) -> &AtomicU64 {
@@ -191,8 +210,23 @@ impl Store {
     }
 
     /// The database, for figures.
-    pub fn database(&self) -> &Database {
-        &self.shared.database
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub fn database(&self) -> Result<DatabaseRef, StateError> {
+        self.shared.database()
+    }
+
+    /// Closes the database, so that the directory can be opened again: waits for the reads of it
+    /// that are going on, each of one row, one hash or one block of a scan. Afterwards what is in
+    /// memory can still be read; the rest is refused with [`StateError::Closed`]. The writer, the
+    /// syncer and the folder must have ended.
+    pub fn close(&self) {
+        let Some(mut database) = self.shared.database.swap(None) else { return };
+        while let Err(read) = Arc::try_unwrap(database).map(drop) {
+            database = read;
+            thread::sleep(READS_END);
+        }
     }
 
     /// Where the watermarks stand. Read in an order that keeps their inequalities true.
@@ -254,6 +288,6 @@ impl Store {
     /// # Errors
     /// When RocksDB cannot be read.
     pub fn applied(&self) -> Result<Option<Applied>, StateError> {
-        self.shared.database.applied()
+        self.shared.database()?.applied()
     }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
 };
 
+use arc_swap::ArcSwapOption;
 use larder_types::{
     Epoch, HybridClock, Position, RegionId, SequenceNumber, limits::SEGMENT_BYTES_DEFAULT,
 };
@@ -200,7 +201,7 @@ pub fn open(
     let shared = Arc::new(Shared {
         inflight: replay.inflight,
         cache: HotCache::new(options.hot_cache_bytes),
-        database,
+        database: ArcSwapOption::from_pointee(database),
         log: opened.log,
         options,
         watermarks: Marks::default(),
