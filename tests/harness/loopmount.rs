@@ -53,6 +53,16 @@ pub struct Switch {
     commands: Option<ChildStdin>,
 }
 
+/// What a cut spares of what is only in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutKind {
+    /// Nothing (`NOLOGFLUSH`): a loss of power.
+    Everything,
+    /// The journal (`LOGFLUSH`): names and sizes are ahead of the data, as after a loss of power
+    /// just behind a commit of the journal.
+    DataAlone,
+}
+
 /// When a cut took place: after `issued`, and before `done`.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
@@ -141,10 +151,14 @@ impl Switch {
     ///
     /// # Errors
     /// When the ioctl is refused.
-    pub fn cut(mut self) -> Result<Cut> {
+    pub fn cut(mut self, kind: CutKind) -> Result<Cut> {
         let mut commands = self.commands.take().context("a switch works once")?;
+        let command: &[u8] = match kind {
+            CutKind::Everything => b"shutdown\nquit\n",
+            CutKind::DataAlone => b"shutdown -f\nquit\n",
+        };
         let issued = Instant::now();
-        commands.write_all(b"shutdown\nquit\n")?;
+        commands.write_all(command)?;
         drop(commands);
         let (mut said, mut error) = (String::new(), String::new());
         if let Some(output) = &mut self.child.stdout {
@@ -197,7 +211,7 @@ pub fn available() -> std::result::Result<(), Missing> {
         }
     }
     LoopMount::create(TRIAL_BYTES)
-        .and_then(|mount| mount.arm()?.cut())
+        .and_then(|mount| mount.arm()?.cut(CutKind::Everything))
         .map_err(|error| Missing(format!("a loop mount cannot be made and cut here: {error:#}")))?;
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::refusals::{Attempt, attempt};
 /// What a panic ends with.
 const CODE_PANIC: i32 = 101;
 /// Flips a run, at least.
-const FLIPS: usize = 168;
+const FLIPS: usize = 480;
 /// Small, so that a directory has sealed segments and copies fast.
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// How long a flush of so little may take.

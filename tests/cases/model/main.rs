@@ -105,7 +105,7 @@ struct Run {
 impl Run {
     fn new(engine: Engine, seed: u64) -> Result<Self> {
         let scratch = TempDir::with_prefix("larder-model-")?;
-        let setup = Setup { segment_bytes: 128 << 10, ..Setup::new(engine) };
+        let setup = Setup { segment_bytes: 128 << 10, layer_bytes: 64 << 10, ..Setup::new(engine) };
         let server = setup.start(&scratch.path().join("data"))?;
         let client = server.client()?;
         Ok(Self {

@@ -1,13 +1,14 @@
 //! One cycle: start, load, cut, end, mount again, start again, compare.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use larder_tests::deadline::Deadline;
 use larder_tests::faults::contents::read_contents;
 use larder_tests::faults::store::Setup;
-use larder_tests::loopmount::{Cut, LoopMount};
+use larder_tests::loopmount::{Cut, CutKind, LoopMount};
 use larder_tests::powercut::operation::Generator;
 use larder_tests::powercut::oracle::{Oracle, Promise, Verdict};
 use larder_tests::powercut::traffic::{Journal, Traffic};
@@ -36,6 +37,16 @@ pub(crate) struct Cycle {
     generators: Vec<Generator>,
     random: StdRng,
     round: usize,
+}
+
+/// What comes before a cut, and the cut.
+pub(crate) struct Load {
+    /// How many operations are acknowledged at least; the number is drawn from this range.
+    pub(crate) acknowledged: Range<usize>,
+    /// How long it lasts at least.
+    pub(crate) lasting: Duration,
+    /// What is cut.
+    pub(crate) kind: CutKind,
 }
 
 /// What one cut showed.
@@ -67,18 +78,14 @@ impl Cycle {
         })
     }
 
-    /// Loads until a number of operations in `acknowledged` is, cuts, and compares.
-    pub(crate) fn run(
-        &mut self,
-        acknowledged: std::ops::Range<usize>,
-        promise: Promise,
-    ) -> Result<Outcome> {
+    /// Loads, cuts, starts again and compares.
+    pub(crate) fn run(&mut self, load: &Load, promise: Promise) -> Result<Outcome> {
         let server = match self.server.take() {
             Some(server) => server,
             None => self.setup.start(&self.mount.path().join("data"))?,
         };
         self.server = Some(server);
-        let (journals, cut, in_flight, info) = self.load_and_cut(acknowledged)?;
+        let (journals, cut, in_flight, info) = self.load_and_cut(load)?;
         check_answers(&journals, cut)?;
         self.mount.remount()?;
         let cut_again = self.random.random_bool(0.2) && self.cut_while_recovering()?;
@@ -93,16 +100,14 @@ impl Cycle {
     }
 
     /// Leaves no process behind, and the mount without power.
-    fn load_and_cut(
-        &mut self,
-        acknowledged: std::ops::Range<usize>,
-    ) -> Result<(Vec<Journal>, Cut, usize, String)> {
+    fn load_and_cut(&mut self, load: &Load) -> Result<(Vec<Journal>, Cut, usize, String)> {
         let mut server = self.server.take().context("a running server")?;
         for (lane, generator) in self.generators.iter_mut().enumerate() {
             generator.begin_round(self.round, self.oracle.lane(lane));
         }
+        let began = Instant::now();
         let traffic = Traffic::start(server.address(), std::mem::take(&mut self.generators))?;
-        let goal = self.random.random_range(acknowledged);
+        let goal = self.random.random_range(load.acknowledged.clone());
         let switch = self.mount.arm()?;
         let mut control = server.client()?;
         if self.random.random_bool(0.5) {
@@ -114,8 +119,11 @@ impl Cycle {
         traffic
             .wait_for_acknowledged(goal, LOAD_DEADLINE)
             .with_context(|| format!("the store said:\n{}", server.stderr()))?;
+        Deadline::after(LOAD_DEADLINE).wait_for("the load to have lasted", || {
+            Ok((began.elapsed() >= load.lasting).then_some(()))
+        })?;
         let in_flight = traffic.in_flight();
-        let cut = switch.cut()?;
+        let cut = switch.cut(load.kind)?;
         let noticed = self.wait_for_the_end(&mut server);
         server.kill();
         let (generators, journals) = traffic.finish()?;
@@ -149,7 +157,7 @@ impl Cycle {
         let mut child = command.spawn()?;
         let wait = Duration::from_millis(self.random.random_range(2..60));
         let ended = Deadline::after(wait).wait_for("its end", || Ok(child.try_wait()?));
-        let cut = switch.cut();
+        let cut = switch.cut(CutKind::Everything);
         // It may have ended by itself over the cut.
         let _ = child.kill();
         child.wait()?;

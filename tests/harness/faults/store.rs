@@ -59,16 +59,20 @@ pub struct Setup {
     pub segment_bytes: u64,
     /// Room on the disk that `kvd` leaves, in bytes.
     pub reserve_bytes: u64,
+    /// How much of its log `kvd` folds into its state at once, and flushes, in bytes.
+    pub layer_bytes: u64,
 }
 
 impl Setup {
-    /// Acknowledging what is synced, with segments small enough that a test sees many.
+    /// Acknowledging what is synced, with segments and layers small enough that a test sees
+    /// many of them sealed, flushed and trimmed.
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
             durability: Durability::Fsync,
             segment_bytes: 1 << 20,
             reserve_bytes: 16 << 20,
+            layer_bytes: 1 << 20,
         }
     }
 
@@ -129,10 +133,11 @@ impl Setup {
         };
         format!(
             "data = \"{}\"\nresp = \"127.0.0.1:{port}\"\n\n[namespace]\ndurability = \
-             \"{durability}\"\n\n[log]\nsegment_bytes = {}\nreserve_bytes = {}\n",
+             \"{durability}\"\n\n[log]\nsegment_bytes = {}\nreserve_bytes = {}\n\n[state]\nlayer_bytes = {}\n",
             data.display(),
             self.segment_bytes,
-            self.reserve_bytes
+            self.reserve_bytes,
+            self.layer_bytes
         )
     }
 }
