@@ -14,9 +14,11 @@ use rocksdb::{
 /// - Background errors are never retried: the shard is closed, opened and replayed.
 /// - Closing does not flush: what is not persisted is in the log, and a database that is closed
 ///   because it failed must not be written to.
+/// - Table files, which are handed to other nodes, do not name the host they were made on.
 const BY_NAME: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1;\
                        max_bgerror_resume_count=0;\
-                       avoid_flush_during_shutdown=true";
+                       avoid_flush_during_shutdown=true;\
+                       db_host_id=larder";
 
 const BLOCK_BYTES: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;

@@ -4,5 +4,6 @@
 
 mod database;
 mod filter;
+mod fixture;
 mod model;
 mod support;
