@@ -173,41 +173,6 @@ fn data_and_position_that_survive_a_crash_are_of_one_record() {
     }
 }
 
-#[test]
-fn what_is_folded_counts_as_persisted_only_after_a_flush() {
-    let root = tempfile::tempdir().unwrap();
-    let database = Database::open(&root.path().join("state"), &database_options()).unwrap();
-    fold_pair(&database, 1);
-    assert_eq!(database.applied().unwrap(), Some(position(1)));
-    assert_eq!(database.persisted().unwrap(), None);
-    assert_eq!(database.flush().unwrap(), Some(position(1)));
-    fold_pair(&database, 2);
-    assert_eq!(database.applied().unwrap(), Some(position(2)));
-    assert_eq!(database.persisted().unwrap(), Some(position(1)));
-}
-
-#[test]
-fn a_checkpoint_holds_all_that_was_folded_and_the_position_within_it() {
-    let root = tempfile::tempdir().unwrap();
-    let database = Database::open(&root.path().join("state"), &database_options()).unwrap();
-    assert!(database.checkpoint(&root.path().join("early")).is_err(), "nothing was folded yet");
-    for seq in 1..=50 {
-        fold_pair(&database, seq);
-    }
-    let copy = root.path().join("checkpoint");
-    assert_eq!(database.checkpoint(&copy).unwrap(), position(50), "unflushed folds are in it");
-    for seq in 51..=60 {
-        fold_pair(&database, seq);
-    }
-    database.flush().unwrap();
-    drop(database);
-    fs::remove_dir_all(root.path().join("state")).unwrap();
-    let restored = Database::open(&copy, &database_options()).unwrap();
-    assert_eq!(restored.persisted().unwrap(), Some(position(50)));
-    assert_eq!(pair(&restored), (50, 50));
-    assert!(restored.verify().unwrap().is_sound());
-}
-
 /// Bytes of RocksDB's own write-ahead logs.
 fn logged_bytes(state: &Path) -> u64 {
     let files = fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
@@ -334,7 +299,7 @@ fn a_log_that_lost_what_the_state_needs_next_is_refused() {
         fs::read_dir(root.path().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.sort();
     fs::remove_file(&segments[0]).unwrap();
-    let refused = Node::open(root.path(), options.clone()).err().unwrap();
+    let refused = Node::open(root.path(), options).err().unwrap();
     assert!(matches!(refused, StoreError::Log(LogError::Gap { .. })), "{refused}");
     assert_eq!(fs::read_dir(root.path().join("log")).unwrap().count(), segments.len() - 1);
 }
@@ -351,19 +316,6 @@ fn what_is_acknowledged_and_not_synced_is_not_folded() {
     let marks = node.store.watermarks();
     assert_eq!((marks.applied, marks.durable, marks.visible), (0, 1, 2), "the epoch is durable");
     assert_eq!(node.store.applied().unwrap(), None);
-}
-
-#[test]
-fn every_start_writes_under_an_epoch_of_its_own() {
-    let root = tempfile::tempdir().unwrap();
-    let mut runs = Vec::new();
-    for _ in 0..3 {
-        let mut node = Node::open(root.path(), small()).unwrap();
-        node.put("key", "value");
-        let last = node.writer.last();
-        runs.push((last.epoch.term, last.epoch.run, last.seq.as_u64()));
-    }
-    assert_eq!(runs, [(1, 1, 2), (1, 2, 4), (1, 3, 6)]);
 }
 
 #[test]
