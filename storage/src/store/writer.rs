@@ -67,6 +67,11 @@ impl Writer {
         Ok(self.shared.log.writable()?)
     }
 
+    /// Whether the state has failed: the store must be closed and opened again.
+    pub fn state_failed(&self) -> bool {
+        self.shared.failure.get().is_some()
+    }
+
     /// Waits until there is room for more unfolded records, or the state failed. What is unfolded
     /// must be replayed after a crash, and is held in memory.
     pub fn wait_for_room(&self) {
@@ -139,9 +144,12 @@ impl Writer {
 
     /// Seals the top layer and begins another; `cleared` names the record that deletes all below.
     pub(crate) fn begin_layer(&mut self, cleared: Option<SequenceNumber>) {
-        self.top.seal(self.last);
-        self.top = Arc::new(Layer::new(cleared.map(SequenceNumber::as_u64)));
-        self.shared.inflight.push(self.top.clone());
+        let top = Arc::new(Layer::new(cleared.map(SequenceNumber::as_u64)));
+        let below = std::mem::replace(&mut self.top, top.clone());
+        // In this order: once sealed, the layer below may be folded and taken off at any moment,
+        // and the stack must not be empty then.
+        self.shared.inflight.push(top);
+        below.seal(self.last);
         self.shared.notify();
     }
 }
