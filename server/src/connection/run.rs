@@ -107,7 +107,8 @@ impl Connection {
     /// often, then it is disconnected.
     fn refuse(&mut self, request: Request<'_>, refusal: &CommandError) -> Next {
         let start = self.replies.len();
-        if request.arg(0).eq_ignore_ascii_case(b"exec") && self.multi.take().is_some() {
+        if request.arg(0).eq_ignore_ascii_case(b"exec") {
+            self.multi = None;
             self.unwatch();
             let why = refusal.to_string();
             let why = why.strip_prefix("ERR ").unwrap_or(&why);
