@@ -9,6 +9,7 @@ source "$(dirname "$0")/common.sh"
 # name | seconds it may take | what it runs
 suites=(
     "unit|600|cargo test --locked --release --workspace --exclude larder-tests"
+    "harness|120|cargo test --locked --release -p larder-tests --lib"
     "arrows|60|cargo test --locked --release -p larder-tests --test arrows"
     "differential|240|cargo test --locked --release -p larder-tests --test differential -- --nocapture"
     "model|180|cargo test --locked --release -p larder-tests --test model -- --nocapture"
