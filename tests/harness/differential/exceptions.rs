@@ -18,8 +18,7 @@ static EXCEPTIONS: &[Exception] = &[Exception {
     name: "CLIENT SETINFO",
     reason: "Redis has it from 7.2 on; client libraries send it at every connect",
     applies: |command, reference, _| {
-        command == "CLIENT SETINFO"
-            && reference.text().starts_with(b"ERR unknown subcommand '")
+        command == "CLIENT SETINFO" && reference.text().starts_with(b"ERR unknown subcommand '")
     },
 }];
 
