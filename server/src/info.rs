@@ -85,7 +85,7 @@ fn clients(node: &Node, out: &mut String) {
 
 fn memory(node: &Node, out: &mut String) {
     let process = Process::now();
-    let stats = node.store.stats();
+    let stats = node.store().stats();
     line!(out, "used_memory", process.resident_bytes);
     line!(out, "used_memory_rss", process.resident_bytes);
     line!(out, "used_memory_peak", process.resident_peak_bytes);
@@ -97,13 +97,13 @@ fn memory(node: &Node, out: &mut String) {
 }
 
 fn persistence(node: &Node, out: &mut String) {
-    let marks = node.store.watermarks();
+    let marks = node.store().watermarks();
     line!(out, "loading", 0);
     line!(out, "rdb_changes_since_last_save", marks.appended.saturating_sub(marks.persisted));
     line!(out, "rdb_last_save_time", node.saved_ms() / 1_000);
     line!(out, "aof_enabled", 1);
-    line!(out, "aof_current_size", node.store.stats().log_bytes);
-    line!(out, "aof_last_write_status", if node.store.log().poisoned() { "err" } else { "ok" });
+    line!(out, "aof_current_size", node.store().stats().log_bytes);
+    line!(out, "aof_last_write_status", if node.store().log().poisoned() { "err" } else { "ok" });
 }
 
 fn stats(node: &Node, out: &mut String) {
@@ -123,7 +123,7 @@ fn replication(node: &Node, out: &mut String) {
     line!(out, "role", "master");
     line!(out, "connected_slaves", 0);
     line!(out, "master_replid", node.run_id);
-    line!(out, "master_repl_offset", node.store.watermarks().durable);
+    line!(out, "master_repl_offset", node.store().watermarks().durable);
 }
 
 fn cpu(_: &Node, out: &mut String) {
@@ -142,17 +142,17 @@ fn command_stats(node: &Node, out: &mut String) {
 /// RocksDB's own estimate: it counts deleted and expired keys until they are compacted, and hash
 /// fields beside keys. DBSIZE counts exactly.
 fn keyspace(node: &Node, out: &mut String) {
-    let keys = node.store.database().stats().keys;
+    let keys = node.store().database().map_or(0, |database| database.stats().keys);
     if keys > 0 {
         let _ = write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n");
     }
 }
 
 fn larder(node: &Node, out: &mut String) {
-    let stats = node.store.stats();
+    let stats = node.store().stats();
     let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
-        node.store.watermarks();
-    line!(out, "log_id", node.store.log().id());
+        node.store().watermarks();
+    line!(out, "log_id", node.store().log().id());
     line!(out, "log_appended_seq", appended);
     line!(out, "log_durable_seq", durable);
     line!(out, "log_committed_seq", committed);
@@ -180,7 +180,7 @@ fn larder(node: &Node, out: &mut String) {
         Phase::Draining => "draining",
     };
     line!(out, "phase", phase);
-    line!(out, "state_status", node.store.failure().unwrap_or("ok"));
+    line!(out, "state_status", node.store().failure().unwrap_or("ok"));
     line!(out, "opening_replayed_records", node.opening.replayed_records);
     line!(out, "opening_torn_bytes", node.opening.torn_bytes);
     line!(out, "opening_ms", node.opening.took.as_millis());

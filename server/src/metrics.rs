@@ -88,7 +88,7 @@ impl Out<'_, '_> {
 
 fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
-        node.store.watermarks();
+        node.store().watermarks();
     out.gauge("log_appended_seq", "Last record appended", appended)?;
     out.gauge("log_durable_seq", "Last record known to be on disk", durable)?;
     out.gauge("log_committed_seq", "Last record that counts", committed)?;
@@ -96,7 +96,8 @@ fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("state_applied_seq", "Last record folded into RocksDB", applied)?;
     out.gauge("state_persisted_seq", "Last record that RocksDB has on disk", persisted)?;
     out.gauge("log_trimmed_seq", "Last record that was trimmed", trimmed)?;
-    let log = node.store.log();
+    let store = node.store();
+    let log = store.log();
     out.gauge("log_size_bytes", "Log segments on disk", log.bytes())?;
     out.gauge("log_segments", "Log segment files", log.segments().len() as u64)?;
     let poisoned = u64::from(log.poisoned());
@@ -111,7 +112,8 @@ fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
 }
 
 fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
-    let stats = node.store.stats();
+    let store = node.store();
+    let stats = store.stats();
     let records = stats.unapplied_records;
     out.gauge("state_unapplied_records", "Records that RocksDB has not taken", records)?;
     let bytes = stats.unapplied_bytes;
@@ -120,9 +122,12 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("state_hot_cache_bytes", "Bytes in the cache of hot rows", stats.hot_bytes)?;
     out.counter("state_hot_cache_hits", "Reads that it answered", stats.hot_hits)?;
     out.counter("state_hot_cache_misses", "Reads that it passed on", stats.hot_misses)?;
-    let failed = u64::from(node.store.failure().is_some());
+    let failed = u64::from(store.failure().is_some());
     out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)?;
-    let database = node.store.database();
+    let reopened = node.shard.reopened();
+    out.counter("state_reopened", "Times that it failed and was opened again", reopened)?;
+    // While it is closed there is nothing to tell of it.
+    let Ok(database) = store.database() else { return Ok(()) };
     let cached = database.options().cache_used_bytes() as u64;
     out.gauge("state_block_cache_bytes", "Bytes in RocksDB's cache of blocks", cached)?;
     let stats = database.stats();
@@ -191,7 +196,8 @@ struct FsyncHistogram<'a>(&'a Node);
 
 impl EncodeMetric for FsyncHistogram<'_> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let fsyncs = self.0.store.fsyncs();
+        let store = self.0.store();
+        let fsyncs = store.fsyncs();
         let (buckets, count) = fsync_buckets(&fsyncs.counts());
         let seconds = fsyncs.micros() as f64 / 1e6;
         encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)

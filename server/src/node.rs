@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use larder_storage::Store;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -19,6 +19,7 @@ use crate::{
     command::{Command, table},
     config::{Config, ConfigError},
     settings::Settings,
+    shard::Shard,
 };
 
 /// What all connections share.
@@ -31,8 +32,8 @@ pub struct Node {
     pub clients: Arc<Clients>,
     /// What was done since the start.
     pub counters: Counters,
-    /// The shard's store, for figures.
-    pub store: Store,
+    /// The shard.
+    pub shard: Arc<Shard>,
     /// Where clients connect: the configured address with the port that was taken.
     pub resp: SocketAddr,
     /// What recovery found and did when the store was opened.
@@ -76,7 +77,7 @@ impl Node {
     /// When the password's file cannot be used.
     pub fn new(
         config: Config,
-        store: Store,
+        shard: Arc<Shard>,
         resp: SocketAddr,
         opening: Opening,
     ) -> Result<Self, ConfigError> {
@@ -88,7 +89,7 @@ impl Node {
             config,
             clients: Arc::default(),
             counters: Counters::new(),
-            store,
+            shard,
             resp,
             opening,
             run_id,
@@ -97,6 +98,11 @@ impl Node {
             phase: AtomicU8::new(Phase::Starting as u8),
             saved_ms: AtomicU64::new(now_ms),
         })
+    }
+
+    /// The shard's store as it is now, for figures.
+    pub fn store(&self) -> Guard<Arc<Store>> {
+        self.shard.store()
     }
 
     /// How long ago the node was started.

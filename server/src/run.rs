@@ -11,10 +11,9 @@ use std::{
 use larder_storage::{
     self as storage, DirectoryError, LogError, StoreError, StoreOptions, state::DatabaseOptions,
 };
-use rand::Rng as _;
 use tokio::{
     net::TcpListener,
-    sync::oneshot,
+    sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
 
@@ -44,9 +43,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// The log failed: nothing that was not acknowledged will be.
-    #[error("the log failed, and kvd ends so that nothing is acknowledged that is not safe: {0}")]
-    LogFailed(String),
+    /// The shard failed while it was at work. What was acknowledged is safe; a restart finds it.
+    #[error(transparent)]
+    Failed(ShardError),
     /// The shard was refused, or ended.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -63,7 +62,7 @@ impl RunError {
         match self {
             Self::Config(_) => 78,
             Self::Listen { .. } => 73,
-            Self::LogFailed(_) => 74,
+            Self::Failed(_) => 74,
             Self::Task(_) => 70,
             Self::Shard(shard) => match shard {
                 ShardError::Directory(directory)
@@ -89,7 +88,7 @@ pub fn log_code(error: &LogError) -> u8 {
     if error.is_io() { 74 } else { 65 }
 }
 
-/// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the log fails.
+/// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the shard fails.
 ///
 /// Requests that were sent before the stop are answered for at most `drain_ms`; then everything
 /// is folded and flushed, so that the next start has nothing to replay.
@@ -108,10 +107,10 @@ pub async fn run(
     let started = Arc::new(OnceLock::new());
     let admin = start_admin(&config, started.clone()).await?;
 
-    let (failed, mut log_failed) = oneshot::channel();
+    let (failed, mut failures) = mpsc::channel(1);
     let (shard, threads, opening) = open(&config, failed).await?;
     let drain = Duration::from_millis(config.drain_ms);
-    let node = Arc::new(Node::new(config, shard.store().clone(), resp_address, opening)?);
+    let node = Arc::new(Node::new(config, shard.clone(), resp_address, opening)?);
     // Nobody else sets it.
     let _ = started.set(node.clone());
     node.enter(Phase::Serving);
@@ -120,18 +119,18 @@ pub async fn run(
     let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
         () = serve(resp, node.clone(), shard, stop.clone(), drain) => Ok(()),
-        Ok(cause) = &mut log_failed => Err(RunError::LogFailed(cause)),
+        Some(cause) = failures.recv() => Err(RunError::Failed(cause)),
     };
     node.enter(Phase::Draining);
     stopping.abort();
-    // A poisoned log can neither be synced nor closed: what is on disk is for the next start.
+    // What failed can neither be synced nor closed: what is on disk is for the next start.
     outcome?;
     spawn_blocking(move || threads.stop()).await?;
     if let Some(admin) = admin {
         admin.abort();
     }
-    if let Ok(cause) = log_failed.try_recv() {
-        return Err(RunError::LogFailed(cause));
+    if let Ok(cause) = failures.try_recv() {
+        return Err(RunError::Failed(cause));
     }
     tracing::info!("kvd ends; everything is on disk");
     Ok(())
@@ -160,15 +159,14 @@ async fn start_admin(
 
 async fn open(
     config: &Config,
-    failed: oneshot::Sender<String>,
+    failed: mpsc::Sender<ShardError>,
 ) -> Result<(Arc<Shard>, Threads, Opening), RunError> {
     let (root, options) = (config.data.clone(), store_options(config));
-    let epoch_id = rand::rng().random();
     let began = Instant::now();
     let opened = spawn_blocking(move || {
-        Shard::start(&root, options, epoch_id, move |error| {
-            // The node may have ended already.
-            let _ = failed.send(error.to_string());
+        Shard::start(&root, options, move |error| {
+            // The first failure is what ends the node, which may have ended already.
+            let _ = failed.try_send(error);
         })
     });
     let (shard, threads) = opened.await??;
@@ -256,6 +254,7 @@ mod tests {
         assert_eq!(code(StoreError::from(damaged).into()), 65);
         let full = LogError::Poisoned { cause: "no space".into() };
         assert_eq!(code(full.into()), 74);
-        assert_eq!(RunError::LogFailed("no space".into()).exit_code(), 74);
+        let damaged = LogError::UnexpectedFile { path: path() };
+        assert_eq!(RunError::Failed(damaged.into()).exit_code(), 74);
     }
 }

@@ -45,11 +45,12 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
 /// Whether a restart would help: the log is poisoned, or the state failed.
 async fn healthz(State(started): State<Started>) -> Response {
     let Some(node) = started.get() else { return "starting\n".into_response() };
-    if node.store.log().poisoned() {
+    let store = node.store();
+    if store.log().poisoned() {
         let text = "the log failed; nothing is written until the restart\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    if let Some(reason) = node.store.failure() {
+    if let Some(reason) = store.failure() {
         let text = format!("the state failed: {reason}\n");
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }

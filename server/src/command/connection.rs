@@ -110,7 +110,7 @@ fn token(
 ) -> Outcome {
     match session.last_write {
         Some(written) => {
-            let token = format!("{}:{}:{}", node.store.log().id(), written.epoch, written.seq);
+            let token = format!("{}:{}:{}", node.store().log().id(), written.epoch, written.seq);
             reply.bulk(token.as_bytes());
         }
         None => reply.null(),

@@ -146,7 +146,7 @@ fn lastsave(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWrite
 fn role(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     reply.array(3);
     reply.bulk(b"master");
-    reply.integer(i64::try_from(node.store.watermarks().durable).unwrap_or(i64::MAX));
+    reply.integer(i64::try_from(node.store().watermarks().durable).unwrap_or(i64::MAX));
     reply.array(0);
     Ok(())
 }

@@ -24,19 +24,25 @@ pub(super) struct Staged {
     pub(super) works: Vec<Work>,
 }
 
+/// The writer, and the way from it to the sync thread of the same opening.
+pub(super) struct Desk {
+    pub(super) writer: Writer,
+    pub(super) staged: Arc<Queue<Staged>>,
+}
+
 /// The writer and those who wait for it.
 pub(super) struct Combiner {
     /// `None` once the shard takes no more work: what is handed in then is dropped, which its
     /// connection sees.
     waiting: Mutex<Option<Vec<Work>>>,
-    writer: Mutex<Writer>,
-    staged: Arc<Queue<Staged>>,
+    /// `None` while the state is being opened again: work waits.
+    desk: Mutex<Option<Desk>>,
     watches: Arc<Watches>,
 }
 
 impl Combiner {
-    pub(super) fn new(writer: Writer, staged: Arc<Queue<Staged>>, watches: Arc<Watches>) -> Self {
-        Self { waiting: Mutex::new(Some(Vec::new())), writer: Mutex::new(writer), staged, watches }
+    pub(super) fn new(desk: Desk, watches: Arc<Watches>) -> Self {
+        Self { waiting: Mutex::new(Some(Vec::new())), desk: Mutex::new(Some(desk)), watches }
     }
 
     /// Hands work in, and evaluates all that is waiting unless somebody does that already.
@@ -45,53 +51,94 @@ impl Combiner {
             Some(waiting) => waiting.push(work),
             None => return,
         }
+        self.combine();
+    }
+
+    fn combine(&self) {
         // Whoever holds the writer looks once more after letting it go, so that work which was
         // handed in just before is not left behind.
-        while let Some(mut writer) = self.writer.try_lock() {
-            self.evaluate_waiting(&mut writer);
-            drop(writer);
+        while let Some(mut desk) = self.desk.try_lock() {
+            let Some(open) = &mut *desk else { return };
+            if !self.evaluate_waiting(open) {
+                return;
+            }
+            drop(desk);
             if self.waiting.lock().as_ref().is_none_or(Vec::is_empty) {
                 break;
             }
         }
     }
 
-    /// Takes no more work, finishes what was handed in, and seals the top layer, so that all of it
-    /// gets folded.
-    pub(super) fn close(&self) {
-        let mut writer = self.writer.lock();
-        self.evaluate_waiting(&mut writer);
-        let left = self.waiting.lock().take().unwrap_or_default();
-        self.evaluate(&mut writer, left);
-        writer.seal();
-        self.staged.close();
+    pub(super) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
-    fn evaluate_waiting(&self, writer: &mut Writer) {
-        loop {
-            let works = match &mut *self.waiting.lock() {
-                Some(waiting) => std::mem::take(waiting),
-                None => return,
-            };
-            if works.is_empty() {
-                return;
-            }
-            self.evaluate(writer, works);
+    /// Lets nothing more be evaluated: the state has failed. What was evaluated goes to the log all
+    /// the same, and is answered; what waits goes on waiting. The sync thread then ends.
+    pub(super) fn suspend(&self) {
+        if let Some(desk) = self.desk.lock().take() {
+            desk.staged.close();
         }
     }
 
-    fn evaluate(&self, writer: &mut Writer, mut works: Vec<Work>) {
-        writer.wait_for_room();
+    /// Goes on with the writer of a store that was opened again.
+    pub(super) fn resume(&self, desk: Desk) {
+        let mut place = self.desk.lock();
+        if self.waiting.lock().is_none() {
+            desk.end();
+            return;
+        }
+        *place = Some(desk);
+        drop(place);
+        self.combine();
+    }
+
+    /// Takes no more work, finishes what was handed in, and seals the top layer, so that all of it
+    /// gets folded.
+    pub(super) fn close(&self) {
+        let mut place = self.desk.lock();
+        if let Some(desk) = &mut *place {
+            self.evaluate_waiting(desk);
+        }
+        let left = self.waiting.lock().take().unwrap_or_default();
+        if let Some(mut desk) = place.take() {
+            self.evaluate(&mut desk, left);
+            desk.end();
+        }
+    }
+
+    /// False when the state has failed: then what is waiting still waits.
+    fn evaluate_waiting(&self, desk: &mut Desk) -> bool {
+        loop {
+            let works = match &mut *self.waiting.lock() {
+                Some(waiting) => std::mem::take(waiting),
+                None => return true,
+            };
+            if works.is_empty() {
+                return true;
+            }
+            desk.writer.wait_for_room();
+            if desk.writer.state_failed() {
+                if let Some(waiting) = &mut *self.waiting.lock() {
+                    waiting.splice(0..0, works);
+                }
+                return false;
+            }
+            self.evaluate(desk, works);
+        }
+    }
+
+    fn evaluate(&self, Desk { writer, staged }: &mut Desk, mut works: Vec<Work>) {
         let now_ms = wall_ms();
         for work in &mut works {
             evaluate(work, writer, &self.watches, now_ms);
         }
-        self.staged.wait_while(|staged| {
+        staged.wait_while(|staged| {
             staged.batch.as_ref().is_some_and(|batch| batch.record_bytes() > STAGED_BYTES_MAX)
         });
         let batch = writer.take_batch();
         // Where the sync thread has ended, the work is dropped, which its connection sees.
-        let _ = self.staged.add(|staged| {
+        let _ = staged.add(|staged| {
             match (&mut staged.batch, batch) {
                 (Some(waiting), Some(batch)) => waiting.extend(batch),
                 (waiting @ None, batch) => *waiting = batch,
@@ -99,5 +146,13 @@ impl Combiner {
             }
             staged.works.append(&mut works);
         });
+    }
+}
+
+impl Desk {
+    /// Seals the top layer, so that everything gets folded, and lets the sync thread end.
+    fn end(mut self) {
+        self.writer.seal();
+        self.staged.close();
     }
 }

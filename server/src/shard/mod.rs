@@ -11,6 +11,7 @@
 
 mod combine;
 mod evaluate;
+mod keeper;
 mod queue;
 mod threads;
 mod watch;

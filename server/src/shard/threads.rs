@@ -1,26 +1,30 @@
-//! The threads of a shard, from its opening to its end.
+//! A shard from its opening to its end: its handle, and its two threads.
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use larder_storage::{
-    Directory, DirectoryError, Folder, LogError, Recovered, Store, StoreError, StoreOptions,
-    Syncer, open,
+    Directory, DirectoryError, LogError, Recovered, StateError, Store, StoreError, StoreOptions,
+    Syncer,
 };
 use tokio::sync::oneshot;
 
 use super::{
     combine::{Combiner, Staged},
+    keeper::{Keeper, Opening},
     queue::{Queue, Taken},
     watch::Watches,
     work::Work,
 };
-use crate::clock::wall_ms;
 
 /// The sync thread writes its mark after this much idleness: soon enough to be there before most
 /// power cuts, and late enough not to double the writes of a slow client.
@@ -38,6 +42,14 @@ pub enum ShardError {
         "the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}"
     )]
     Log(#[from] LogError),
+    /// The state failed, and so did opening it again.
+    #[error("the state failed and cannot be opened again; what was acknowledged is in the log")]
+    Reopening(#[source] StoreError),
+    /// The state failed once more soon after it was opened again.
+    #[error(
+        "the state failed again soon after it was opened again; what was acknowledged is in the log"
+    )]
+    State(#[source] StateError),
     /// The store was refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,11 +58,15 @@ pub enum ShardError {
     Thread(io::Error),
 }
 
+/// Told, once, why the process must end.
+pub(super) type Failed = dyn Fn(ShardError) + Send + Sync;
+
 /// A shard at work; a handle for connections.
 pub struct Shard {
-    combiner: Arc<Combiner>,
-    store: Store,
-    watches: Arc<Watches>,
+    pub(super) combiner: Combiner,
+    /// Another one each time the state was opened again.
+    pub(super) store: ArcSwap<Store>,
+    pub(super) reopened: AtomicU64,
     recovered: Recovered,
     replayed: u64,
     root: PathBuf,
@@ -58,54 +74,37 @@ pub struct Shard {
 
 /// The threads of a shard, for whoever started it.
 pub struct Threads {
-    combiner: Arc<Combiner>,
-    store: Store,
-    syncer: JoinHandle<()>,
-    folder: JoinHandle<()>,
-    _directory: Directory,
+    shard: Arc<Shard>,
+    keeper: JoinHandle<()>,
 }
 
 impl Shard {
-    /// Opens the shard's store under `root` and starts its threads. `failed` is called, on the
-    /// sync thread, when the log fails; the process must then end.
+    /// Opens the shard's store under `root` and starts its threads. `failed` is called, on one of
+    /// them, when the log fails, or when the state does and opening it again did not help; the
+    /// process must then end.
     ///
     /// # Errors
     /// When the store is refused or a thread cannot be started.
     pub fn start(
         root: &Path,
         options: StoreOptions,
-        epoch_id: u64,
-        failed: impl FnOnce(LogError) + Send + 'static,
+        failed: impl Fn(ShardError) + Send + Sync + 'static,
     ) -> Result<(Arc<Self>, Threads), ShardError> {
         let directory = Directory::open(root)?;
-        let opened = open(&directory, options, wall_ms(), epoch_id)?;
-        let staged = Arc::new(Queue::<Staged>::new());
-        let watches = Arc::new(Watches::default());
-        let combiner = Combiner::new(opened.writer, staged.clone(), watches.clone());
-        let combiner = Arc::new(combiner);
-        let (folder, syncer) = (opened.folder, opened.syncer);
-        let sync = move || {
-            if let Err(error) = sync_until_closed(syncer, &staged) {
-                staged.close();
-                failed(error);
-            }
-        };
+        let failed: Arc<Failed> = Arc::new(failed);
+        let Opening { parts, desk, store, recovered, replayed } =
+            Opening::begin(&directory, &options, &failed)?;
         let shard = Arc::new(Self {
-            combiner: combiner.clone(),
-            store: opened.store.clone(),
-            watches,
-            recovered: opened.recovered,
-            replayed: opened.replayed,
+            combiner: Combiner::new(desk, Arc::new(Watches::default())),
+            store: ArcSwap::from_pointee(store),
+            reopened: AtomicU64::new(0),
+            recovered,
+            replayed,
             root: root.to_path_buf(),
         });
-        let threads = Threads {
-            combiner,
-            store: opened.store,
-            syncer: spawn("syncer", sync)?,
-            folder: spawn("folder", move || fold_until_stopped(folder))?,
-            _directory: directory,
-        };
-        Ok((shard, threads))
+        let keeper = Keeper { shard: shard.clone(), directory, options, failed };
+        let keeper = spawn("folder", move || keeper.keep(parts))?;
+        Ok((shard.clone(), Threads { shard, keeper }))
     }
 
     /// Hands work in. The receiver answers with the same work when it is done, or with an error
@@ -117,22 +116,28 @@ impl Shard {
         receiver
     }
 
-    /// The store, for reading.
-    pub const fn store(&self) -> &Store {
-        &self.store
+    /// The store as it is now, for reading. Not to be kept: another takes its place when the state
+    /// fails and is opened again.
+    pub fn store(&self) -> Guard<Arc<Store>> {
+        self.store.load()
     }
 
     /// The watched keys.
     pub fn watches(&self) -> &Watches {
-        &self.watches
+        self.combiner.watches()
     }
 
-    /// What recovery found when the shard was opened.
+    /// How often the state failed and was opened again.
+    pub fn reopened(&self) -> u64 {
+        self.reopened.load(Ordering::Relaxed)
+    }
+
+    /// What recovery found when the shard was started.
     pub const fn recovered(&self) -> &Recovered {
         &self.recovered
     }
 
-    /// Records that were replayed when the shard was opened.
+    /// Records that were replayed when the shard was started.
     pub const fn replayed(&self) -> u64 {
         self.replayed
     }
@@ -147,22 +152,23 @@ impl Threads {
     /// Takes no more work, finishes what was handed in, folds everything and flushes, so that the
     /// next start has nothing to replay. Blocks until that is done.
     pub fn stop(self) {
-        self.combiner.close();
-        let joined = "a panic ends the process";
-        self.syncer.join().expect(joined);
-        self.store.stop_folding();
-        self.folder.join().expect(joined);
+        self.shard.combiner.close();
+        self.keeper.join().expect("a panic ends the process");
     }
 }
 
-fn spawn<T: Send + 'static>(
+pub(super) fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, ShardError> {
     thread::Builder::new().name(name.into()).spawn(run).map_err(ShardError::Thread)
 }
 
-fn sync_until_closed(mut syncer: Syncer, staged: &Queue<Staged>) -> Result<(), LogError> {
+/// Commits what is staged and answers its work, until the queue is closed.
+pub(super) fn sync_until_closed(
+    mut syncer: Syncer,
+    staged: &Queue<Staged>,
+) -> Result<(), LogError> {
     let is_empty = |staged: &Staged| staged.works.is_empty();
     loop {
         match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
@@ -182,11 +188,5 @@ fn answer(mut work: Work) {
     if let Some(done) = work.done.take() {
         // The connection may have gone meanwhile; what it wrote stays.
         let _ = done.send(work);
-    }
-}
-
-fn fold_until_stopped(folder: Folder) {
-    if let Err(error) = folder.run() {
-        tracing::error!(%error, "the fold ended");
     }
 }

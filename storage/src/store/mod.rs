@@ -16,6 +16,7 @@ mod syncer;
 mod writer;
 
 use std::{
+    error::Error,
     ops::Deref,
     sync::{
         Arc, OnceLock,
@@ -154,8 +155,10 @@ impl Shared {
     }
 
     fn fail(&self, why: &StateError) {
-        tracing::error!(error = %why, "the state failed; the shard closes and is opened again");
-        let _ = self.failure.set(why.to_string());
+        let cause = why.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let why = format!("{why}{cause}");
+        tracing::error!(error = why, "the state failed; the shard must be opened again");
+        let _ = self.failure.set(why);
         self.notify();
     }
 }
