@@ -247,6 +247,24 @@ fn a_state_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_stop_while_the_state_is_opened_again_ends_in_order() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let data = scratch.path().join("data");
+    let node = Kvd::start(&data);
+    let mut client = node.client();
+    let load = Load::start(node.resp);
+    load.wait_for_more(100);
+    break_state(&data, &mut client, "gone");
+    // RocksDB waits a second before it lets a database that failed be closed.
+    wait_for("the failure", || node.metric("larder_state_failed") == 1);
+    assert_eq!(client.get("0:0").as_deref(), Some("value-0"), "what is in memory is readable");
+    node.stop();
+    let (counts, ..) = load.end();
+    let node = Kvd::start(&data);
+    assert_all_there(&node, counts);
+}
+
+#[test]
 fn a_state_that_fails_again_at_once_ends_the_process_and_the_restart_has_everything() {
     let scratch = tempfile::tempdir().expect("a directory");
     let data = scratch.path().join("data");
