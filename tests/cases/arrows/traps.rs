@@ -67,7 +67,7 @@ fn has_test(text: &str, name: &str) -> bool {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let signatures = [format!("fn {name}("), format!("async fn {name}(")];
     let begins = |line: &&str| signatures.iter().any(|signature| line.starts_with(signature));
-    let Some(at) = lines.iter().position(|line| begins(&line)) else { return false };
+    let Some(at) = lines.iter().position(begins) else { return false };
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with(['#', '/']));
     above.into_iter().any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
 }
