@@ -83,8 +83,12 @@ impl Writer {
                 || inflight.records() > options.unapplied_records_max
                 || inflight.stack().len() > LAYERS_MAX
         };
-        while full() && self.shared.failure.get().is_none() && !self.shared.log.poisoned() {
-            let mut turn = self.shared.turn.lock();
+        if !full() {
+            return;
+        }
+        // Looked at again under the lock, without which the fold tells nobody.
+        let mut turn = self.shared.turn.lock();
+        while full() && !self.state_failed() && !self.shared.log.poisoned() {
             self.shared.turned.wait_for(&mut turn, Duration::from_millis(100));
         }
     }
