@@ -88,8 +88,9 @@ fn relay_replies(mut server: TcpStream, mut client: &TcpStream, shared: &Shared)
                 reply.integer().is_some() && shared.remaining.fetch_sub(1, Ordering::SeqCst) == 0;
             match reply.integer() {
                 Some(value) if is_due => {
-                    client.write_all(format!(":{}\r\n", value.wrapping_add(1)).as_bytes())?;
+                    // Before it is sent: whoever sees the altered reply may ask at once.
                     shared.flipped.store(true, Ordering::SeqCst);
+                    client.write_all(format!(":{}\r\n", value.wrapping_add(1)).as_bytes())?;
                 }
                 _ => client.write_all(&pending)?,
             }

@@ -125,7 +125,7 @@ fn a_pattern_that_takes_too_long_is_refused() {
     let mut fixture = Fixture::new();
     let key = "a".repeat(60_000);
     fixture.run(&["SET", &key, "value"]);
-    let pattern = format!("*{}b", "a".repeat(30_000));
+    let pattern = format!("*{}b", "a".repeat(4_000));
     for request in [vec!["SCAN", "0", "MATCH", &pattern], vec!["KEYS", &pattern]] {
         let refusal = fixture.run(&request);
         assert!(refusal.as_error().unwrap().contains("too many steps"), "{refusal:?}");
