@@ -11,6 +11,8 @@ use larder_tests::faults::contents::{Contents, Stored, Value, differences, read_
 use larder_tests::faults::store::{Engine, Setup};
 use larder_tests::loopmount::{self, LoopMount};
 use larder_tests::process::skip;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 
 use crate::EXIT_IO;
 
@@ -143,11 +145,10 @@ impl Writes {
     fn write(&mut self, client: &mut Client) -> Result<Option<String>> {
         let key = format!("key:{}", self.next).into_bytes();
         let mut value = format!("value {} ", self.next).into_bytes();
-        // Varied, so that compression does not make room.
-        let seed = self.next.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        value.extend(
-            (0..VALUE_BYTES as u64).map(|i| (seed.rotate_left((i % 61) as u32) ^ (i * i)) as u8),
-        );
+        // Random, so that compression does not make room.
+        let start = value.len();
+        value.resize(start + VALUE_BYTES, 0);
+        StdRng::seed_from_u64(self.next).fill_bytes(&mut value[start..]);
         self.next += 1;
         let stored = Stored { value: Value::Text(value.clone()), expires_at: None };
         self.unacknowledged.insert(key.clone(), stored.clone());
