@@ -15,6 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
+    time::timeout,
 };
 
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
     node::{Node, Opening, Phase},
     shard::{Shard, ShardError, Threads},
 };
+
+/// How long a node whose log failed waits for its threads: a disk that hangs must not keep it.
+const FAILED_STOP: Duration = Duration::from_secs(5);
 
 /// Why a node did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -123,9 +127,18 @@ pub async fn run(
     };
     node.enter(Phase::Draining);
     stopping.abort();
-    // What failed can neither be synced nor closed: what is on disk is for the next start.
-    outcome?;
-    spawn_blocking(move || threads.stop()).await?;
+    let closing = node.clone();
+    let stopped = spawn_blocking(move || {
+        threads.stop();
+        closing.shard.store().close();
+    });
+    if outcome.is_err() {
+        // What failed can neither be synced nor closed: what is on disk is for the next start. But
+        // RocksDB's threads must have ended before the process does, unless the disk hangs.
+        let _ = timeout(FAILED_STOP, stopped).await;
+        return outcome;
+    }
+    stopped.await?;
     if let Some(admin) = admin {
         admin.abort();
     }

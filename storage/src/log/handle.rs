@@ -229,12 +229,13 @@ impl Log {
         assert!(trimmed <= self.shared.durable.load(Ordering::Acquire), "trimmed <= durable");
     }
 
-    /// Whether the disk has room for more than the reserve. The figure is at most 100 ms and
-    /// 16 MiB of appends old, so a reserve well above 16 MiB is refused before the disk is full.
+    /// Whether the disk has room for more than the reserve and `owed_bytes`, which others will
+    /// write there because of what the log holds. The figure is at most 100 ms and 16 MiB of
+    /// appends old, so a reserve well above 16 MiB is refused before the disk is full.
     ///
     /// # Errors
     /// [`ReserveError`] while there is less. It passes when there is room again.
-    pub fn writable(&self) -> Result<(), ReserveError> {
+    pub fn writable(&self, owed_bytes: u64) -> Result<(), ReserveError> {
         let shared = &*self.shared;
         let written = shared.written_bytes.load(Ordering::Relaxed);
         let now = Instant::now();
@@ -248,11 +249,9 @@ impl Log {
             reserve.available = shared.fs.available_bytes(&shared.dir).unwrap_or(u64::MAX);
             reserve.checked = Some((now, written));
         }
-        if reserve.available < shared.reserve_bytes {
-            return Err(ReserveError {
-                available: reserve.available,
-                reserve: shared.reserve_bytes,
-            });
+        let wanted = shared.reserve_bytes.saturating_add(owed_bytes);
+        if shared.reserve_bytes > 0 && reserve.available < wanted {
+            return Err(ReserveError { available: reserve.available, reserve: wanted });
         }
         Ok(())
     }

@@ -40,6 +40,17 @@ pub enum StateError {
         /// RocksDB's counter.
         errors: u64,
     },
+    /// A record of RocksDB's MANIFEST is damaged.
+    #[error(
+        "{file} is damaged at offset {offset}: the checksum of its record is wrong; \
+         restore the state from a checkpoint or a replica"
+    )]
+    DamagedManifest {
+        /// The file.
+        file: PathBuf,
+        /// Where the damaged record begins, in bytes from the start of the file.
+        offset: u64,
+    },
     /// The position in the database does not read back.
     #[error(
         "the applied position in the state in {path} is damaged: \

@@ -12,6 +12,7 @@ mod applied;
 mod batch;
 mod error;
 mod filter;
+mod manifest;
 mod options;
 mod scan;
 #[cfg(test)]
@@ -81,6 +82,7 @@ impl Database {
     /// data, which Larder never writes.
     pub fn open(path: &Path, options: &DatabaseOptions) -> Result<Self, StateError> {
         refuse_foreign_log(path)?;
+        manifest::check(path)?;
         let filter = Arc::new(FilterState::default());
         let mut rocksdb = options.rocksdb().map_err(StateError::at("set up", path))?;
         rocksdb.set_compaction_filter_factory(Factory(filter.clone()));
@@ -95,6 +97,7 @@ impl Database {
     /// As [`Database::open`].
     pub fn open_read_only(path: &Path, options: &DatabaseOptions) -> Result<Self, StateError> {
         refuse_foreign_log(path)?;
+        manifest::check(path)?;
         let mut rocksdb = options.rocksdb().map_err(StateError::at("set up", path))?;
         rocksdb.create_if_missing(false);
         let db = DB::open_for_read_only(&rocksdb, path, false)

@@ -64,7 +64,8 @@ impl Writer {
         if self.shared.log.poisoned() {
             return Err(Refusal::Poisoned);
         }
-        Ok(self.shared.log.writable()?)
+        // What is not folded yet will be written once more, into RocksDB's files.
+        Ok(self.shared.log.writable(self.shared.inflight.log_bytes())?)
     }
 
     /// Whether the state has failed: the store must be closed and opened again.
