@@ -8,7 +8,8 @@ source "$(dirname "$0")/common.sh"
 
 # name | seconds it may take | what it runs
 suites=(
-    "unit|600|cargo test --locked --release --workspace --exclude larder-tests"
+    "unit|600|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
+    "storage|400|cargo test --locked --release -p larder-storage -- --nocapture"
     "harness|120|cargo test --locked --release -p larder-tests --lib"
     "arrows|60|cargo test --locked --release -p larder-tests --test arrows"
     "differential|240|cargo test --locked --release -p larder-tests --test differential -- --nocapture"

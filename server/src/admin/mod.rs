@@ -42,7 +42,8 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
     axum::serve(BoundedListener::new(listener), router).await
 }
 
-/// Whether a restart would help: the log is poisoned, or the state failed.
+/// Whether the node can write: the log is not poisoned, and the state has not failed. A failed state is
+/// opened again by itself; a log that failed ends the process.
 async fn healthz(State(started): State<Started>) -> Response {
     let Some(node) = started.get() else { return "starting\n".into_response() };
     let store = node.store();

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// The keys that connections watch. Keys are added and touched by the writer thread alone, so
+/// The keys that connections watch. Keys are added and touched by the writer alone, so
 /// that no change falls between a WATCH and the reads that follow it; any thread may remove.
 #[derive(Default)]
 pub struct Watches {

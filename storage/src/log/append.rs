@@ -89,7 +89,7 @@ impl Pool {
     }
 }
 
-/// Encodes records into the batch that is written next. One owner: the shard's writer thread.
+/// Encodes records into the batch that is written next. One owner: the shard's writer.
 #[derive(Debug)]
 pub struct Appender {
     shared: Arc<Shared>,

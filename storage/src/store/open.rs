@@ -135,7 +135,7 @@ pub enum StoreError {
 
 /// A store's parts, each for a thread of its own.
 pub struct Opened {
-    /// For the shard's writer thread.
+    /// For whoever evaluates the shard's writes: one at a time.
     pub writer: Writer,
     /// For the sync thread.
     pub syncer: Syncer,

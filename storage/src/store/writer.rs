@@ -34,7 +34,7 @@ pub enum Refusal {
     StateFailed(String),
 }
 
-/// The writer's part; owned by the shard's writer thread.
+/// The writer's part; used by one thread at a time.
 pub struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) appender: Appender,
