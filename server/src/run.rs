@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, ConfigError, Durability},
-    connection::{Stop, serve},
+    connection::{Stop, Workers, serve},
     node::{Node, Opening, Phase},
     shard::{Shard, ShardError, Threads},
 };
@@ -47,6 +47,11 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The threads that serve connections were refused.
+    #[error(
+        "cannot start the threads that serve connections: {0}; lower `threads`, or raise what the system allows"
+    )]
+    Workers(#[source] io::Error),
     /// The shard failed while it was at work. What was acknowledged is safe; a restart finds it.
     #[error(transparent)]
     Failed(ShardError),
@@ -67,7 +72,7 @@ impl RunError {
             Self::Config(_) => 78,
             Self::Listen { .. } => 73,
             Self::Failed(_) => 74,
-            Self::Task(_) => 70,
+            Self::Task(_) | Self::Workers(_) => 70,
             Self::Shard(shard) => match shard {
                 ShardError::Directory(directory)
                 | ShardError::Store(StoreError::Directory(directory)) => directory_code(directory),
@@ -113,6 +118,7 @@ pub async fn run(
 
     let (failed, mut failures) = mpsc::channel(1);
     let (shard, threads, opening) = open(&config, failed).await?;
+    let workers = Workers::start(config.threads, &shard).map_err(RunError::Workers)?;
     let drain = Duration::from_millis(config.drain_ms);
     let node = Arc::new(Node::new(config, shard.clone(), resp_address, opening)?);
     // Nobody else sets it.
@@ -122,7 +128,7 @@ pub async fn run(
 
     let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
-        () = serve(resp, node.clone(), shard, stop.clone(), drain) => Ok(()),
+        () = serve(resp, &workers, node.clone(), shard, stop.clone(), drain) => Ok(()),
         Some(cause) = failures.recv() => Err(RunError::Failed(cause)),
     };
     node.enter(Phase::Draining);

@@ -8,6 +8,7 @@
 mod accept;
 mod exec;
 mod run;
+mod workers;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use tokio::{
 
 pub use accept::{Stop, serve};
 use exec::Multi;
+pub use workers::Workers;
 
 use crate::{node::Node, session::Session, shard::Shard};
 

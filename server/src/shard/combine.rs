@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use larder_storage::{Batch, Writer};
 use parking_lot::Mutex;
 
@@ -16,6 +17,10 @@ use crate::clock::wall_ms;
 
 /// Evaluation waits for the sync thread while this much is staged: memory is bounded by it.
 const STAGED_BYTES_MAX: usize = 64 << 20;
+
+/// The sync thread is woken once so many pieces of work are staged, though the thread that stages
+/// them has more to do: it must not starve those that wait.
+const STAGED_WORKS: usize = 64;
 
 /// What was evaluated and is not written yet.
 #[derive(Default)]
@@ -37,12 +42,20 @@ pub(super) struct Combiner {
     waiting: Mutex<Option<Vec<Work>>>,
     /// `None` while the state is being opened again: work waits.
     desk: Mutex<Option<Desk>>,
+    /// That of the desk, or of the last one.
+    staged: ArcSwap<Queue<Staged>>,
     watches: Arc<Watches>,
 }
 
 impl Combiner {
     pub(super) fn new(desk: Desk, watches: Arc<Watches>) -> Self {
-        Self { waiting: Mutex::new(Some(Vec::new())), desk: Mutex::new(Some(desk)), watches }
+        let staged = ArcSwap::new(desk.staged.clone());
+        Self {
+            waiting: Mutex::new(Some(Vec::new())),
+            desk: Mutex::new(Some(desk)),
+            staged,
+            watches,
+        }
     }
 
     /// Hands work in, and evaluates all that is waiting unless somebody does that already.
@@ -69,6 +82,11 @@ impl Combiner {
         }
     }
 
+    /// Lets the sync thread take what is staged: the calling thread has nothing to add.
+    pub(super) fn commit_staged(&self) {
+        self.staged.load().wake();
+    }
+
     pub(super) fn watches(&self) -> &Watches {
         &self.watches
     }
@@ -88,6 +106,7 @@ impl Combiner {
             desk.end();
             return;
         }
+        self.staged.store(desk.staged.clone());
         *place = Some(desk);
         drop(place);
         self.combine();
@@ -145,6 +164,7 @@ impl Combiner {
                 (Some(_), None) => {}
             }
             staged.works.append(&mut works);
+            staged.works.len() >= STAGED_WORKS
         });
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, 
                 present.push(there);
             }
         }
-        Task::Seal => writer.seal(),
+        Task::Seal => *written = writer.seal(),
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Work {
     pub replies: BytesMut,
     /// What the replies are written in.
     pub protocol: Protocol,
-    /// The position of the last record that this work wrote.
+    /// The position of the last record that this work wrote, or sealed.
     pub written: Option<Position>,
     /// Where the work goes when it is done; taken by the shard.
     pub done: Option<oneshot::Sender<Self>>,

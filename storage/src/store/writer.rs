@@ -44,13 +44,15 @@ pub struct Writer {
     /// The layer that is written to: the top of the stack.
     pub(crate) top: Arc<Layer>,
     last: Applied,
+    /// The last record below the top layer, of those written since the store was opened.
+    sealed: Option<Position>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, appender: Appender, last: Applied) -> Self {
         let clock = HybridClock::starting_above(last.hybrid);
         let top = shared.inflight.top();
-        Self { shared, appender, clock, body: Vec::new(), top, last }
+        Self { shared, appender, clock, body: Vec::new(), top, last, sealed: None }
     }
 
     /// Whether writes are taken; asked before a transaction is evaluated.
@@ -119,11 +121,13 @@ impl Writer {
         self.last.position
     }
 
-    /// Seals the top layer, so that everything up to now gets folded.
-    pub fn seal(&mut self) {
+    /// Seals the top layer, so that everything up to now gets folded. Returns the last record that
+    /// the fold then takes; `None` if there was none since the store was opened.
+    pub fn seal(&mut self) -> Option<Position> {
         if self.top.records() > 0 {
             self.begin_layer(None);
         }
+        self.sealed
     }
 
     pub(crate) fn append(&mut self, seq: SequenceNumber, stamp: HybridTime) -> SequenceNumber {
@@ -155,6 +159,7 @@ impl Writer {
         // and the stack must not be empty then.
         self.shared.inflight.push(top);
         below.seal(self.last);
+        self.sealed = Some(self.last.position);
         self.shared.notify();
     }
 }
