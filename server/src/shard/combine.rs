@@ -6,7 +6,7 @@
 //! whom holds it. Evaluation may read from the disk and may wait for the fold; it then holds up
 //! the thread it runs on, and reads go on on the others.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use larder_storage::{Batch, Writer};
 use parking_lot::Mutex;
@@ -28,6 +28,17 @@ pub(super) struct Staged {
 pub(super) struct Desk {
     pub(super) writer: Writer,
     pub(super) staged: Arc<Queue<Staged>>,
+    /// What clients' writes are refused with, where this node does not take them.
+    pub(super) closed_to_clients: Option<Cow<'static, str>>,
+}
+
+/// Where the writer is.
+enum Place {
+    Open(Desk),
+    /// The state is being opened again: work waits.
+    Suspended,
+    /// The state is being replaced, which may take long: work is refused with this.
+    Refusing(Cow<'static, str>),
 }
 
 /// The writer and those who wait for it.
@@ -35,14 +46,13 @@ pub(super) struct Combiner {
     /// `None` once the shard takes no more work: what is handed in then is dropped, which its
     /// connection sees.
     waiting: Mutex<Option<Vec<Work>>>,
-    /// `None` while the state is being opened again: work waits.
-    desk: Mutex<Option<Desk>>,
+    place: Mutex<Place>,
     watches: Arc<Watches>,
 }
 
 impl Combiner {
     pub(super) fn new(desk: Desk, watches: Arc<Watches>) -> Self {
-        Self { waiting: Mutex::new(Some(Vec::new())), desk: Mutex::new(Some(desk)), watches }
+        Self { waiting: Mutex::new(Some(Vec::new())), place: Mutex::new(Place::Open(desk)), watches }
     }
 
     /// Hands work in, and evaluates all that is waiting unless somebody does that already.
@@ -57,12 +67,13 @@ impl Combiner {
     fn combine(&self) {
         // Whoever holds the writer looks once more after letting it go, so that work which was
         // handed in just before is not left behind.
-        while let Some(mut desk) = self.desk.try_lock() {
-            let Some(open) = &mut *desk else { return };
-            if !self.evaluate_waiting(open) {
-                return;
+        while let Some(mut place) = self.place.try_lock() {
+            match &mut *place {
+                Place::Open(desk) if self.evaluate_waiting(desk) => {}
+                Place::Open(_) | Place::Suspended => return,
+                Place::Refusing(why) => self.refuse_waiting(why),
             }
-            drop(desk);
+            drop(place);
             if self.waiting.lock().as_ref().is_none_or(Vec::is_empty) {
                 break;
             }
@@ -73,22 +84,53 @@ impl Combiner {
         &self.watches
     }
 
+    /// Does something with the writer, after whoever has it now; `None` where there is none at the
+    /// moment. What was appended goes to the sync thread.
+    pub(super) fn with_desk<T>(&self, run: impl FnOnce(&mut Desk) -> T) -> Option<T> {
+        let mut place = self.place.lock();
+        let Place::Open(desk) = &mut *place else { return None };
+        let done = run(desk);
+        desk.stage(Vec::new());
+        drop(place);
+        // Whoever came meanwhile has left its work here.
+        self.combine();
+        Some(done)
+    }
+
     /// Lets nothing more be evaluated: the state has failed. What was evaluated goes to the log all
     /// the same, and is answered; what waits goes on waiting. The sync thread then ends.
     pub(super) fn suspend(&self) {
-        if let Some(desk) = self.desk.lock().take() {
+        self.take_desk(Place::Suspended);
+    }
+
+    /// The same, and refuses what waits and what comes: the state is being replaced.
+    pub(super) fn refuse_all(&self, why: Cow<'static, str>) {
+        self.take_desk(Place::Refusing(why));
+        self.combine();
+    }
+
+    fn take_desk(&self, instead: Place) {
+        if let Place::Open(desk) = std::mem::replace(&mut *self.place.lock(), instead) {
             desk.staged.close();
+        }
+    }
+
+    fn refuse_waiting(&self, why: &Cow<'static, str>) {
+        let works = self.waiting.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        for mut work in works {
+            work.refusal = Some(why.clone());
+            work.answer();
         }
     }
 
     /// Goes on with the writer of a store that was opened again.
     pub(super) fn resume(&self, desk: Desk) {
-        let mut place = self.desk.lock();
+        let mut place = self.place.lock();
         if self.waiting.lock().is_none() {
             desk.end();
             return;
         }
-        *place = Some(desk);
+        *place = Place::Open(desk);
         drop(place);
         self.combine();
     }
@@ -96,12 +138,12 @@ impl Combiner {
     /// Takes no more work, finishes what was handed in, and seals the top layer, so that all of it
     /// gets folded.
     pub(super) fn close(&self) {
-        let mut place = self.desk.lock();
-        if let Some(desk) = &mut *place {
+        let mut place = self.place.lock();
+        if let Place::Open(desk) = &mut *place {
             self.evaluate_waiting(desk);
         }
         let left = self.waiting.lock().take().unwrap_or_default();
-        if let Some(mut desk) = place.take() {
+        if let Place::Open(mut desk) = std::mem::replace(&mut *place, Place::Suspended) {
             self.evaluate(&mut desk, left);
             desk.end();
         }
@@ -117,7 +159,7 @@ impl Combiner {
             if works.is_empty() {
                 return true;
             }
-            desk.writer.wait_for_room();
+            desk.make_room();
             if desk.writer.state_failed() {
                 if let Some(waiting) = &mut *self.waiting.lock() {
                     waiting.splice(0..0, works);
@@ -128,11 +170,27 @@ impl Combiner {
         }
     }
 
-    fn evaluate(&self, Desk { writer, staged }: &mut Desk, mut works: Vec<Work>) {
+    fn evaluate(&self, desk: &mut Desk, mut works: Vec<Work>) {
         let now_ms = wall_ms();
         for work in &mut works {
-            evaluate(work, writer, &self.watches, now_ms);
+            evaluate(work, desk, &self.watches, now_ms);
         }
+        desk.stage(works);
+    }
+}
+
+impl Desk {
+    /// Before clients' work is evaluated: waits for the fold, as long as that can go on by itself.
+    /// Where it waits for other nodes, which may not come, nobody waits for it here.
+    fn make_room(&self) {
+        if self.writer.folds_by_itself() {
+            self.writer.wait_for_room();
+        }
+    }
+
+    /// Hands what was appended to the sync thread, with the work that rests on it.
+    fn stage(&mut self, mut works: Vec<Work>) {
+        let Self { writer, staged, .. } = self;
         staged.wait_while(|staged| {
             staged.batch.as_ref().is_some_and(|batch| batch.record_bytes() > STAGED_BYTES_MAX)
         });
@@ -147,9 +205,7 @@ impl Combiner {
             staged.works.append(&mut works);
         });
     }
-}
 
-impl Desk {
     /// Seals the top layer, so that everything gets folded, and lets the sync thread end.
     fn end(mut self) {
         self.writer.seal();

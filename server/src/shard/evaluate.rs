@@ -6,6 +6,7 @@ use larder_resp::ReplyWriter;
 use larder_storage::{Position, Touched, Txn, Writer};
 
 use super::{
+    combine::Desk,
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
@@ -15,16 +16,16 @@ use crate::command::{CommandError, Handler, LoopCommand, Outcome};
 const REPLY_BYTES: usize = 1 << 20;
 
 /// Does the work at this wall clock, in milliseconds since the Unix epoch.
-pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, now_ms: u64) {
+pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_ms: u64) {
     let Work { task, replies, protocol, written, .. } = work;
     let mut replies = ReplyWriter::new(replies, *protocol);
     match task {
-        Task::Run(run) => evaluate_run(run, writer, watches, now_ms, &mut replies, written),
+        Task::Run(run) => evaluate_run(run, desk, watches, now_ms, &mut replies, written),
         Task::Transaction(transaction) => {
-            evaluate_transaction(transaction, writer, watches, now_ms, &mut replies, written);
+            evaluate_transaction(transaction, desk, watches, now_ms, &mut replies, written);
         }
         Task::Watch { keys, touched, present } => {
-            let view = writer.view(now_ms);
+            let view = desk.writer.view(now_ms);
             for key in keys {
                 // A key that cannot be read counts as there: EXEC then aborts rather than errs.
                 let there = view.row(key).map_or(true, |row| row.is_some());
@@ -32,13 +33,13 @@ pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, 
                 present.push(there);
             }
         }
-        Task::Seal => writer.seal(),
+        Task::Seal => desk.writer.seal(),
     }
 }
 
 fn evaluate_run(
     run: &mut Run,
-    writer: &mut Writer,
+    Desk { writer, closed_to_clients, .. }: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
@@ -53,7 +54,7 @@ fn evaluate_run(
             Handler::Read(read) | Handler::ReadMany(read) => {
                 read(request, &writer.view(now_ms), replies)
             }
-            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(writer)) {
+            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(writer, closed_to_clients.as_ref())) {
                 Ok(()) => {
                     let mut txn = writer.transaction(now_ms);
                     let outcome = write(request, &mut txn, replies);
@@ -75,13 +76,13 @@ fn evaluate_run(
 
 fn evaluate_transaction(
     transaction: &mut Transaction,
-    writer: &mut Writer,
+    Desk { writer, closed_to_clients, .. }: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
     written: &mut Option<Position>,
 ) {
-    let admitted = admit(writer);
+    let admitted = admit(writer, closed_to_clients.as_ref());
     let mut txn = writer.transaction(now_ms);
     let expired = transaction
         .watched
@@ -130,7 +131,13 @@ fn finish(txn: Txn<'_>, watches: &Watches, written: &mut Option<Position>) {
 }
 
 /// Whether writes are taken now; else what to refuse them with.
-fn admit(writer: &Writer) -> Result<(), Cow<'static, str>> {
+fn admit(
+    writer: &Writer,
+    closed_to_clients: Option<&Cow<'static, str>>,
+) -> Result<(), Cow<'static, str>> {
+    if let Some(refusal) = closed_to_clients {
+        return Err(refusal.clone());
+    }
     writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
 }
 

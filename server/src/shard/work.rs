@@ -1,6 +1,9 @@
 //! What connections hand to the shard's writer.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use bytes::BytesMut;
 use larder_resp::{Pipeline, Protocol};
@@ -19,6 +22,9 @@ pub struct Work {
     pub protocol: Protocol,
     /// The position of the last record that this work wrote.
     pub written: Option<Position>,
+    /// What the client is told instead of the replies: of all commands where none ran, else of those
+    /// that did.
+    pub refusal: Option<Cow<'static, str>>,
     /// Where the work goes when it is done; taken by the shard.
     pub done: Option<oneshot::Sender<Self>>,
 }
@@ -31,7 +37,15 @@ impl Work {
             replies: BytesMut::new(),
             protocol: Protocol::default(),
             written: None,
+            refusal: None,
             done: None,
+        }
+    }
+
+    /// Sends the work back to its connection, which may have gone meanwhile: what it wrote stays.
+    pub(super) fn answer(mut self) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(self);
         }
     }
 }
