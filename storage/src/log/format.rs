@@ -4,6 +4,7 @@
 //! here is a change of [`VERSION`]. Little-endian throughout.
 
 use crc32fast::Hasher;
+pub use larder_types::EpochStart;
 use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
 
 /// First bytes of every segment file.
@@ -62,15 +63,6 @@ impl RecordKind {
             _ => None,
         }
     }
-}
-
-/// An epoch and the number of the record that opened it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochStart {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Its first record.
-    pub first: SequenceNumber,
 }
 
 /// Where a chain of records stands: what the next record has to continue.
