@@ -18,6 +18,7 @@ use crate::{
     clock::wall_ms,
     command::{Command, table},
     config::{Config, ConfigError},
+    replica::Replica,
     settings::Settings,
     shard::Shard,
 };
@@ -34,6 +35,8 @@ pub struct Node {
     pub counters: Counters,
     /// The shard.
     pub shard: Arc<Shard>,
+    /// Its replication; nothing on a single node.
+    pub replica: Option<Arc<Replica>>,
     /// Where clients connect: the configured address with the port that was taken.
     pub resp: SocketAddr,
     /// What recovery found and did when the store was opened.
@@ -78,6 +81,7 @@ impl Node {
     pub fn new(
         config: Config,
         shard: Arc<Shard>,
+        replica: Option<Arc<Replica>>,
         resp: SocketAddr,
         opening: Opening,
     ) -> Result<Self, ConfigError> {
@@ -90,6 +94,7 @@ impl Node {
             clients: Arc::default(),
             counters: Counters::new(),
             shard,
+            replica,
             resp,
             opening,
             run_id,
@@ -103,6 +108,11 @@ impl Node {
     /// The shard's store as it is now, for figures.
     pub fn store(&self) -> Guard<Arc<Store>> {
         self.shard.store()
+    }
+
+    /// Whether clients write here.
+    pub fn is_master(&self) -> bool {
+        self.replica.as_ref().is_none_or(|replica| replica.duty().is_master())
     }
 
     /// How long ago the node was started.

@@ -55,7 +55,7 @@ pub enum Report {
 /// The driver's side of the shard.
 pub struct Port {
     /// Takes orders. Never blocks: what is under way is bounded by the core's windows.
-    pub order: Box<dyn Fn(Order) + Send>,
+    pub order: Arc<dyn Fn(Order) + Send + Sync>,
     /// Told, after each commit, up to which record readers see the log.
     pub visible: Arc<dyn Fn(u64) + Send + Sync>,
 }

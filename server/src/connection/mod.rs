@@ -8,6 +8,7 @@
 mod accept;
 mod exec;
 mod run;
+mod wait;
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -174,7 +174,7 @@ impl Keeper {
         let took = began.elapsed();
         tracing::warn!(?closed_after, ?took, "the state was opened again");
         if let Some(replicated) = &self.plan.replicated {
-            (replicated.tell)(Happened::Reopened);
+            (replicated.tell)(Happened::Reopened(parts.store.clone()));
         }
         Ok(parts)
     }

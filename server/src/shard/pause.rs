@@ -86,6 +86,10 @@ impl Pause {
         self.changed.notify_all();
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.stage.lock() == Stage::Stopped
+    }
+
     fn move_on(&self, next: impl FnOnce(Stage) -> Option<Stage>) -> Result<(), Ending> {
         let mut stage = self.stage.lock();
         *stage = next(*stage).ok_or(Ending)?;

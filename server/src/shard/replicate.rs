@@ -86,13 +86,10 @@ impl Shard {
         self.combiner.with_desk(run).unwrap_or(Err(OrderError::Closed))
     }
 
-    /// Counts everything up to `seq`, as far as it is durable here, as committed, and answers what
-    /// waited for it.
-    pub fn commit(&self, seq: SequenceNumber) {
-        let store = self.store();
-        store.commit(seq);
+    /// Answers what waited until readers see the log up to this record.
+    pub fn release(&self, visible: u64) {
         if let Some(awaiting) = &self.awaiting {
-            awaiting.release(store.watermarks().visible);
+            awaiting.release(visible);
         }
     }
 
@@ -108,6 +105,11 @@ impl Shard {
         if let Some(awaiting) = &self.awaiting {
             awaiting.give_up();
         }
+    }
+
+    /// Whether the shard ends: nothing is worth waiting for.
+    pub fn is_ending(&self) -> bool {
+        self.pause.is_stopped()
     }
 
     /// Closes the store and refuses work with `why`, so that the directory can be worked on. Blocks

@@ -23,6 +23,7 @@ use super::{
     combine::{Combiner, Staged},
     keeper::{Keeper, Opening, Plan},
     pause::Pause,
+    replicate::OrderError,
     queue::{Queue, Taken},
     watch::Watches,
     work::Work,
@@ -44,6 +45,9 @@ pub enum ShardError {
         "the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}"
     )]
     Log(#[from] LogError),
+    /// The log did not take what the replication of it wrote.
+    #[error("the log does not take what replication writes, which is a defect or damage: {0}")]
+    Order(#[source] OrderError),
     /// The state failed, and so did opening it again.
     #[error("the state failed and cannot be opened again; what was acknowledged is in the log")]
     Reopening(#[source] StoreError),
@@ -64,12 +68,11 @@ pub enum ShardError {
 pub(super) type Failed = dyn Fn(ShardError) + Send + Sync;
 
 /// What a shard tells those who replicate it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happened {
     /// Everything up to this record is on disk. Told on the sync thread, after each fsync.
     Durable(SequenceNumber),
     /// The state failed and was opened again: as a follower, closed to clients.
-    Reopened,
+    Reopened(Store),
 }
 
 /// What a shard that is replicated needs to know beside its store.
