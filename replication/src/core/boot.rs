@@ -65,12 +65,16 @@ pub struct Standing {
     pub promised_to: Option<NodeId>,
     /// The term that this node leads, or is about to; `None` after a step-down.
     pub leads: Option<u32>,
+    /// The newest term that it led; 0 for none.
+    pub led: u32,
+    /// Whether its state was found to differ from the master's.
+    pub set_aside: bool,
 }
 
 impl Standing {
     /// That of a new data directory.
     pub const fn fresh(disk: DiskId) -> Self {
-        Self { disk, promised: 0, promised_to: None, leads: None }
+        Self { disk, promised: 0, promised_to: None, leads: None, led: 0, set_aside: false }
     }
 }
 

@@ -1,6 +1,13 @@
 //! What replicas say to each other. `docs/format/wire-replication.md` has the bytes.
 
+mod codec;
+mod read;
+mod write;
+
 use bytes::Bytes;
+pub use codec::{
+    DecodeError, EPOCHS_MAX, MESSAGE_BYTES_MAX, decode, decode_set, encode, encode_set,
+};
 use larder_types::{DiskId, Epoch, EpochStart, LogId, Position, SequenceNumber};
 
 use crate::core::{Chunk, PlacedSet, Session, Tail, Time};
@@ -31,6 +38,9 @@ pub enum Message {
         session: Session,
         /// The last durable record.
         durable: Position,
+        /// Whether it counts for anything but the flow of records: not while the slave rewinds or
+        /// is set aside.
+        counts: bool,
     },
     /// Take nothing older than this term, and say what you have.
     Fence(Fence),
@@ -128,6 +138,11 @@ pub struct Pong {
     pub committed: Option<Position>,
     /// From a slave to its master: the session in which it grants its lease, counted from the ping.
     pub grant: Option<Session>,
+    /// From a master: whether it is sure to be the only one, so that a slave which shows all that
+    /// it names as committed is as fresh as the ping.
+    pub current: bool,
+    /// From a slave: how far it is behind by its own probes, in microseconds.
+    pub lag_micros: Option<u64>,
 }
 
 /// Where a slave stands.
@@ -179,6 +194,8 @@ pub enum Verdict {
     },
     /// The slave lost records that it had acknowledged: draw a new disk id, and ask again.
     NewDisk,
+    /// The slave's state differs from the master's: serve nothing until a snapshot is installed.
+    SetAside,
     /// Not here.
     Refused {
         /// Why.
@@ -197,6 +214,8 @@ pub enum RefusedWhy {
     OtherLog,
     /// Both have an epoch of the same number that is not the same: parted history without order.
     SameNumber,
+    /// The joint has another checksum at the master.
+    Differs,
 }
 
 /// Records, and how far the log is committed.
