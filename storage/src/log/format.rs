@@ -44,6 +44,8 @@ pub enum RecordKind {
     /// Opens an epoch: the record's epoch is the new one, the body the one before (16 bytes) or
     /// empty if there was none.
     Epoch,
+    /// The replica set from here on; the body is replication's. Belongs to the epoch in effect.
+    Replicas,
 }
 
 impl RecordKind {
@@ -52,6 +54,7 @@ impl RecordKind {
         match self {
             Self::Data => 1,
             Self::Epoch => 2,
+            Self::Replicas => 3,
         }
     }
 
@@ -60,6 +63,7 @@ impl RecordKind {
         match kind {
             1 => Some(Self::Data),
             2 => Some(Self::Epoch),
+            3 => Some(Self::Replicas),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_types::{LogId, RegionId, SequenceNumber};
+use larder_types::{Epoch, EpochStart, LogId, RegionId, SequenceNumber};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) hot: HotTail,
     /// Ascending and never empty; the last is the one being written.
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Ascending: every epoch with a record written, and the one in effect before the first.
+    epochs: RwLock<Vec<EpochStart>>,
     /// Numbers of the last records; 0 for none. `trimmed <= durable <= appended`.
     trimmed: AtomicU64,
     durable: AtomicU64,
@@ -64,6 +66,7 @@ impl Shared {
         id: LogId,
         options: &LogOptions,
         segments: Vec<Arc<Segment>>,
+        epochs: Vec<EpochStart>,
         tail: SequenceNumber,
     ) -> Self {
         let first = segments.first().expect("an open log has a segment").base();
@@ -77,6 +80,7 @@ impl Shared {
             origin: options.origin,
             hot: HotTail::new(options.hot_tail_bytes),
             segments: RwLock::new(segments),
+            epochs: RwLock::new(epochs),
             trimmed: AtomicU64::new(first.as_u64() - 1),
             durable: AtomicU64::new(last),
             appended: AtomicU64::new(last),
@@ -103,6 +107,12 @@ impl Shared {
         assert!(last.as_u64() <= self.appended.load(Ordering::Acquire), "durable <= appended");
         let before = self.durable.swap(last.as_u64(), Ordering::AcqRel);
         assert!(before <= last.as_u64(), "durable never goes back");
+    }
+
+    pub(super) fn add_epochs(&self, epochs: &[EpochStart]) {
+        if !epochs.is_empty() {
+            self.epochs.write().extend_from_slice(epochs);
+        }
     }
 
     pub(super) fn add_written(&self, bytes: u64) {
@@ -170,6 +180,30 @@ impl Log {
     /// The segment files, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.shared.segments.read().iter().map(|segment| segment.info()).collect()
+    }
+
+    /// The epoch table of the durable records, ascending. It begins with the epoch in effect at
+    /// the first record kept, whose own first record may have been trimmed.
+    pub fn epochs(&self) -> Vec<EpochStart> {
+        let durable = self.shared.durable();
+        let epochs = self.shared.epochs.read();
+        epochs.iter().filter(|start| Some(start.first) <= durable).copied().collect()
+    }
+
+    /// The epoch and the checksum of a durable record. The record before the first that is kept
+    /// is known as well: the log continues it.
+    ///
+    /// # Errors
+    /// As [`Log::read`], and [`ReadError::Beyond`] for the first that is not durable.
+    pub fn record_at(&self, seq: SequenceNumber) -> Result<(Epoch, u32), ReadError> {
+        let chain = self.shared.segments.read()[0].chain;
+        if let Some(start) = chain.epoch.filter(|_| seq.next() == chain.next) {
+            return Ok((start.epoch, chain.crc));
+        }
+        match self.read(seq)?.next()? {
+            Some(record) => Ok((record.epoch, record.crc)),
+            None => Err(ReadError::Beyond { tail: seq }),
+        }
     }
 
     /// Whether an append or a sync has failed, so that nothing is written until a restart.

@@ -10,16 +10,17 @@ use std::{
     sync::Arc,
 };
 
-use larder_types::{LogId, SequenceNumber};
+use larder_types::{EpochStart, LogId, SequenceNumber};
 
 use super::{
+    chain::Mismatch,
     error::LogError,
     format::{
-        ChainPoint, EpochStart, FOOTER_EPOCH_BYTES, FOOTER_FIXED_BYTES, FOOTER_TRAILER_BYTES,
-        Footer, HEADER_BYTES, HEADER_BYTES_MAX, Header, HeaderRead, Sums, VERSION, segment_base,
+        ChainPoint, FOOTER_EPOCH_BYTES, FOOTER_FIXED_BYTES, FOOTER_TRAILER_BYTES, Footer,
+        HEADER_BYTES, HEADER_BYTES_MAX, Header, HeaderRead, Sums, VERSION, segment_base,
         segment_name, u32_at,
     },
-    frames::{Frame, FrameReader, Mismatch, Record},
+    frames::{Frame, FrameReader, Record},
 };
 use crate::fs::{File, Fs, OpenMode, read_full_at};
 
