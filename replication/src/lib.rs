@@ -5,4 +5,6 @@
 //! the only place where the core, the storage and the network meet.
 
 pub mod core;
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod message;

@@ -25,7 +25,7 @@ use super::{
     handle::Shared,
     links::{Fresh, Links},
     log_state, packing,
-    rewind::{Rewinding, Worked},
+    rewind::{Rewinding, Worked, marker_of},
     snapshot::Served,
     standing::Keeper,
 };
@@ -78,8 +78,9 @@ pub(super) struct Told {
 
 /// Why the store was closed: what comes next.
 pub(super) enum Closed {
-    Rewind { parting: SequenceNumber },
-    Install(Box<Incoming>),
+    Mark { parting: SequenceNumber },
+    List,
+    Install(Link, Box<Incoming>),
 }
 
 /// What comes once the store is open again.
@@ -90,6 +91,8 @@ pub(super) enum Opening {
     Rewound,
     /// A snapshot was installed.
     Installed,
+    /// Nothing was done after all.
+    Unchanged,
 }
 
 pub(super) struct Engine {
@@ -164,7 +167,7 @@ impl Engine {
             let Some(event) = self.events.pop_front() else { break };
             self.core.handle(self.clock.now(), event, &mut self.actions);
         }
-        self.shared.set_fresh_at(self.core.fresh_at());
+        self.shared.set_fresh_at(self.core.fresh_as_of());
     }
 
     /// Something failed that nobody here can mend.
@@ -180,6 +183,7 @@ impl Engine {
             self.events.push_back(Event::Trimmed { first });
         }
         self.progress();
+        self.hurry_rewind();
     }
 
     /// More is durable: tells the core what, and shows it to readers as far as it is committed.
@@ -210,11 +214,14 @@ impl Engine {
             let is_new = |first| Some(first) > told.durable && first <= durable;
             store.log().epochs().into_iter().filter(|start| is_new(start.first)).collect()
         };
-        let set = log_state::newest_set(store)?
-            .filter(|placed| Some(placed.seq) > told.set && placed.seq <= durable);
-        told.set = set.as_ref().map(|placed| placed.seq).or(told.set);
+        let records = store.replicas();
+        let is_new = |seq| Some(seq) > told.set && seq <= durable;
+        let new: Vec<_> =
+            records.into_iter().filter(|record| is_new(record.position.seq)).collect();
+        let sets = log_state::sets(&new)?;
+        told.set = sets.last().map(|placed| placed.seq).or(told.set);
         (told.durable, told.epoch) = (Some(durable), epoch);
-        Ok(Some(Durable { tail, epochs, sets: set.into_iter().collect() }))
+        Ok(Some(Durable { tail, epochs, sets }))
     }
 
     /// Shows readers what is committed and durable.
@@ -347,7 +354,12 @@ impl Engine {
             (Some(Opening::Rewound), Some(_)) => {
                 self.events.push_back(Event::KeysListed { request: None });
             }
-            (_, log) => self.begin_again(log, None),
+            (Some(Opening::Unchanged), _) => {}
+            (_, log) => {
+                let rewind = self.rewinding.as_ref().and_then(|it| it.rewind.as_ref());
+                let marker = rewind.map(marker_of);
+                self.begin_again(log, marker);
+            }
         }
         self.commit();
     }
@@ -364,7 +376,7 @@ impl Engine {
         self.committed = None;
     }
 
-    fn begin_again(&mut self, log: Option<LogState>, marker: Option<Marker>) {
+    pub(super) fn begin_again(&mut self, log: Option<LogState>, marker: Option<Marker>) {
         self.links.close_all("the state was opened again");
         self.served.clear();
         self.events.clear();

@@ -34,6 +34,9 @@ pub enum DriverError {
     /// A rewind failed.
     #[error(transparent)]
     Rewind(#[from] larder_storage::rewind::RewindError),
+    /// Log and state at rest could not be read.
+    #[error(transparent)]
+    Store(#[from] larder_storage::StoreError),
     /// What a replica must remember beside its log cannot be kept.
     #[error("{}: what this replica has promised cannot be kept: {why}", path.display())]
     Standing {

@@ -13,7 +13,7 @@ use larder_types::NodeId;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{engine::Input, snapshot};
-use crate::{core::Link, message::Message};
+use crate::{core::Link, message::decode};
 
 /// A connection, with its streams, must stand within this time.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
@@ -223,7 +223,7 @@ async fn send_all(
 async fn receive_all(link: Link, mut receiver: FrameReceiver, inputs: mpsc::Sender<Input>) {
     loop {
         let received = match receiver.next().await {
-            Ok(Some(frame)) => Message::decode(frame).map_err(|error| error.to_string()),
+            Ok(Some(frame)) => decode(frame).map_err(|error| error.to_string()),
             Ok(None) => Err("the other side has ended the stream".to_owned()),
             Err(error) => Err(error.to_string()),
         };

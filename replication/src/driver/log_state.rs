@@ -1,10 +1,13 @@
 //! An open store's log, as the core needs to know it.
 
-use larder_storage::Store;
-use larder_types::{EpochStart, Position, SequenceNumber};
+use larder_storage::{Directory, ReplicasRecord, Store, peek::peek, state::DatabaseOptions};
+use larder_types::{Position, SequenceNumber};
 
 use super::DriverError;
-use crate::core::{LogState, PlacedSet, ReplicaSet, Tail};
+use crate::{
+    core::{LogState, PlacedSet, Tail},
+    message::decode_set,
+};
 
 /// The log of an open store; `None` where it never held a record and nothing was put under it.
 pub(super) fn of(store: &Store) -> Result<Option<LogState>, DriverError> {
@@ -18,14 +21,14 @@ pub(super) fn of(store: &Store) -> Result<Option<LogState>, DriverError> {
         first: log.first(),
         tail,
         epochs: log.epochs(),
-        sets: newest_set(store)?.into_iter().collect(),
+        sets: sets(&store.replicas())?,
         applied: SequenceNumber::new(store.watermarks().applied),
     }))
 }
 
 /// A log without records that came with a snapshot is a log; one that was only made is none yet.
 fn is_adopted(store: &Store) -> bool {
-    store.replicas().is_some()
+    !store.replicas().is_empty()
 }
 
 /// The durable end of the log.
@@ -40,19 +43,35 @@ pub(super) fn joint(store: &Store, seq: SequenceNumber) -> Result<Tail, DriverEr
     Ok(Tail { last: Some(Position { epoch, seq }), crc })
 }
 
-/// The newest replica set whose record is durable.
-pub(super) fn newest_set(store: &Store) -> Result<Option<PlacedSet>, DriverError> {
-    let Some(record) = store.replicas() else { return Ok(None) };
-    let seq = record.position.seq;
-    let set = ReplicaSet::decode(&record.body)
-        .map_err(|error| DriverError::ReplicaSet { seq, why: error.to_string() })?;
-    Ok(Some(PlacedSet { seq, set }))
+/// The replica sets that a store knows of, those included whose records are not durable yet.
+pub(super) fn sets(records: &[ReplicasRecord]) -> Result<Vec<PlacedSet>, DriverError> {
+    records
+        .iter()
+        .map(|record| {
+            let seq = record.position.seq;
+            let set = decode_set(record.body.clone())
+                .map_err(|error| DriverError::ReplicaSet { seq, why: error.to_string() })?;
+            Ok(PlacedSet { seq, set })
+        })
+        .collect()
 }
 
-/// What is left of a log once its records from `parting` on are gone.
-pub(super) fn cut(log: LogState, parting: SequenceNumber, tail: Tail) -> LogState {
-    let epochs = log.epochs.into_iter().filter(|EpochStart { first, .. }| *first < parting);
-    let sets = log.sets.into_iter().filter(|placed| placed.seq < parting);
-    let applied = log.applied.min(parting.prev());
-    LogState { tail, epochs: epochs.collect(), sets: sets.collect(), applied, ..log }
+/// The log of a directory that nobody has open.
+pub(super) fn at_rest(
+    directory: &Directory,
+    options: &DatabaseOptions,
+) -> Result<Option<LogState>, DriverError> {
+    let Some(found) = peek(directory, options)? else { return Ok(None) };
+    let tail = Tail { last: found.last, crc: found.crc };
+    if tail == Tail::EMPTY && found.first == SequenceNumber::FIRST && found.replicas.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(LogState {
+        id: found.log,
+        first: found.first,
+        tail,
+        epochs: found.epochs,
+        sets: sets(&found.replicas)?,
+        applied: found.applied,
+    }))
 }

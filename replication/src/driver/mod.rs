@@ -16,7 +16,6 @@ mod engine;
 mod error;
 mod feed;
 mod handle;
-mod keys;
 mod links;
 mod log_state;
 mod packing;

@@ -2,21 +2,55 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::{Bytes, BytesMut};
 use larder_net::StreamKind;
 use larder_storage::snapshot::{Incoming, Snapshot};
-use larder_types::SequenceNumber;
 use tokio::task::spawn_blocking;
 
 use super::{
     DriverError, Order,
     engine::{Engine, Input},
     feed::{Feed, Now, Read, Wanted},
-    links, log_state, packing, snapshot,
+    packing, snapshot,
 };
 use crate::{
     core::{Action, Alert, Event, Link, Session},
-    message::Message,
+    message::{Message, encode, encode_set},
 };
+
+/// What a human is told.
+fn text_of(alert: &Alert) -> String {
+    match alert {
+        Alert::Parted { from, to } => format!(
+            "this node's log parted from the master's: records {from} to {to} are not in the log any \
+             more, and exported; see `kv log parted list`"
+        ),
+        Alert::Detached { node } => format!(
+            "{node} is further behind than the log is kept: it is detached, and comes back by a \
+             snapshot"
+        ),
+        Alert::Conflict { node, what } => format!(
+            "this node and {node} claim the same records with different content ({what}); nothing is \
+             cut: decide which one is right, and resync the other"
+        ),
+        Alert::DigestDiffers { node, at } => format!(
+            "the state of {node} differs from the master's at record {}: it is set aside; resync it",
+            at.seq
+        ),
+        Alert::LostAcknowledged { node } => format!(
+            "{node} lost records that it had acknowledged: it joins again as a new replica; see to its \
+             disk"
+        ),
+        Alert::AppendRefused { why } => format!("records from the master were refused: {why}"),
+        Alert::SnapshotFailed { why } => format!("a snapshot failed: {why}"),
+    }
+}
+
+fn encoded(message: &Message) -> Bytes {
+    let mut frame = BytesMut::new();
+    encode(message, &mut frame);
+    frame.freeze()
+}
 
 impl Engine {
     pub(super) fn perform(&mut self, action: Action) {
@@ -30,7 +64,7 @@ impl Engine {
             Action::Append { chunk } => self.order(Order::Accept(chunk.frames)),
             Action::BeginEpoch { epoch } => self.order(Order::BeginEpoch(epoch)),
             Action::AppendReplicaSet { set } => {
-                self.order(Order::AppendReplicas(set.encode().into()));
+                self.order(Order::AppendReplicas(encode_set(&set)));
             }
             Action::Commit { position } => {
                 self.committed = Some(position);
@@ -66,8 +100,7 @@ impl Engine {
             Action::ListKeys { restart } => self.list_keys(restart),
             Action::ReadKeys { link, request } => self.read_keys(link, request),
             Action::ApplyKeys { reply } => self.apply_keys(reply),
-            // Done when the store was opened: it is quiet by itself until it has caught up.
-            Action::EndRewind => {}
+            Action::EndRewind => self.end_rewind(),
             Action::ServeSnapshot { link, session } => self.make_snapshot(link, session),
             Action::StartSnapshot { link, session, log } => self.fetch_snapshot(link, session, log),
             Action::Reached { request, reached, replicas } => {
@@ -89,7 +122,7 @@ impl Engine {
     }
 
     pub(super) fn perform_alert(&self, alert: &Alert) {
-        self.shared.alert(alert.to_string());
+        self.shared.alert(text_of(alert));
     }
 
     fn send(&mut self, link: Link, mut message: Message) {
@@ -103,7 +136,7 @@ impl Engine {
             Message::Fetched { .. } => StreamKind::Log,
             _ => StreamKind::Control,
         };
-        if self.links.is_open(link) && !self.links.send(link, kind, message.encode().into()) {
+        if self.links.is_open(link) && !self.links.send(link, kind, encoded(&message)) {
             self.disconnect(link, "it takes nothing");
         }
     }
@@ -189,7 +222,7 @@ impl Engine {
     ) {
         match made {
             Ok(snapshot) => {
-                let at = Some(snapshot.manifest().applied.position);
+                let at = Some(snapshot.manifest().applied().position);
                 if self.links.is_open(link) {
                     self.served.add(link, session, snapshot);
                     self.events.push_back(Event::SnapshotServed { link, session, at });
@@ -241,7 +274,7 @@ impl Engine {
         match fetched {
             Ok(incoming) => {
                 self.shared.stats.snapshots_taken.fetch_add(1, Ordering::Relaxed);
-                self.install(incoming);
+                self.install(link, incoming);
             }
             Err(why) => {
                 tracing::warn!(why, "no snapshot could be fetched");

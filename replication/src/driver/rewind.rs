@@ -1,84 +1,76 @@
-//! What is done to the directory of a closed store: a rewind, key by key, or a snapshot put in place.
+//! What is done to the directory of a closed store: a rewind, step by step, or a snapshot put in
+//! place. Each step runs on a thread that may block.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use larder_storage::{
-    rewind::{self, Rewind},
-    snapshot::SnapshotError,
+    FileError, WholeKeyError,
+    rewind::{self, Rewind, RewindError, Scope},
+    snapshot::{Incoming, SnapshotError},
 };
-use larder_types::{Position, SequenceNumber};
+use larder_types::SequenceNumber;
 use tokio::task::spawn_blocking;
 
 use super::{
     DriverError, Order,
     engine::{Closed, Engine, Input, Opening},
-    keys, log_state,
+    log_state,
 };
-use crate::core::{Alert, Event, Link, LogState, RewindScope, Tail};
+use crate::core::{Event, Link, LogState, Marker, RewindScope};
 
+/// Bytes of one request for keys: it goes over the control stream.
+const REQUEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one reply: it goes over the log stream, whose frames are at most 16 MiB.
+const REPLY_BYTES_MAX: usize = 8 << 20;
 /// What clients are told meanwhile.
-const REWINDING: &str = "LOADING this node's log parted from the master's and is being rewound; try again";
+const REWINDING: &str =
+    "LOADING this node's log parted from the master's and is being rewound; try again";
 const INSTALLING: &str = "LOADING this node takes a snapshot from the master; try again";
-const WITHOUT_STATE: &str = "a key is too large to be fetched by itself";
 
 /// What came of work on the directory.
 pub(super) enum Worked {
-    RewindBegun(Result<rewind::Outcome, rewind::RewindError>),
-    KeysApplied(Result<Rewind, rewind::RewindError>),
-    /// A key cannot be fetched whole: a snapshot is needed.
-    KeyTooLarge(Rewind),
-    RewindFinished(Result<(), rewind::RewindError>),
-    Installed(Result<(), SnapshotError>),
+    Marked(Result<Rewind, RewindError>),
+    Cut(Result<(Rewind, LogState), DriverError>),
+    Listed(Result<(Rewind, Option<Vec<u8>>), RewindError>),
+    Applied(Result<Rewind, RewindError>),
+    Ended(Result<(), FileError>),
+    Installed(Link, Result<(), SnapshotError>),
 }
 
-/// A rewind under way.
+/// A rewind under way: storage's part, which is away while a thread works with it.
 pub(super) struct Rewinding {
-    /// Away while a thread works on it.
     pub(super) rewind: Option<Rewind>,
-    /// Keys of [`Rewind::keys`] that were fetched and applied.
-    applied: usize,
-    /// Of those after them, how many were asked for.
-    asked: usize,
-    /// The log as it is after the cut.
-    log: Option<LogState>,
-    is_cut_alone: bool,
 }
 
-impl Rewinding {
-    /// One that a start found begun.
-    pub(super) fn found(rewind: Rewind) -> Self {
-        Self { rewind: Some(rewind), applied: 0, asked: 0, log: None, is_cut_alone: false }
+/// What the core is told of a marker.
+pub(super) fn marker_of(rewind: &Rewind) -> Marker {
+    let marker = rewind.marker();
+    Marker { parting: marker.parting, scope: scope_of(marker.scope), cut: marker.cut }
+}
+
+const fn scope_of(scope: Scope) -> RewindScope {
+    match scope {
+        Scope::Log => RewindScope::Log,
+        Scope::Keys => RewindScope::Keys,
+        Scope::Everything => RewindScope::Everything,
     }
 }
 
 impl Engine {
-    /// Closes the store and begins a rewind.
+    /// Closes the store, marks what has to be taken back, and exports what parted.
     pub(super) fn start_rewind(&mut self, parting: SequenceNumber) {
-        let cut = match self.log_after_cut(parting) {
-            Ok(cut) => cut,
-            Err(error) => return self.fail(error),
-        };
-        let before = self.rewinding.take();
-        let log = cut.or_else(|| before.and_then(|before| before.log));
-        self.rewinding = Some(Rewinding {
-            rewind: None,
-            applied: 0,
-            asked: 0,
-            log,
-            is_cut_alone: false,
-        });
-        self.close(Closed::Rewind { parting }, REWINDING);
+        self.shared.stats.rewinds.fetch_add(1, Ordering::Relaxed);
+        self.rewinding = Some(Rewinding { rewind: None });
+        self.close(Closed::Mark { parting }, REWINDING);
     }
 
-    fn log_after_cut(&self, parting: SequenceNumber) -> Result<Option<LogState>, DriverError> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let Some(log) = log_state::of(store)? else { return Ok(None) };
-        let tail = match parting.prev() {
-            Some(seq) if log.first <= parting => log_state::joint(store, seq)?,
-            _ => Tail::EMPTY,
-        };
-        Ok(Some(log_state::cut(log, parting, tail)))
+    /// Puts a snapshot in place of log and state.
+    pub(super) fn install(&mut self, link: Link, incoming: Box<Incoming>) {
+        self.close(Closed::Install(link, incoming), INSTALLING);
     }
 
     /// Has the store closed for this; does it at once where it is closed already.
@@ -97,29 +89,18 @@ impl Engine {
     pub(super) fn store_closed(&mut self) {
         let (directory, database) = (self.directory.clone(), self.database.clone());
         match self.closed.take() {
-            Some(Closed::Rewind { parting }) => {
-                let Some(at) = self.parting_point(parting) else {
-                    // Nothing is shared: everything has to be taken back.
-                    return self.events.push_back(Event::RewindMarked {
-                        scope: RewindScope::Everything,
-                    });
-                };
-                self.work(move || {
-                    Worked::RewindBegun(rewind::begin(&directory, &database, at, unix_ms()))
-                });
-            }
-            Some(Closed::Install(incoming)) => {
+            Some(Closed::Mark { parting }) => self.work(move || {
+                Worked::Marked(Rewind::mark(&directory, &database, parting, unix_ms()))
+            }),
+            Some(Closed::List) => self.list_keys(true),
+            Some(Closed::Install(link, incoming)) => {
                 let name = format!("before-snapshot-{}", unix_ms());
-                self.work(move || Worked::Installed(incoming.install(&name)));
+                self.work(move || {
+                    Worked::Installed(link, incoming.install(&directory, &database, &name))
+                });
             }
             None => {}
         }
-    }
-
-    /// The last record that both logs share.
-    fn parting_point(&self, parting: SequenceNumber) -> Option<Position> {
-        let log = self.rewinding.as_ref()?.log.as_ref()?;
-        log.tail.last.filter(|last| last.seq.next() == parting)
     }
 
     fn work(&self, work: impl FnOnce() -> Worked + Send + 'static) {
@@ -130,159 +111,129 @@ impl Engine {
         });
     }
 
+    fn take_rewind(&mut self) -> Option<Rewind> {
+        self.rewinding.as_mut()?.rewind.take()
+    }
+
     pub(super) fn worked(&mut self, worked: Worked) {
-        match worked {
-            Worked::RewindBegun(begun) => self.rewind_begun(begun),
-            Worked::KeysApplied(Ok(rewind)) => {
-                if let Some(rewinding) = &mut self.rewinding {
-                    rewinding.applied += std::mem::take(&mut rewinding.asked);
-                    rewinding.rewind = Some(rewind);
-                    self.events.push_back(Event::KeysApplied);
-                }
+        let (rewind, event) = match worked {
+            Worked::Marked(Ok(rewind)) => {
+                let scope = scope_of(rewind.marker().scope);
+                (rewind, Some(Event::RewindMarked { scope }))
             }
-            Worked::KeyTooLarge(rewind) => {
-                if let Some(rewinding) = &mut self.rewinding {
-                    rewinding.rewind = Some(rewind);
+            Worked::Cut(Ok((rewind, log))) => match rewind.marker().scope {
+                Scope::Log => {
+                    self.opening = Some(Opening::Cut);
+                    (self.port.order)(Order::Open(None));
+                    (rewind, None)
                 }
-                tracing::warn!("{WITHOUT_STATE}; this node takes a snapshot instead");
-                let scope = RewindScope::Everything;
-                self.events.push_back(Event::RewindMarked { scope });
+                Scope::Keys | Scope::Everything => {
+                    self.know(Some(&log));
+                    (rewind, Some(Event::LogCut(log)))
+                }
+            },
+            Worked::Listed(Ok((rewind, Some(request)))) => {
+                (rewind, Some(Event::KeysListed { request: Some(request.into()) }))
             }
-            Worked::RewindFinished(Ok(())) => {
-                self.rewinding = None;
+            Worked::Listed(Ok((rewind, None))) => {
                 self.opening = Some(Opening::Rewound);
                 (self.port.order)(Order::Open(None));
+                (rewind, None)
             }
-            Worked::Installed(Ok(())) => {
+            Worked::Applied(Ok(rewind)) => (rewind, Some(Event::KeysApplied)),
+            Worked::Ended(Ok(())) => return,
+            Worked::Installed(_, Ok(())) => {
                 self.rewinding = None;
                 self.opening = Some(Opening::Installed);
-                (self.port.order)(Order::Open(None));
+                return (self.port.order)(Order::Open(None));
             }
-            Worked::KeysApplied(Err(error)) | Worked::RewindFinished(Err(error)) => {
-                self.fail(error.into());
-            }
-            Worked::Installed(Err(error)) => self.install_failed(error.to_string()),
-        }
+            Worked::Installed(link, Err(error)) => return self.install_failed(link, &error),
+            Worked::Cut(Err(error)) => return self.fail(error),
+            Worked::Marked(Err(error))
+            | Worked::Listed(Err(error))
+            | Worked::Applied(Err(error)) => return self.fail(error.into()),
+            Worked::Ended(Err(error)) => return self.fail(RewindError::from(error).into()),
+        };
+        self.rewinding = Some(Rewinding { rewind: Some(rewind) });
+        self.events.extend(event);
     }
 
-    /// What was there is there still, unless a rewind had taken it apart.
-    fn install_failed(&mut self, why: String) {
+    /// What was there before is there still, unless a rewind had taken it apart.
+    fn install_failed(&mut self, link: Link, error: &SnapshotError) {
+        let why = error.to_string();
         if self.rewinding.is_none() {
+            self.opening = Some(Opening::Unchanged);
             (self.port.order)(Order::Open(None));
         }
-        self.events.push_back(Event::SnapshotFailed { link: Link(0), why });
+        self.events.push_back(Event::SnapshotFailed { link, why });
     }
 
-    fn rewind_begun(&mut self, begun: Result<rewind::Outcome, rewind::RewindError>) {
-        let Some(rewinding) = &mut self.rewinding else { return };
-        let scope = match begun {
-            Err(error) => return self.fail(error.into()),
-            Ok(rewind::Outcome::Done) => {
-                rewinding.is_cut_alone = true;
-                RewindScope::Log
-            }
-            Ok(rewind::Outcome::Fetch(rewind)) => {
-                rewinding.rewind = Some(rewind);
-                RewindScope::Keys
-            }
-            Ok(rewind::Outcome::SnapshotNeeded { why }) => {
-                tracing::warn!(%why, "keys do not suffice for this rewind");
-                RewindScope::Everything
-            }
-        };
-        self.shared.stats.rewinds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.events.push_back(Event::RewindMarked { scope });
-    }
-
-    /// The log was cut together with the marker.
+    /// Removes what parted from the log.
     pub(super) fn cut_log(&mut self) {
-        let Some(rewinding) = &mut self.rewinding else { return };
-        if rewinding.is_cut_alone {
-            self.rewinding = None;
-            self.opening = Some(Opening::Cut);
-            (self.port.order)(Order::Open(None));
-            return;
-        }
-        if let Some(log) = rewinding.log.clone() {
-            self.know(Some(&log));
-            self.events.push_back(Event::LogCut(log));
-        }
+        let Some(mut rewind) = self.take_rewind() else { return };
+        let (directory, database) = (self.directory.clone(), self.database.clone());
+        self.work(move || {
+            Worked::Cut(match rewind.cut(&directory) {
+                Ok(()) => log_state::at_rest(&directory, &database)
+                    .and_then(|log| log.ok_or(RewindError::NoLog.into()))
+                    .map(|log| (rewind, log)),
+                Err(error) => Err(error.into()),
+            })
+        });
     }
 
-    /// Names the next keys to fetch, or puts the store in order once all are there.
+    /// Names the next keys to fetch. Once all are in place, the store is opened.
     pub(super) fn list_keys(&mut self, restart: bool) {
-        let Some(rewinding) = &mut self.rewinding else {
-            // All of them are fetched, and the store is open again.
-            return self.events.push_back(Event::KeysListed { request: None });
-        };
-        let Some(rewind) = &rewinding.rewind else { return };
-        if restart {
-            rewinding.applied = 0;
+        if self.store.is_some() {
+            // The master has changed after the keys of another were in place.
+            return self.close(Closed::List, REWINDING);
         }
-        let rest = rewind.keys().get(rewinding.applied..).unwrap_or_default();
-        if !rest.is_empty() {
-            let (request, count) = keys::request(rest);
-            rewinding.asked = count;
-            return self.events.push_back(Event::KeysListed { request: Some(request) });
-        }
-        if let Some(rewind) = rewinding.rewind.take() {
-            self.work(move || Worked::RewindFinished(rewind.finish()));
-        }
+        let Some(mut rewind) = self.take_rewind() else { return };
+        let directory = self.directory.clone();
+        self.work(move || {
+            let listed = rewind.next_keys(&directory, restart, REQUEST_BYTES_MAX);
+            Worked::Listed(listed.map(|request| (rewind, request)))
+        });
     }
 
     /// Puts fetched keys in place.
     pub(super) fn apply_keys(&mut self, reply: Bytes) {
-        let Some(rewinding) = &mut self.rewinding else { return };
-        let given = match keys::given(reply) {
-            Ok(given) if given.keys.len() <= rewinding.asked => given,
-            Ok(_) => return self.bad_keys("more keys than were asked for".to_owned()),
-            Err(why) => return self.bad_keys(why),
-        };
-        rewinding.asked = given.keys.len();
-        let Some(mut rewind) = rewinding.rewind.take() else { return };
-        self.work(move || {
-            let at = SequenceNumber::new(given.at).unwrap_or(SequenceNumber::FIRST);
-            for key in given.keys {
-                let Some(key) = key else { return Worked::KeyTooLarge(rewind) };
-                if let Err(error) = rewind.apply(&key, at) {
-                    return Worked::KeysApplied(Err(error));
-                }
-            }
-            Worked::KeysApplied(Ok(rewind))
-        });
+        let Some(mut rewind) = self.take_rewind() else { return };
+        if reply.is_empty() {
+            tracing::warn!("a key is too large to be fetched: a snapshot is taken instead");
+            let marker = Marker { scope: RewindScope::Everything, ..marker_of(&rewind) };
+            self.rewinding = Some(Rewinding { rewind: Some(rewind) });
+            return match log_state::at_rest(&self.directory, &self.database) {
+                Ok(log) => self.begin_again(log, Some(marker)),
+                Err(error) => self.fail(error),
+            };
+        }
+        let directory = self.directory.clone();
+        self.work(move || Worked::Applied(rewind.apply(&directory, &reply).map(|()| rewind)));
     }
 
-    fn bad_keys(&mut self, why: String) {
-        self.perform_alert(&Alert::SnapshotFailed { why });
-        self.events.push_back(Event::RewindMarked { scope: RewindScope::Everything });
+    /// The rewind is over.
+    pub(super) fn end_rewind(&mut self) {
+        self.rewinding = None;
+        let directory = self.directory.clone();
+        self.work(move || Worked::Ended(rewind::end(&directory)));
     }
 
-    /// At the master: reads keys whole for a slave.
-    pub(super) fn read_keys(&mut self, link: Link, request: Bytes) {
+    /// At the master: reads keys whole for a slave. An empty reply says that the first of them is too
+    /// large.
+    pub(super) fn read_keys(&self, link: Link, request: Bytes) {
         let Some(store) = self.store.clone() else { return };
-        let Some(keys) = keys::requested(request) else {
-            return self.disconnect(link, "a request of keys that does not decode");
-        };
         let inputs = self.inputs.clone();
         spawn_blocking(move || {
-            let (mut reply, mut at) = (keys::Reply::default(), 0);
-            for key in keys {
-                if !reply.has_room() {
-                    break;
+            let input = match store.read_keys(&request, REPLY_BYTES_MAX) {
+                Ok((reply, at)) => Input::KeysRead { link, reply: reply.into(), at },
+                Err(WholeKeyError::TooLarge { .. }) => {
+                    let at = store.watermarks().visible;
+                    Input::KeysRead { link, reply: Bytes::new(), at }
                 }
-                match store.whole_key(&key) {
-                    Ok((whole, read_at)) => {
-                        reply.add(Some(&whole.encode()));
-                        at = read_at.as_u64();
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a key was not given to a slave that rewinds");
-                        reply.add(None);
-                    }
-                }
-            }
-            let reply = reply.finish(at);
-            let _ = inputs.blocking_send(Input::KeysRead { link, reply, at });
+                Err(error) => Input::Broken(link, format!("its keys cannot be read: {error}")),
+            };
+            let _ = inputs.blocking_send(input);
         });
     }
 
@@ -297,14 +248,19 @@ impl Engine {
         self.events.push_back(Event::KeysRead { link, reply, at });
     }
 
-    /// Puts a snapshot in place of log and state.
-    pub(super) fn install(&mut self, incoming: Box<larder_storage::snapshot::Incoming>) {
-        self.close(Closed::Install(incoming), INSTALLING);
+    /// Has what came since the keys were put in place folded: only then the rewind is over.
+    pub(super) fn hurry_rewind(&self) {
+        if let (Some(_), Some(store)) = (&self.rewinding, &self.store) {
+            let marks = store.watermarks();
+            if marks.applied < marks.visible {
+                (self.port.order)(Order::Flush);
+            }
+        }
     }
 }
 
 /// For names of files and for people alone.
-pub(super) fn unix_ms() -> u64 {
+fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

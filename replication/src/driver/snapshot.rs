@@ -10,10 +10,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use larder_net::{Connection, FrameReceiver, FrameSender, StreamKind};
 use larder_storage::{
-    Directory, Store,
+    Directory, StateError, Store,
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
 use larder_types::LogId;
+use rand::Rng as _;
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -76,9 +77,10 @@ pub(super) async fn make(
     let made = async {
         loop {
             let (store, directory) = (store.clone(), directory.clone());
-            let made = spawn_blocking(move || store.snapshot(&directory)).await;
+            let id = rand::rng().random();
+            let made = spawn_blocking(move || store.snapshot(&directory, id)).await;
             match made.map_err(|error| error.to_string())? {
-                Err(SnapshotError::NothingApplied) => {
+                Err(SnapshotError::State(StateError::NothingApplied { .. })) => {
                     flush();
                     sleep(FLUSH_STEP).await;
                 }
@@ -109,7 +111,8 @@ pub(super) async fn send(
     let text = |error: larder_net::Error| error.to_string();
     let manifest = snapshot.manifest();
     let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
-    sender.send(manifest.encode().into()).await.map_err(text)?;
+    let encoded = manifest.encode().map_err(|error| error.to_string())?;
+    sender.send(encoded.into()).await.map_err(text)?;
     let begin = timeout(PATIENCE, receiver.next()).await.map_err(|_| "the slave is silent")?;
     let begin = begin.map_err(text)?.ok_or("the slave has ended the stream")?;
     let Some((mut file, mut offset)) = place(&begin) else {
@@ -170,14 +173,19 @@ pub(super) async fn fetch(
     sender.send(Bytes::copy_from_slice(&session.0.to_le_bytes())).await.map_err(text)?;
     let manifest = next(&mut receiver).await?.ok_or("the master gives no snapshot")?;
     let manifest = Manifest::decode(&manifest).map_err(|error| error.to_string())?;
-    if manifest.log.id != log {
-        return Err(format!("a snapshot of log {}, not of {log}", manifest.log.id));
+    let of = manifest.head().map_err(|error| error.to_string())?.id;
+    if of != log {
+        return Err(format!("a snapshot of log {of}, not of {log}"));
     }
-    let begun = spawn_blocking(move || Incoming::begin(&directory, manifest)).await;
-    let incoming = begun.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let (file, offset) = incoming.missing().map_or((NOTHING, NOTHING), |(file, offset)| {
-        (file as u64, offset)
+    let begun = spawn_blocking(move || {
+        let mut incoming = Incoming::begin(&directory, manifest)?;
+        let missing = incoming.missing()?;
+        Ok::<_, SnapshotError>((incoming, missing))
     });
+    let begun = begun.await.map_err(|error| error.to_string())?;
+    let (incoming, missing) = begun.map_err(|error| error.to_string())?;
+    let (file, offset) =
+        missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
     let mut begin = BytesMut::with_capacity(PIECE_HEADER_BYTES);
     begin.put_u64_le(file);
     begin.put_u64_le(offset);
@@ -191,11 +199,7 @@ pub(super) async fn fetch(
         }
     }
     drop(pieces);
-    let incoming = writing.await.map_err(|error| error.to_string())??;
-    match incoming.missing() {
-        None => Ok(incoming),
-        Some((file, offset)) => Err(format!("the snapshot ends in file {file} at byte {offset}")),
-    }
+    writing.await.map_err(|error| error.to_string())?
 }
 
 fn write_all(mut incoming: Incoming, mut waiting: mpsc::Receiver<Bytes>) -> Result<Incoming, String> {
@@ -204,8 +208,13 @@ fn write_all(mut incoming: Incoming, mut waiting: mpsc::Receiver<Bytes>) -> Resu
         piece.advance(PIECE_HEADER_BYTES);
         let file = usize::try_from(file).map_err(|error| error.to_string())?;
         incoming.write(file, offset, &piece).map_err(|error| error.to_string())?;
+        // A file that has come whole is verified before the next begins.
+        incoming.missing().map_err(|error| error.to_string())?;
     }
-    Ok(incoming)
+    match incoming.missing().map_err(|error| error.to_string())? {
+        None => Ok(incoming),
+        Some((file, offset)) => Err(format!("the snapshot ends in file {file} at byte {offset}")),
+    }
 }
 
 async fn next(receiver: &mut FrameReceiver) -> Result<Option<Bytes>, String> {

@@ -2,7 +2,7 @@
 
 use std::{sync::mpsc, thread};
 
-use larder_storage::{AtomicFile, Directory};
+use larder_storage::{AtomicFile, Directory, fs::RealFs};
 use larder_types::DiskId;
 use rand::Rng as _;
 
@@ -11,22 +11,23 @@ use crate::core::{Standing, Token};
 
 const FILE: &str = "STANDING";
 const VERSION: u32 = 1;
+const BYTES_MAX: u64 = 64 << 10;
 
 /// What was persisted last; that of a new directory, persisted before this returns, where nothing
 /// was.
 pub(super) fn load(directory: &Directory) -> Result<Standing, DriverError> {
     let file = file(directory);
     let failed = |why: String| DriverError::Standing { path: directory.root().to_owned(), why };
-    if let Some(standing) = file.read().map_err(|error| failed(error.to_string()))? {
+    if let Some(standing) = file.read(&RealFs).map_err(|error| failed(error.to_string()))? {
         return Ok(standing);
     }
     let standing = Standing::fresh(DiskId(rand::rng().random()));
-    file.write(&standing).map_err(|error| failed(error.to_string()))?;
+    file.write(&RealFs, &standing).map_err(|error| failed(error.to_string()))?;
     Ok(standing)
 }
 
 fn file(directory: &Directory) -> AtomicFile {
-    AtomicFile::new(directory.root(), FILE, VERSION)
+    AtomicFile::new(directory.root(), FILE, VERSION, BYTES_MAX)
 }
 
 /// Takes what is to be persisted, in order.
@@ -42,7 +43,7 @@ pub(super) fn keeper(
     let path = directory.root().to_owned();
     let keep = move || {
         for (standing, token) in receiver {
-            let input = match file.write(&standing) {
+            let input = match file.write(&RealFs, &standing) {
                 Ok(()) => Input::Stored(token),
                 Err(error) => {
                     let (path, why) = (path.clone(), error.to_string());

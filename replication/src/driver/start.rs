@@ -23,11 +23,11 @@ use super::{
     links::Links,
     log_state,
     packing::{self, Packer},
-    rewind::Rewinding,
+    rewind::{Rewinding, marker_of},
     snapshot::Served,
     standing,
 };
-use crate::core::{Boot, Config, Core, LogState, Marker, Peer, RewindScope, Tail};
+use crate::core::{Boot, Config, Core, Peer};
 
 /// What reaches the driver and was not looked at yet. Readers of connections wait beyond it, and
 /// with them the other ends.
@@ -75,20 +75,12 @@ pub struct Options {
 }
 
 /// What is on the disk.
-pub enum Found {
-    /// The store is open.
-    Store(Store),
-    /// A rewind was under way: the store cannot be opened before it is over.
-    Rewind(Rewind),
-}
-
-impl std::fmt::Debug for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Store(_) => "Store",
-            Self::Rewind(_) => "Rewind",
-        })
-    }
+#[derive(Default)]
+pub struct Found {
+    /// The open store; `None` while keys of a rewind are missing, without which it does not open.
+    pub store: Option<Store>,
+    /// A rewind that is not over.
+    pub rewind: Option<Rewind>,
 }
 
 /// The thread of a driver; answers why it ended when that was not asked for.
@@ -159,14 +151,24 @@ fn engine(
     };
     let standing = standing::load(&options.directory)?;
     let keeper = standing::keeper(&options.directory, inputs.clone())?;
-    let (store, rewinding, log, marker) = boot(found)?;
+    let Found { store, rewind } = found;
+    let log = match &store {
+        Some(store) => log_state::of(store)?,
+        None => log_state::at_rest(&options.directory, &options.database)?,
+    };
+    let marker = rewind.as_ref().map(marker_of);
+    let rewinding = rewind.map(|rewind| Rewinding { rewind: Some(rewind) });
     let boot = Boot { standing: standing.clone(), log, marker, entropy: rand::rng().random() };
     let nodes = options.peers.iter().map(|peer| peer.node.clone());
     let endpoint = Endpoint::bind(
         options.listen,
         options.identity.clone(),
-        options.shaper,
-        larder_net::Options { features: packing::LZ4, ..net_options(nodes.collect()) },
+        &options.shaper,
+        larder_net::Options {
+            allowed: nodes.collect(),
+            features: packing::LZ4,
+            ..larder_net::Options::default()
+        },
     )?;
     let addresses: HashMap<_, _> =
         options.peers.into_iter().map(|peer| (peer.node, peer.address)).collect();
@@ -208,16 +210,4 @@ fn engine(
     };
     engine.know(log.as_ref());
     Ok(engine)
-}
-
-type OnDisk = (Option<Store>, Option<Rewinding>, Option<LogState>, Option<Marker>);
-
-fn boot(found: Found) -> Result<OnDisk, DriverError> {
-    match found {
-        Found::Store(store) => {
-            let log = log_state::of(&store)?;
-            Ok((Some(store), None, log, None))
-        }
-        Found::Rewind(rewind) => todo_marker(rewind),
-    }
 }

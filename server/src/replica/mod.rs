@@ -33,7 +33,7 @@ use larder_types::{AckLevel, NodeId, Position};
 use tokio::sync::watch;
 
 pub use duty::Duty;
-pub use start::{Started, start};
+pub use start::{Failed, StartError, Started, start};
 pub use token::{Token, Whereabouts};
 
 use crate::config::NodeConfig;

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_net::{Identity, Shaper};
 use larder_replication::driver::{self, Driver, DriverError, Found, Member, Options, Port, Report};
-use larder_storage::{Directory, StoreOptions, rewind};
+use larder_storage::{Directory, StoreOptions, rewind::Rewind};
 use larder_types::LogId;
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -77,19 +77,18 @@ pub fn start(
     let (opened, shard) = oneshot::channel();
     let open = opener(&directory, &options, replication, &places, failed, opened);
     let database = options.database.clone();
-    let rewinding = rewind::pending(&directory, &database).map_err(DriverError::from)?;
-    let found = match rewinding {
-        Some(rewind) => Found::Rewind(rewind),
-        None => {
-            open()?;
-            let shard = places.shard.get().expect("it was just opened");
-            Found::Store((**shard.store()).clone())
-        }
-    };
+    let rewind = Rewind::pending(&directory, &database).map_err(DriverError::from)?;
+    // Without the keys that are still to be fetched the store does not open.
+    let is_whole = rewind.as_ref().is_none_or(|rewind| rewind.marker().settled);
+    if is_whole {
+        open()?;
+    }
+    let store = places.shard.get().map(|shard| (**shard.store()).clone());
+    let found = Found { store, rewind };
     let (orders, received) = mpsc::channel();
     let duty = Arc::new(ArcSwap::from_pointee(Duty::Joining));
     let (visible, seen) = watch::channel(0);
-    let shaper = Shaper::default();
+    let shaper = Shaper::new(rand::rng().random());
     let (driver, thread) = driver::start(
         driver_options(node, replication, identity, &shaper, directory, database),
         found,
