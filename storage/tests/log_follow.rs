@@ -4,7 +4,7 @@
 
 mod log_support;
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use larder_storage::{
     fs::{create_dir_durably, testing::SimFs},
@@ -307,4 +307,46 @@ fn random_batches_and_random_chunks_always_give_equal_logs() {
         drop(copy);
         assert_eq!(open(&fs, &options, SequenceNumber::FIRST).unwrap().1, read_all(&master));
     }
+}
+
+#[test]
+fn whatever_a_power_cut_leaves_of_a_follower_is_a_prefix_with_all_that_it_acknowledged() {
+    let options = LogOptions { hot_tail_bytes: 400, ..small_segments() };
+    let master = master(&options);
+    let expected = read_all(&master);
+    let made = fresh();
+    drop(follower(&made, &master, &options));
+    let (mut images, mut acked) = (HashSet::new(), Vec::new());
+    for bytes_max in [1, 250, 900] {
+        // The empty log is durable: the disk of the test begins there.
+        let fs = SimFs::new(&made.image());
+        let (mut copy, _) = open(&fs, &options, SequenceNumber::FIRST).unwrap();
+        acked.clear();
+        for frames in all_frames(&master, SequenceNumber::FIRST, bytes_max) {
+            accept(&mut copy, &frames.bytes);
+            acked.push((fs.operations(), frames.last.as_u64()));
+        }
+        let crashes = fs.crashes();
+        for point in 0..=crashes.points() {
+            let promised = acked.iter().rev().find(|(at, _)| *at <= point);
+            let promised = promised.map_or(0, |(_, last)| *last);
+            crashes.each(point, &mut |variant, image| {
+                if !images.insert((image.digest(), promised)) {
+                    return;
+                }
+                let context = format!("chunks of {bytes_max}, cut after {point}, {variant:?}");
+                let opened = open(&SimFs::new(&image), &options, SequenceNumber::FIRST);
+                let (mut copy, kept) = opened.unwrap_or_else(|e| panic!("{context}: {e:?}"));
+                assert!(kept.len() as u64 >= promised, "{context}: {} records", kept.len());
+                assert_eq!(kept, expected[..kept.len()], "{context}");
+                // It goes on where it is.
+                if let Some(frames) = all_frames(&master, copy.appender.next_seq(), 1 << 20).first()
+                {
+                    accept(&mut copy, &frames.bytes);
+                }
+            });
+        }
+    }
+    println!("crash images of followers: {}", images.len());
+    assert!(images.len() > 500, "{}", images.len());
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use larder_types::SequenceNumber;
+
 use super::{
     error::LogError,
     format::{Header, segment_name},
@@ -16,6 +18,26 @@ use crate::fs::{Fs, create_dir_durably, write_atomic};
 /// Headers and footers that cannot be read or do not fit together.
 pub fn head(fs: &dyn Fs, dir: &Path) -> Result<Option<Header>, LogError> {
     Ok(Survey::of(fs, dir)?.segments.first().map(|segment| segment.header))
+}
+
+/// What a log in a directory covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The header of the first segment.
+    pub head: Header,
+    /// The first number without a whole record.
+    pub tail: SequenceNumber,
+}
+
+/// What the log in `dir` covers; `None` if there is no log. Reads the last segment, and changes
+/// nothing.
+///
+/// # Errors
+/// As [`head`], and damage in the last segment.
+pub fn extent(fs: &dyn Fs, dir: &Path) -> Result<Option<Extent>, LogError> {
+    let survey = Survey::of(fs, dir)?;
+    let Some(first) = survey.segments.first() else { return Ok(None) };
+    Ok(Some(Extent { head: first.header, tail: survey.tail(fs)? }))
 }
 
 /// Makes a log in `dir` that holds no record yet and continues `header.chain`. After a crash it is

@@ -39,7 +39,7 @@ pub fn cut(
     after: SequenceNumber,
 ) -> Result<Cut, LogError> {
     let mut survey = Survey::of(fs, dir)?;
-    let tail = tail_of(fs, &survey)?;
+    let tail = survey.tail(fs)?;
     let first = survey.segments.first().map_or(tail, Surveyed::base);
     if first > after.next() || tail <= after {
         return Err(LogError::Gap { wanted: after.next(), first, tail });
@@ -58,14 +58,6 @@ pub fn cut(
         done.bytes += cut_segment(fs, quarantine, segment, after)?;
     }
     Ok(done)
-}
-
-fn tail_of(fs: &dyn Fs, survey: &Survey) -> Result<SequenceNumber, LogError> {
-    let Some(last) = survey.segments.last() else { return Ok(SequenceNumber::FIRST) };
-    match last.chain_after() {
-        Some(chain) => Ok(chain.next),
-        None => Ok(last.scan_tail(fs)?.chain.next),
-    }
 }
 
 /// Cuts a segment behind `after`, if it holds more records; returns the bytes cut.

@@ -162,6 +162,11 @@ impl Log {
         self.shared.id
     }
 
+    /// The region whose records are appended here.
+    pub fn origin(&self) -> RegionId {
+        self.shared.origin
+    }
+
     /// The last durable record; `None` before the first.
     pub fn durable(&self) -> Option<SequenceNumber> {
         self.shared.durable()
@@ -228,9 +233,25 @@ impl Log {
     /// # Errors
     /// [`LogError::Io`] if a file cannot be removed; the next call tries it again.
     pub fn trim(&self, floor: SequenceNumber) -> Result<u64, LogError> {
+        self.trim_capped(floor, floor, u64::MAX)
+    }
+
+    /// As [`Log::trim`]; and while the log is larger than `bytes_max`, also what lies at or above
+    /// `floor` but below `limit`.
+    ///
+    /// # Errors
+    /// As [`Log::trim`].
+    pub fn trim_capped(
+        &self,
+        floor: SequenceNumber,
+        limit: SequenceNumber,
+        bytes_max: u64,
+    ) -> Result<u64, LogError> {
         let shared = &*self.shared;
         let mut doomed = shared.doomed.lock();
-        self.drop_from_index(floor, &mut doomed);
+        if self.has_below(limit.max(floor)) {
+            self.drop_from_index(floor, limit, bytes_max, &mut doomed);
+        }
         let mut freed = 0;
         while let Some((path, bytes)) = doomed.first() {
             match shared.fs.remove(path) {
@@ -247,13 +268,27 @@ impl Log {
         Ok(freed)
     }
 
-    fn drop_from_index(&self, floor: SequenceNumber, doomed: &mut Vec<(PathBuf, u64)>) {
+    /// Whether all records of the first segment lie below `limit`, and another follows.
+    fn has_below(&self, limit: SequenceNumber) -> bool {
+        self.shared.segments.read().get(1).is_some_and(|second| second.base() <= limit)
+    }
+
+    fn drop_from_index(
+        &self,
+        floor: SequenceNumber,
+        limit: SequenceNumber,
+        bytes_max: u64,
+        doomed: &mut Vec<(PathBuf, u64)>,
+    ) {
         let mut segments = self.shared.segments.write();
-        let below = |segment: &Arc<Segment>| {
-            segment.is_sealed() && segment.last().is_some_and(|last| last < floor)
+        let mut left: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+        let mut goes = |segment: &Arc<Segment>| {
+            let below = if left > bytes_max { limit.max(floor) } else { floor };
+            left -= segment.bytes();
+            segment.is_sealed() && segment.last().is_some_and(|last| last < below)
         };
         // The last segment is being written and stays, whatever the floor.
-        let count = segments[..segments.len() - 1].iter().take_while(|segment| below(segment));
+        let count = segments[..segments.len() - 1].iter().take_while(|segment| goes(segment));
         let count = count.count();
         doomed
             .extend(segments.drain(..count).map(|segment| (segment.path.clone(), segment.bytes())));

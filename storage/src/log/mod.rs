@@ -36,7 +36,7 @@ use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
 
 pub use append::{Appender, Batch};
 pub use chain::CheckedFrames;
-pub use create::{create, head};
+pub use create::{Extent, create, extent, head};
 pub use cut::{Cut, cut};
 pub use error::{AcceptError, AppendError, LogError, ReadError, ReserveError};
 pub use format::RecordKind;

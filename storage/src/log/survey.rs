@@ -96,6 +96,15 @@ impl Survey {
         Ok(())
     }
 
+    /// The first number without a whole record.
+    pub(super) fn tail(&self, fs: &dyn Fs) -> Result<SequenceNumber, LogError> {
+        let Some(last) = self.segments.last() else { return Ok(SequenceNumber::FIRST) };
+        match last.chain_after() {
+            Some(chain) => Ok(chain.next),
+            None => Ok(last.scan_tail(fs)?.chain.next),
+        }
+    }
+
     pub(super) fn id(&self) -> Option<LogId> {
         self.segments.first().map(|segment| segment.header.id)
     }
