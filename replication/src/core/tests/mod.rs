@@ -1,0 +1,1 @@
+//! Stories of two or three cores in memory, one file a duty.
