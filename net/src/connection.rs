@@ -95,11 +95,15 @@ impl Connection {
             }
             Err(error) => {
                 // The other side is to come to the same answer by this side's hello, so that is
-                // let through before the connection is closed.
-                if timeout(FAREWELL, sent.stopped()).await.is_err() {
-                    tracing::debug!(%address, "the hello was not taken");
+                // let through before the connection is closed. One that is closed already keeps
+                // its reason.
+                if quic.close_reason().is_none() {
+                    let taken = timeout(FAREWELL, sent.stopped()).await;
+                    tracing::debug!(%address, %error, ?taken, "disagreed");
                 }
-                quic.close(CODE_DISAGREED.into(), error.to_string().as_bytes());
+                if quic.close_reason().is_none() {
+                    quic.close(CODE_DISAGREED.into(), error.to_string().as_bytes());
+                }
                 Err(error)
             }
         }

@@ -45,6 +45,9 @@ const SERVER_NAME: &str = "node.larder";
 /// The first bits of a TLS alert's code in QUIC.
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 
+/// What TLS puts before the words of a refusal.
+const TLS_PREFIX: &str = "unexpected error: ";
+
 /// What an endpoint may be told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -263,7 +266,8 @@ async fn take_calls(
         let (base, accepted) = (base.clone(), accepted.clone());
         tokio::spawn(async move {
             let taken = take_call(incoming, &base, &shared).await;
-            drop(hand);
+            // Nothing holds the endpoint open while a connection waits to be accepted.
+            drop((hand, shared));
             // Whoever does not accept connections is not told of those that failed.
             let told = match taken {
                 Ok(connection) => accepted.send(Ok(connection)).await.is_ok(),
@@ -300,7 +304,9 @@ fn explain(address: SocketAddr, error: &quinn::ConnectionError, verifier: &Verif
         quinn::ConnectionError::ConnectionClosed(close)
             if TLS_ALERTS.contains(&u64::from(close.error_code)) =>
         {
-            Error::RefusedByPeer { address, why: words(&close.reason) }
+            let why = words(&close.reason);
+            let why = why.strip_prefix(TLS_PREFIX).unwrap_or(&why).into();
+            Error::RefusedByPeer { address, why }
         }
         quinn::ConnectionError::ApplicationClosed(close) => {
             Error::RefusedByPeer { address, why: words(&close.reason) }

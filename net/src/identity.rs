@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, LazyLock},
+    time::SystemTime,
 };
 
 use larder_types::{ClusterId, NodeId};
@@ -49,6 +50,13 @@ impl Identity {
     /// now, name a node, and belong to the key, which its owner alone may read. `ca` may hold
     /// several authorities, so that one can follow another.
     pub fn load(ca: &Path, certificate: &Path, key: &Path) -> Result<Self> {
+        Self::load_at(ca, certificate, key, SystemTime::now())
+    }
+
+    /// The same, where the certificate must be valid at `moment`.
+    pub fn load_at(ca: &Path, certificate: &Path, key: &Path, moment: SystemTime) -> Result<Self> {
+        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let moment = UnixTime::since_unix_epoch(since);
         let anchors =
             certificates(ca)?.iter().map(|der| anchor(ca, der)).collect::<Result<Vec<_>>>()?;
         let chain = certificates(certificate)?;
@@ -60,7 +68,7 @@ impl Identity {
                 let belongs = format!("not the key of {}: {error}", certificate.display());
                 unusable(key, belongs)
             })?;
-        let named = trust::node_named_by(&anchors, &chain, UnixTime::now());
+        let named = trust::node_named_by(&anchors, &chain, moment);
         let (cluster, node) = named
             .map_err(|refusal| unusable(certificate, format!("as a node's own: {refusal}")))?;
         Ok(Self { cluster, node, anchors, certified: Arc::new(SingleCertAndKey::from(certified)) })

@@ -10,7 +10,7 @@ use std::{
 use larder_types::{ClusterId, NodeId};
 use parking_lot::RwLock;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
@@ -170,10 +170,8 @@ impl Verifier {
         let judged = self.judge(certificate, intermediates, now, usage);
         match self.outcome.get_or_init(|| judged) {
             Ok(_) => Ok(()),
-            Err(refusal) => {
-                let why = OtherError(Arc::new(refusal.clone()));
-                Err(rustls::Error::InvalidCertificate(CertificateError::Other(why)))
-            }
+            // Of all its errors this one carries words to the other side as they are.
+            Err(refusal) => Err(rustls::Error::General(refusal.to_string())),
         }
     }
 

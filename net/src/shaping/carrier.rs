@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
     fmt, io,
     net::SocketAddr,
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -204,6 +205,10 @@ impl Carrier {
     }
 
     fn run(&self) {
+        // The system wakes a thread up to 50 us late, to save power, unless asked otherwise.
+        if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+            tracing::debug!(%error, "shaped lines are a little later than they could be");
+        }
         let mut lines = self.lines.lock();
         let mut due = Vec::with_capacity(TAKEN_MAX);
         while !lines.is_over {

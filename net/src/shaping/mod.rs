@@ -13,6 +13,8 @@ mod carrier;
 mod link;
 mod shape;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use carrier::Shaper;
 pub use shape::{Shape, ShapeStats};

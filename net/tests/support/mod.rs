@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     future::Future,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -51,19 +51,24 @@ impl Authority {
         self.dir.path()
     }
 
-    pub(crate) fn identity(&self, name: &str) -> Arc<Identity> {
-        self.identity_within(name, valid()).unwrap()
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.path().join(ca::CERTIFICATE_FILE)
     }
 
-    pub(crate) fn identity_within(
-        &self,
-        name: &str,
-        validity: Validity,
-    ) -> larder_net::Result<Arc<Identity>> {
+    pub(crate) fn identity(&self, name: &str) -> Arc<Identity> {
         let out = tempfile::tempdir().unwrap();
-        let files = ca::issue_node(self.path(), &node(name), out.path(), validity)?;
-        let authority = self.path().join(ca::CERTIFICATE_FILE);
-        Identity::load(&authority, &files.certificate, &files.key).map(Arc::new)
+        let files = ca::issue_node(self.path(), &node(name), out.path(), valid()).unwrap();
+        let ca = self.certificate();
+        Arc::new(Identity::load(&ca, &files.certificate, &files.key).unwrap())
+    }
+
+    /// A node whose certificate is valid at a moment that is not now.
+    pub(crate) fn identity_at(&self, name: &str, moment: SystemTime) -> Arc<Identity> {
+        let out = tempfile::tempdir().unwrap();
+        let validity = Validity { from: moment - HOUR, lasting: 2 * HOUR };
+        let files = ca::issue_node(self.path(), &node(name), out.path(), validity).unwrap();
+        let ca = self.certificate();
+        Arc::new(Identity::load_at(&ca, &files.certificate, &files.key, moment).unwrap())
     }
 }
 
