@@ -106,7 +106,7 @@ what it had, or nothing where that is known to be wrong.")]
 /// `kv shard`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Shard {
-    /// Make the node at --admin the master, because the old one is lost
+    /// Have the node at --admin make a new master, because the old one is lost
     Promote(Promote),
     /// Hand over from the master at --admin to another node, losing nothing
     #[command(after_help = "\
@@ -131,6 +131,7 @@ Examples:
   kv --admin db2:9121 shard promote --force            shows what may be lost, asks for the term
   kv --admin db2:9121 shard promote --force --term 7
 
+The new master is the replica whose log reaches furthest: the node at --admin, where several do.
 A promotion that could lose an acknowledged write is refused, and says how many records. With --force
 it is done all the same once the new term has been typed in. What the old master has beyond is not
 gone: when it comes back it exports these records (kv log parted list, at its own admin port).

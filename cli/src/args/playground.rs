@@ -126,7 +126,7 @@ pub(crate) enum Order {
         /// The region
         region: Region,
     },
-    /// Make a region's node the master, as kv shard promote
+    /// Have a region's node make a new master, as kv shard promote
     Promote {
         /// The region
         region: Region,

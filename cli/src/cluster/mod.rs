@@ -28,6 +28,11 @@ fn print_done(format: Format, line: &str, answer: &Json) -> Result<(), Failure> 
     Ok(())
 }
 
+/// A value that may not be known, for people.
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
 /// A field of an answer as a cell of a table.
 fn cell(value: &Json) -> String {
     match value {

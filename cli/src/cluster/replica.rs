@@ -3,7 +3,7 @@
 use comfy_table::Table;
 use serde_json::json;
 
-use super::{Member, Replication, print_done};
+use super::{Member, Replication, or_dash, print_done};
 use crate::admin::{Admin, segment};
 use crate::args::{Format, Replica, Target};
 use crate::failure::Failure;
@@ -55,7 +55,8 @@ fn escaped(text: &str) -> String {
 
 /// The node that was asked, on one line.
 fn heading(view: &Replication) -> String {
-    let Replication { node, region, role, term, tail, durable, committed, level, .. } = view;
+    let Replication { node, region, role, term, level, .. } = view;
+    let [tail, durable, committed] = [view.tail, view.durable, view.committed].map(or_dash);
     let mut line = format!(
         "{node} ({region}) is {role}, term {term}, level {level}; tail {tail}, durable {durable}, \
          committed {committed}"
@@ -102,8 +103,4 @@ fn table(members: &[Member]) -> Table {
 
 fn yes(is_so: bool) -> String {
     if is_so { "yes" } else { "no" }.to_owned()
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

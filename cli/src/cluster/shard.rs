@@ -29,7 +29,7 @@ pub(crate) async fn shard(target: &Target, shard: &Shard) -> Result<(), Failure>
     }
 }
 
-/// Makes a node the master. What could lose acknowledged writes needs the new term, from `--term` or
+/// Has a node see to a new master: itself, or the one whose log reaches furthest. What could lose acknowledged writes needs the new term, from `--term` or
 /// typed in.
 ///
 /// # Errors
@@ -58,7 +58,9 @@ pub(crate) async fn promote(admin: &Admin, format: Format, how: &Promote) -> Res
         }
     };
     let answer = answer.accepted()?;
-    print_done(format, &format!("{} is master now", shown(&view.node)), &answer)
+    // The node whose log reaches furthest, which need not be the one that was asked.
+    let master = answer.get("master").and_then(Json::as_str).unwrap_or(&view.node);
+    print_done(format, &format!("{} is master now", shown(master)), &answer)
 }
 
 async fn ask_for_promotion(admin: &Admin, force_term: Option<u64>) -> Result<Answer, Failure> {
@@ -83,7 +85,7 @@ fn shown(node: &str) -> String {
 fn confirm(view: &Replication) -> Result<(), Failure> {
     let master = view.master.as_deref().map_or("not known".to_owned(), shown);
     let question = format!(
-        "Make {} ({}) the master? The master it knows: {master}. [y/N]",
+        "Have {} ({}) make a new master? The master it knows: {master}. [y/N]",
         shown(&view.node),
         shown(&view.region)
     );

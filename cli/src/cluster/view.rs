@@ -17,12 +17,15 @@ pub(crate) struct Replication {
     pub(crate) role: String,
     /// The term it knows.
     pub(crate) term: u64,
-    /// The last record of its log.
-    pub(crate) tail: u64,
+    /// The last record of its log; `None` where it has none.
+    #[serde(default)]
+    pub(crate) tail: Option<u64>,
     /// The last record that is fsynced.
-    pub(crate) durable: u64,
-    /// The last record that is committed.
-    pub(crate) committed: u64,
+    #[serde(default)]
+    pub(crate) durable: Option<u64>,
+    /// The last record that is committed, as far as it knows.
+    #[serde(default)]
+    pub(crate) committed: Option<u64>,
     /// The namespace's ack level.
     pub(crate) level: String,
     /// How long the master's lease lasts yet.

@@ -122,9 +122,13 @@ impl Reader {
     ) -> Result<(Self, Option<Duration>), Failure> {
         let seen = async {
             loop {
-                let reply = self.connection.call(&["GET", KEY]).await?;
-                if reply.as_bytes() == Some(value.as_bytes()) {
-                    return Ok::<_, Failure>(sent.elapsed());
+                match self.connection.call(&["GET", KEY]).await {
+                    Ok(reply) if reply.as_bytes() == Some(value.as_bytes()) => {
+                        return Ok(sent.elapsed());
+                    }
+                    // A slave that does not serve reads yet has not got the write either.
+                    Ok(_) | Err(Failure::Refused(_)) => {}
+                    Err(failure) => return Err(failure),
                 }
             }
         };

@@ -7,7 +7,7 @@ use super::layout::Region;
 use super::place::State;
 use crate::admin::Admin;
 use crate::args::Format;
-use crate::cluster::Replication;
+use crate::cluster::{Replication, or_dash};
 use crate::failure::Failure;
 use crate::output;
 
@@ -57,18 +57,18 @@ fn table(state: &State, seen: &[Seen]) -> String {
     let mut table = output::table(&header, 5);
     for Seen { region, pid, view } in seen {
         let (resp, admin) = (state.ports().resp(*region), state.ports().admin(*region));
-        let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let is_down = pid.is_none();
+        let pid = or_dash(*pid);
         let mut row = vec![region.to_string(), resp.to_string(), admin.to_string()];
         match view {
             Ok(view) => {
-                let numbers = [view.term, view.tail, view.committed].map(|n| n.to_string());
-                let lag =
-                    lag_ms(seen, *region).map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
+                let numbers = [Some(view.term), view.tail, view.committed].map(or_dash);
+                let lag = or_dash(lag_ms(seen, *region).map(|ms| format!("{ms:.1}")));
                 row.extend([pid, escaped(&view.role)]);
                 row.extend(numbers);
                 row.push(lag);
             }
-            Err(_) if pid == "-" => row.extend([pid, "down".to_owned()]),
+            Err(_) if is_down => row.extend([pid, "down".to_owned()]),
             Err(_) => row.extend([pid, "no answer".to_owned()]),
         }
         table.add_row(row);

@@ -1,9 +1,11 @@
 //! `kv replica`, `shard` and `log`, against an admin port.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Output;
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value as Json, json};
 
 use crate::fixture::{Admin, Asked};
@@ -66,7 +68,8 @@ fn node() -> Admin {
 
 fn promotion(body: &Json) -> (u16, Json) {
     match body["force_term"].as_u64() {
-        Some(NEXT_TERM) => (200, json!({"term": NEXT_TERM})),
+        // Its log reaches further than that of the node that was asked.
+        Some(NEXT_TERM) => (200, json!({"master": "tianjin-1", "term": NEXT_TERM})),
         Some(other) => (409, json!({"error": format!("{other} is not the next term")})),
         None => {
             let error = format!("{AT_RISK} acknowledged records could be lost");
@@ -83,6 +86,19 @@ fn at(address: &str, arguments: &[&str]) -> Output {
     let mut command = command("127.0.0.1:1");
     // Nobody is there to answer a question.
     command.env("LARDER_ADMIN", address).args(arguments).stdin(std::process::Stdio::null());
+    command.output().unwrap()
+}
+
+/// Runs `kv` with a terminal on which somebody types.
+fn typed(admin: &Admin, arguments: &[&str], text: &str) -> Output {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let other_end = File::options().read(true).write(true).open(path).unwrap();
+    File::from(terminal.try_clone().unwrap()).write_all(text.as_bytes()).unwrap();
+    let mut command = command("127.0.0.1:1");
+    command.env("LARDER_ADMIN", admin.address()).args(arguments).stdin(other_end);
     command.output().unwrap()
 }
 
@@ -155,7 +171,7 @@ fn a_promotion_that_could_lose_writes_needs_the_term() {
     assert!(stderr(&wrong).contains("3 is not the next term"), "{}", stderr(&wrong));
 
     let forced = kv(&admin, &["shard", "promote", "--force", "--term", "4"]);
-    assert_eq!(outcome(&forced), (0, "shenzhen-1 is master now\n".to_owned()));
+    assert_eq!(outcome(&forced), (0, "tianjin-1 is master now\n".to_owned()));
     let promotions: Vec<_> =
         admin.asked().into_iter().filter(|asked| asked.method == "POST").map(|a| a.body).collect();
     let body = |term: Option<u64>| json!({"force_term": term});
@@ -169,6 +185,27 @@ fn a_promotion_asks_first_unless_told_not_to() {
     assert_eq!(unasked.status.code(), Some(2));
     assert!(stderr(&unasked).contains("give --yes"), "{}", stderr(&unasked));
     assert!(admin.asked().iter().all(|asked| asked.method == "GET"));
+}
+
+#[test]
+fn a_person_is_asked_and_the_answer_decides() {
+    let admin = node();
+    let declined = typed(&admin, &["shard", "promote"], "n\n");
+    assert_eq!(declined.status.code(), Some(1));
+    let told = stderr(&declined);
+    assert!(told.contains("shenzhen-1 (shenzhen)") && told.contains("tianjin-1"), "{told}");
+    assert!(told.contains("nothing was done"), "{told}");
+    let mistyped = typed(&admin, &["shard", "promote", "--force"], "3\n");
+    assert_eq!(mistyped.status.code(), Some(1));
+    assert!(stderr(&mistyped).contains("12 acknowledged records"), "{}", stderr(&mistyped));
+    let forced = |admin: &Admin| {
+        let bodies = admin.asked().into_iter().map(|asked| asked.body["force_term"].clone());
+        bodies.filter(|term| !term.is_null()).collect::<Vec<_>>()
+    };
+    assert_eq!(forced(&admin), Vec::<Json>::new());
+    let right = typed(&admin, &["shard", "promote", "--force"], "4\n");
+    assert_eq!(outcome(&right), (0, "tianjin-1 is master now\n".to_owned()));
+    assert_eq!(forced(&admin), [NEXT_TERM]);
 }
 
 #[test]

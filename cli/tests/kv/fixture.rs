@@ -1,6 +1,6 @@
 //! A small admin port: answers as a test's script says, and remembers what it was asked.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -31,6 +31,14 @@ pub(crate) struct Admin {
 impl Admin {
     /// Starts one that answers each request with the status and body that `script` gives.
     pub(crate) fn start(script: impl Fn(&Asked) -> (u16, Json) + Send + Sync + 'static) -> Self {
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// The same on a port of the test's choice.
+    pub(crate) fn start_on(
+        listener: TcpListener,
+        script: impl Fn(&Asked) -> (u16, Json) + Send + Sync + 'static,
+    ) -> Self {
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let remembered = Arc::clone(&asked);
         let script = Arc::new(script);
@@ -48,13 +56,17 @@ impl Admin {
             (StatusCode::from_u16(status).unwrap(), body)
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            let served = axum::serve(listener, Router::new().fallback(answer))
-                .with_graceful_shutdown(async { ended.await.unwrap_or_default() });
-            runtime.block_on(async { served.await.unwrap() });
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                axum::serve(listener, Router::new().fallback(answer))
+                    .with_graceful_shutdown(async { ended.await.unwrap_or_default() })
+                    .await
+                    .unwrap();
+            });
         });
         Self { address, asked, end: Some(end), thread: Some(thread) }
     }

@@ -1,15 +1,17 @@
 //! `kv playground`: what it does with processes and files, with a kvd that is none.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+use crate::fixture::{Admin, Asked};
 use crate::support::{outcome, stderr};
 
 /// How long anything here may take.
@@ -51,17 +53,20 @@ impl Scratch {
     }
 
     /// Starts a playground whose nodes run and never answer; waits until all three are there.
-    fn start(&self) -> (Child, Vec<u32>) {
+    fn start(&self, port: u16) -> (Child, Vec<u32>) {
         let kvd = self.program("exec tail -f /dev/null");
-        let mut command = self.command(&["--kvd", &kvd]);
+        let mut command = self.command(&["--kvd", &kvd, "--port", &port.to_string()]);
         let child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let pids = wait_for(|| {
-            let text = fs::read(self.path("run/larder-playground/state.json")).ok()?;
-            let state: Json = serde_json::from_slice(&text).ok()?;
-            let pids = state["pids"].as_array().unwrap().iter();
-            pids.map(|pid| pid.as_u64().and_then(|pid| u32::try_from(pid).ok())).collect()
-        });
-        (child, pids)
+        (child, wait_for(|| self.pids().into_iter().collect()))
+    }
+
+    /// The processes of the nodes, in the order of their ports.
+    fn pids(&self) -> Vec<Option<u32>> {
+        let state = fs::read(self.path("run/larder-playground/state.json")).ok();
+        let state: Option<Json> = state.and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(state) = state else { return vec![None; 3] };
+        let pids = state["pids"].as_array().unwrap().iter();
+        pids.map(|pid| pid.as_u64().map(|pid| u32::try_from(pid).unwrap())).collect()
     }
 
     /// Asserts that no temporary data and no state are left.
@@ -86,9 +91,8 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
 fn runs(pid: u32) -> bool {
@@ -157,10 +161,10 @@ fn data_stay_where_they_were_asked_for_and_are_used_again() {
 fn a_signal_or_an_order_ends_all_of_it() {
     let scratch = Scratch::new();
     for signalled in [Some(Signal::INT), Some(Signal::TERM), None] {
-        let (child, pids) = scratch.start();
+        let (child, pids) = scratch.start(free_ports().1);
         assert!(pids.iter().all(|pid| runs(*pid)));
         match signalled {
-            Some(number) => signal(&child, number),
+            Some(number) => signal(child.id(), number),
             None => {
                 let stopped = scratch.kv(&["stop"]);
                 assert_eq!(outcome(&stopped), (0, "the playground has ended\n".to_owned()));
@@ -176,7 +180,7 @@ fn a_signal_or_an_order_ends_all_of_it() {
 #[test]
 fn only_one_runs_and_takes_orders_once_it_is_up() {
     let scratch = Scratch::new();
-    let (child, pids) = scratch.start();
+    let (child, pids) = scratch.start(free_ports().1);
     let second = scratch.kv(&["--kvd", "/bin/true"]);
     assert_eq!(second.status.code(), Some(1));
     assert!(stderr(&second).contains("runs already"), "{}", stderr(&second));
@@ -200,12 +204,121 @@ fn only_one_runs_and_takes_orders_once_it_is_up() {
 #[test]
 fn nothing_outlives_a_playground_that_is_killed() {
     let scratch = Scratch::new();
-    let (mut child, pids) = scratch.start();
+    let (mut child, pids) = scratch.start(free_ports().1);
     child.kill().unwrap();
     child.wait().unwrap();
     wait_for(|| (!pids.iter().any(|pid| runs(*pid))).then_some(()));
     let output = scratch.kv(&["status"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("killed one had left"), "{}", stderr(&output));
+    scratch.expect_clean();
+}
+
+const REGIONS: [&str; 3] = ["shenzhen", "tianjin", "shanghai"];
+
+/// What the node of a region says of a cluster that is whole.
+fn replication(region: &str) -> Json {
+    let members = REGIONS.map(|member| {
+        let state = if member == "shenzhen" { "master" } else { "streaming" };
+        json!({"node": format!("{member}-1"), "region": member, "voter": true, "state": state})
+    });
+    let role = if region == "shenzhen" { "master" } else { "slave" };
+    json!({
+        "node": format!("{region}-1"), "region": region, "role": role, "term": 1, "tail": 5,
+        "durable": 5, "committed": 5, "level": "local", "members": members,
+    })
+}
+
+/// Admin ports for the nodes of a playground, and the playground's first port.
+fn free_ports() -> (Vec<TcpListener>, u16) {
+    wait_for(|| {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let next = |offset: u16| TcpListener::bind(("127.0.0.1", port.checked_add(offset)?)).ok();
+        let listeners = [Some(first), next(1), next(2)].into_iter().collect::<Option<Vec<_>>>()?;
+        let base = port.checked_sub(10_000).filter(|base| (1024..=55_000).contains(base))?;
+        Some((listeners, base))
+    })
+}
+
+/// Admin ports in place of those of a playground's nodes, and the playground's first port.
+fn admin_ports() -> (Vec<Admin>, u16) {
+    let (listeners, base) = free_ports();
+    let ports = listeners.into_iter().zip(REGIONS).map(|(listener, region)| {
+        Admin::start_on(listener, move |asked| match asked.path.as_str() {
+            "/replication" => (200, replication(region)),
+            "/lab/shapes" => (200, json!({})),
+            _ => (404, json!({"error": "there is no such thing"})),
+        })
+    });
+    (ports.collect(), base)
+}
+
+/// The links that nodes have been told of since `told`: from, to, delay, whether it is cut.
+fn links(ports: &[Admin], told: &mut [usize; 3]) -> Vec<(&'static str, String, f64, bool)> {
+    let mut links = Vec::new();
+    for ((admin, region), told) in ports.iter().zip(REGIONS).zip(told) {
+        let asked = admin.asked();
+        for Asked { body, .. } in asked.iter().skip(*told).filter(|asked| asked.method == "PUT") {
+            assert_eq!(body["cut_send"], body["cut_receive"]);
+            let peer = body["peer"].as_str().unwrap().to_owned();
+            let cut = body["cut_send"].as_bool().unwrap();
+            links.push((region, peer, body["delay_ms"].as_f64().unwrap(), cut));
+        }
+        *told = asked.len();
+    }
+    links
+}
+
+#[test]
+fn links_nodes_and_ends_are_as_ordered() {
+    let scratch = Scratch::new();
+    let (ports, base) = admin_ports();
+    let (child, pids) = scratch.start(base);
+    let order = |arguments: &[&str]| {
+        wait_for(|| {
+            let output = scratch.kv(arguments);
+            (!stderr(&output).contains("still starting")).then(|| outcome(&output))
+        })
+    };
+    let mut told = [0; 3];
+    assert_eq!(order(&["heal"]), (0, "no link was cut\n".to_owned()));
+    let link = |from, to: &str, delay, cut| (from, format!("{to}-1"), delay, cut);
+    let whole = links(&ports, &mut told).into_iter().take(2).collect::<Vec<_>>();
+    let near =
+        [link("shenzhen", "tianjin", 20.0, false), link("shenzhen", "shanghai", 15.0, false)];
+    assert_eq!(whole, near);
+
+    assert_eq!(order(&["cut", "shanghai", "tianjin"]).0, 0);
+    let cut = links(&ports, &mut told).into_iter().filter(|link| link.3).collect::<Vec<_>>();
+    let both = [link("tianjin", "shanghai", 12.5, true), link("shanghai", "tianjin", 12.5, true)];
+    assert_eq!(cut, both);
+    assert_eq!(order(&["cut", "tianjin", "shanghai"]).0, 1, "it is cut already");
+
+    assert_eq!(order(&["kill", "tianjin"]).0, 0);
+    assert!(!runs(pids[1]) && runs(pids[0]) && runs(pids[2]));
+    assert_eq!(order(&["kill", "tianjin"]).0, 1, "it is down already");
+    links(&ports, &mut told);
+    assert_eq!(
+        order(&["start", "tianjin"]),
+        (0, "tianjin is up again: slave, term 1\n".to_owned())
+    );
+    let again = [link("tianjin", "shenzhen", 20.0, false), link("tianjin", "shanghai", 12.5, true)];
+    assert_eq!(links(&ports, &mut told), again, "a node that starts is told of the links");
+    assert_eq!(order(&["start", "tianjin"]).0, 1, "it runs already");
+    assert_eq!(order(&["heal"]), (0, "whole again: tianjin-shanghai\n".to_owned()));
+    assert!(links(&ports, &mut told).iter().all(|link| !link.3));
+
+    signal(pids[2], Signal::KILL);
+    wait_for(|| scratch.pids()[2].is_none().then_some(()));
+    assert_eq!(order(&["stop"]).0, 0);
+    let output = child.wait_with_output().unwrap();
+    let (text, told) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+    assert!(
+        text.contains("Three regions are up, ready in") && text.contains("playground cut"),
+        "{text}"
+    );
+    assert!(told.contains("shanghai") && told.contains("SIGKILL"), "{told}");
+    assert!(told.contains("kv playground start shanghai"), "{told}");
     scratch.expect_clean();
 }
