@@ -1,12 +1,15 @@
 //! `kv`: the tool for people and scripts. Reads the arguments, runs one command, ends with the exit
 //! code that [`failure::Failure`] documents.
 
+mod admin;
 mod args;
 mod bench;
+mod cluster;
 mod connection;
 mod data;
 mod failure;
 mod output;
+mod playground;
 mod status;
 
 use std::io::Write;
@@ -14,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command};
+use args::{Cli, Command, Log};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -54,6 +57,11 @@ async fn run_command(target: &args::Target, command: Command) -> Result<(), Fail
         Command::Scan(scan) => data::scan(target, &scan).await,
         Command::Ping => status::ping(target).await,
         Command::Info { section } => status::info(target, section.as_deref()).await,
+        Command::Ca(ca) => cluster::ca(target, &ca),
+        Command::Replica(replica) => cluster::replica(target, &replica).await,
+        Command::Shard(shard) => cluster::shard(target, &shard).await,
+        Command::Log(Log::Parted(parted)) => cluster::parted(target, &parted).await,
+        Command::Playground(run) => playground::playground(target, &run).await,
         Command::Bench(_) | Command::Completion { .. } => {
             unreachable!("run() has taken the commands without a runtime of one thread")
         }

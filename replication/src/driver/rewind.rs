@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_storage::{
-    FileError, WholeKeyError,
+    FileError,
     rewind::{self, Rewind, RewindError, Scope},
     snapshot::{Incoming, SnapshotError},
 };
@@ -25,7 +25,7 @@ use crate::core::{Event, Link, LogState, Marker, RewindScope};
 /// Bytes of one request for keys: it goes over the control stream.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one reply: it goes over the log stream, whose frames are at most 16 MiB.
-const REPLY_BYTES_MAX: usize = 8 << 20;
+const REPLY_BYTES_MAX: usize = 16 << 20;
 /// What clients are told meanwhile.
 const REWINDING: &str =
     "LOADING this node's log parted from the master's and is being rewound; try again";
@@ -200,7 +200,7 @@ impl Engine {
     pub(super) fn apply_keys(&mut self, reply: Bytes) {
         let Some(mut rewind) = self.take_rewind() else { return };
         if reply.is_empty() {
-            tracing::warn!("a key is too large to be fetched: a snapshot is taken instead");
+            tracing::warn!("the master cannot give the keys: a snapshot is taken instead");
             let marker = Marker { scope: RewindScope::Everything, ..marker_of(&rewind) };
             self.rewinding = Some(Rewinding { rewind: Some(rewind) });
             return match log_state::at_rest(&self.directory, &self.database) {
@@ -219,19 +219,19 @@ impl Engine {
         self.work(move || Worked::Ended(rewind::end(&directory)));
     }
 
-    /// At the master: reads keys whole for a slave. An empty reply says that the first of them is too
-    /// large.
+    /// At the master: reads keys whole for a slave. An empty reply says that they
+    /// cannot be given, and that a snapshot is needed.
     pub(super) fn read_keys(&self, link: Link, request: Bytes) {
         let Some(store) = self.store.clone() else { return };
         let inputs = self.inputs.clone();
         spawn_blocking(move || {
             let input = match store.read_keys(&request, REPLY_BYTES_MAX) {
                 Ok((reply, at)) => Input::KeysRead { link, reply: reply.into(), at },
-                Err(WholeKeyError::TooLarge { .. }) => {
+                Err(error) => {
+                    tracing::warn!(%error, "a slave that rewinds cannot be given its keys");
                     let at = store.watermarks().visible;
                     Input::KeysRead { link, reply: Bytes::new(), at }
                 }
-                Err(error) => Input::Broken(link, format!("its keys cannot be read: {error}")),
             };
             let _ = inputs.blocking_send(input);
         });

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_net::{Identity, Shaper};
 use larder_replication::driver::{self, Driver, DriverError, Found, Member, Options, Port, Report};
-use larder_storage::{Directory, StoreOptions, rewind::Rewind};
+use larder_storage::{Directory, StoreOptions, fs::RealFs, log, rewind::Rewind};
 use larder_types::LogId;
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -168,7 +168,9 @@ fn opener(
                 Happened::Reopened(store) => drop(driver.report(Report::Opened(store))),
             }
         };
-        let new_log = LogId::from_bytes(rand::rng().random());
+        // A log is made where there is none; where there is one, it stays what it is.
+        let head = log::head(&RealFs, &directory.log()).map_err(ShardError::from)?;
+        let new_log = head.is_none().then(|| LogId::from_bytes(rand::rng().random()));
         let replicated = Replicated { level, ack_timeout, tell: Arc::new(tell), new_log };
         let failed = failed.clone();
         let started =

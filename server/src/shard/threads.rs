@@ -83,8 +83,8 @@ pub struct Replicated {
     pub ack_timeout: Duration,
     /// Told what happens.
     pub tell: Arc<dyn Fn(Happened) + Send + Sync>,
-    /// The identity of the log that is made where there is none.
-    pub new_log: LogId,
+    /// The identity of the log to be made, where there is none.
+    pub new_log: Option<LogId>,
 }
 
 /// A shard at work; a handle for connections.
@@ -123,7 +123,7 @@ impl Shard {
         let awaiting = replicated.as_ref().map(|replicated| {
             Arc::new(Awaiting::new(replicated.level, replicated.ack_timeout))
         });
-        let new_log = replicated.as_ref().map(|replicated| replicated.new_log);
+        let new_log = replicated.as_ref().and_then(|replicated| replicated.new_log);
         let plan = Plan {
             directory,
             options,

@@ -73,6 +73,11 @@ impl Cursor {
         self.next
     }
 
+    /// Whether the next record, once it is durable, is read from memory.
+    pub fn is_hot(&self) -> bool {
+        matches!(self.source, Source::Hot { .. }) || self.shared.hot.reaches(self.next)
+    }
+
     /// The next record, or `None` if it is not durable yet: ask again later.
     ///
     /// # Errors
