@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use larder_replication::core::MemberState;
 use larder_storage::Store;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -48,6 +49,17 @@ pub struct Node {
     started: Instant,
     phase: AtomicU8,
     saved_ms: AtomicU64,
+}
+
+/// A slave that follows this master.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower {
+    /// Where its clients connect.
+    pub address: SocketAddr,
+    /// The last record that it acknowledged; 0 for none.
+    pub acked: u64,
+    /// How late its readers are.
+    pub lag: Option<Duration>,
 }
 
 /// What opening the store took.
@@ -108,6 +120,25 @@ impl Node {
     /// The shard's store as it is now, for figures.
     pub fn store(&self) -> Guard<Arc<Store>> {
         self.shard.store()
+    }
+
+    /// The slaves that follow this master, with where their clients connect.
+    pub fn followers(&self) -> Vec<Follower> {
+        let Some(replica) = self.replica.as_ref().filter(|replica| replica.duty().is_master())
+        else {
+            return Vec::new();
+        };
+        let Some(status) = replica.status() else { return Vec::new() };
+        let following = status.members.iter().filter(|member| {
+            matches!(member.state, MemberState::Streaming | MemberState::CatchingUp)
+        });
+        following
+            .filter_map(|member| {
+                let address = replica.resp_of(&member.node)?;
+                let acked = member.acked.map_or(0, |at| at.seq.as_u64());
+                Some(Follower { address, acked, lag: member.lag })
+            })
+            .collect()
     }
 
     /// Whether clients write here.

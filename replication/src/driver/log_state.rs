@@ -1,6 +1,6 @@
 //! An open store's log, as the core needs to know it.
 
-use larder_storage::{Directory, ReplicasRecord, Store, peek::peek, state::DatabaseOptions};
+use larder_storage::{Directory, ReplicasRecord, Store, peek, state::DatabaseOptions};
 use larder_types::{Position, SequenceNumber};
 
 use super::DriverError;

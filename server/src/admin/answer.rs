@@ -84,19 +84,24 @@ pub(super) fn of_cluster(started: &Started) -> Result<(&Arc<Node>, &Arc<Replica>
     Ok((node, replica))
 }
 
-/// Lets nobody change anything without the password, where one is set.
+/// Under it are the records of parted logs.
+const PARTED: &str = "/replication/parted/";
+
+/// Lets nobody change anything, or see data, without the password, where one is set.
 pub(super) async fn authorize(
     State(started): State<Started>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    if changes && let Some(node) = started.get() {
+    let tells_data = request.uri().path().starts_with(PARTED);
+    if (changes || tells_data) && let Some(node) = started.get() {
         let given = request.headers().get(header::AUTHORIZATION);
         let given = given.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let settings = node.settings.load();
         if settings.is_password_set() && !settings.admits(given.unwrap_or_default()) {
-            let error = "the password is needed to change anything: Authorization: Bearer PASSWORD";
+            let error = "the password is needed to change anything, and to see data: \
+                         Authorization: Bearer PASSWORD";
             return Refused::new(StatusCode::UNAUTHORIZED, error).into_response();
         }
     }

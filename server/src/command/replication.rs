@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use larder_replication::core::MemberState;
 use larder_resp::{ReplyWriter, Request};
 use larder_types::AckLevel;
 

@@ -1,6 +1,7 @@
 //! Runs requests: here, on the shard's writer, or as part of a transaction.
 
 use larder_resp::{Pipeline, ReplyWriter, Request};
+use larder_types::AckLevel;
 
 use super::{Connection, End, Next};
 use crate::{
@@ -38,6 +39,11 @@ impl Connection {
             return Ok((pipeline, Next::Command));
         }
         match command.handler {
+            Handler::ReadMany(_) if self.reads_what_others_commit() => {
+                self.run_here(command, request);
+                *index += 1;
+                Ok((pipeline, Next::Command))
+            }
             Handler::Write(_) | Handler::ReadMany(_) => {
                 let pipeline = self.run_on_writer(pipeline, index).await?;
                 Ok((pipeline, Next::Command))
@@ -70,19 +76,27 @@ impl Connection {
         Ok(command)
     }
 
+    /// Whether records that this node has may not be read yet, and it cannot commit them itself: the
+    /// writer, which sees them, is then not asked.
+    fn reads_what_others_commit(&self) -> bool {
+        self.node.replica.as_ref().is_some_and(|replica| {
+            replica.level > AckLevel::Local && !replica.duty().is_master()
+        })
+    }
+
     /// Runs a command that needs no writer.
     pub(super) fn run_here(&mut self, command: &'static Command, request: Request<'_>) {
         let Self { node, shard, session, replies, .. } = self;
         let start = replies.len();
         let mut writer = ReplyWriter::new(replies, session.protocol);
         let outcome = match command.handler {
-            Handler::Read(read) => {
+            Handler::Read(read) | Handler::ReadMany(read) => {
                 let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);
                 let replica = node.replica.as_ref();
                 outcome.and_then(|()| replica.map_or(Ok(()), |replica| replica.stands_by_reads()))
             }
             Handler::Session(run) => run(request, session, node, &mut writer),
-            Handler::ReadMany(_) | Handler::Write(_) | Handler::Loop(_) => {
+            Handler::Write(_) | Handler::Loop(_) => {
                 unreachable!("these run elsewhere")
             }
         };

@@ -6,7 +6,12 @@
 //! whom holds it. Evaluation may read from the disk and may wait for the fold; it then holds up
 //! the thread it runs on, and reads go on on the others.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use larder_storage::{Batch, Writer};
 use parking_lot::Mutex;
@@ -16,6 +21,9 @@ use crate::clock::wall_ms;
 
 /// Evaluation waits for the sync thread while this much is staged: memory is bounded by it.
 const STAGED_BYTES_MAX: usize = 64 << 20;
+/// How long evaluation waits for room that other nodes must make.
+const ROOM_PATIENCE: Duration = Duration::from_millis(50);
+const ROOM_STEP: Duration = Duration::from_millis(1);
 
 /// What was evaluated and is not written yet.
 #[derive(Default)]
@@ -30,6 +38,8 @@ pub(super) struct Desk {
     pub(super) staged: Arc<Queue<Staged>>,
     /// What clients' writes are refused with, where this node does not take them.
     pub(super) closed_to_clients: Option<Cow<'static, str>>,
+    /// Whether records become visible, and are folded, only once other nodes have them.
+    pub(super) waits_for_others: bool,
 }
 
 /// Where the writer is.
@@ -180,11 +190,15 @@ impl Combiner {
 }
 
 impl Desk {
-    /// Before clients' work is evaluated: waits for the fold, as long as that can go on by itself.
-    /// Where it waits for other nodes, which may not come, nobody waits for it here.
+    /// Before clients' work is evaluated: waits for the fold. Where the fold waits for other nodes,
+    /// which may not come, only for a moment: writes are refused then.
     fn make_room(&self) {
-        if self.writer.folds_by_itself() {
-            self.writer.wait_for_room();
+        if !self.waits_for_others {
+            return self.writer.wait_for_room();
+        }
+        let until = Instant::now() + ROOM_PATIENCE;
+        while !self.writer.has_room() && Instant::now() < until {
+            thread::sleep(ROOM_STEP);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::atomic::Ordering};
 
 use larder_resp::ReplyWriter;
-use larder_storage::{Position, Touched, Txn, Writer};
+use larder_storage::{Position, Touched, Txn, parted::PartedRecord};
 
 use super::{
     combine::Desk,
@@ -33,13 +33,35 @@ pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_
                 present.push(there);
             }
         }
+        Task::Reapply { records, applied, failed } => {
+            *failed = reapply(records, applied, desk, watches, now_ms, written).err();
+        }
         Task::Seal => desk.writer.seal(),
     }
 }
 
+/// Writes the records' effects once more, until one is refused.
+fn reapply(
+    records: &[PartedRecord],
+    applied: &mut usize,
+    desk: &mut Desk,
+    watches: &Watches,
+    now_ms: u64,
+    written: &mut Option<Position>,
+) -> Result<(), String> {
+    for record in records {
+        admit(desk)?;
+        let mut txn = desk.writer.transaction(now_ms);
+        record.reapply(&mut txn).map_err(|error| error.to_string())?;
+        finish(txn, watches, written);
+        *applied += 1;
+    }
+    Ok(())
+}
+
 fn evaluate_run(
     run: &mut Run,
-    Desk { writer, closed_to_clients, .. }: &mut Desk,
+    desk: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
@@ -52,16 +74,16 @@ fn evaluate_run(
         let start = replies.position();
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => {
-                read(request, &writer.view(now_ms), replies)
+                read(request, &desk.writer.view(now_ms), replies)
             }
-            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(writer, closed_to_clients.as_ref())) {
+            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(desk)).clone() {
                 Ok(()) => {
-                    let mut txn = writer.transaction(now_ms);
+                    let mut txn = desk.writer.transaction(now_ms);
                     let outcome = write(request, &mut txn, replies);
                     finish(txn, watches, written);
                     outcome
                 }
-                Err(refusal) => Err(CommandError::Message(refusal.clone())),
+                Err(refusal) => Err(CommandError::Message(refusal)),
             },
             Handler::Session(_) | Handler::Loop(_) => unreachable!("the connection runs these"),
         };
@@ -76,14 +98,14 @@ fn evaluate_run(
 
 fn evaluate_transaction(
     transaction: &mut Transaction,
-    Desk { writer, closed_to_clients, .. }: &mut Desk,
+    desk: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
     written: &mut Option<Position>,
 ) {
-    let admitted = admit(writer, closed_to_clients.as_ref());
-    let mut txn = writer.transaction(now_ms);
+    let admitted = admit(desk);
+    let mut txn = desk.writer.transaction(now_ms);
     let expired = transaction
         .watched
         .iter()
@@ -131,14 +153,14 @@ fn finish(txn: Txn<'_>, watches: &Watches, written: &mut Option<Position>) {
 }
 
 /// Whether writes are taken now; else what to refuse them with.
-fn admit(
-    writer: &Writer,
-    closed_to_clients: Option<&Cow<'static, str>>,
-) -> Result<(), Cow<'static, str>> {
-    if let Some(refusal) = closed_to_clients {
+fn admit(desk: &Desk) -> Result<(), Cow<'static, str>> {
+    if let Some(refusal) = &desk.closed_to_clients {
         return Err(refusal.clone());
     }
-    writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
+    if desk.waits_for_others && !desk.writer.has_room() {
+        return Err("TRYAGAIN too many writes wait for other nodes; try again".into());
+    }
+    desk.writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
 }
 
 /// Replaces what a refused command wrote by its refusal.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, Folder, Recovered, Store, StoreOptions, open_as,
+    Directory, Folder, Recovered, Store, StoreOptions, Visibility, open_as,
     store::{FoldError, OpenAs, Opened},
 };
 use larder_types::LogId;
@@ -84,7 +84,8 @@ impl Plan {
             store.on_durable(move |seq| tell(Happened::Durable(seq)));
         }
         let staged = Arc::new(Queue::new());
-        let desk = Desk { writer, staged: staged.clone(), closed_to_clients };
+        let waits_for_others = self.options.visibility == Visibility::Committed;
+        let desk = Desk { writer, staged: staged.clone(), closed_to_clients, waits_for_others };
         let sync = {
             let (store, failed, awaiting) =
                 (store.clone(), self.failed.clone(), self.awaiting.clone());

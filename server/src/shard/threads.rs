@@ -230,7 +230,10 @@ pub(super) fn sync_until_closed(
                     None => works.into_iter().for_each(Work::answer),
                     Some(awaiting) => {
                         let Watermarks { durable, .. } = store.watermarks();
-                        awaiting.add(durable, works);
+                        let (resting, free): (Vec<_>, Vec<_>) =
+                            works.into_iter().partition(|work| work.task.shows_records());
+                        free.into_iter().for_each(Work::answer);
+                        awaiting.add(durable, resting);
                         // After adding: what is committed meanwhile is not missed.
                         awaiting.release(store.watermarks().visible);
                     }

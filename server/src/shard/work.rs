@@ -7,6 +7,7 @@ use std::{
 
 use bytes::BytesMut;
 use larder_resp::{Pipeline, Protocol};
+use larder_storage::parted::PartedRecord;
 use larder_types::Position;
 use tokio::sync::oneshot;
 
@@ -65,8 +66,27 @@ pub enum Task {
         /// For each key, once done, whether it was there.
         present: Vec<bool>,
     },
+    /// Writes the effects of records that parted from the log once more, each a record of its own.
+    Reapply {
+        /// The records.
+        records: Vec<PartedRecord>,
+        /// How many were written.
+        applied: usize,
+        /// What one was refused with, after which none was written.
+        failed: Option<String>,
+    },
     /// Seals the top layer, so that all there is now gets folded.
     Seal,
+}
+
+impl Task {
+    /// Whether its answer tells what records did, so that it waits for them to be committed.
+    pub(super) const fn shows_records(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Transaction(_) | Self::Reapply { .. } => true,
+            Self::Watch { .. } | Self::Seal => false,
+        }
+    }
 }
 
 /// Commands of one connection, in their order.
