@@ -250,12 +250,11 @@ enum Ended {
 
 fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
     config.max_clients = clients_that_fit(config.max_clients);
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if config.threads > 0 {
-        builder.worker_threads(config.threads);
-    }
-    let runtime =
-        builder.enable_all().thread_name("connections").build().map_err(Ended::Runtime)?;
+    // Connections have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Ended::Runtime)?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(Ended::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Ended::Runtime)?;

@@ -12,6 +12,8 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use larder_replication::core::MemberState;
 use larder_storage::Store;
+use larder_types::SequenceNumber;
+use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -48,7 +50,16 @@ pub struct Node {
     pub started_ms: u64,
     started: Instant,
     phase: AtomicU8,
-    saved_ms: AtomicU64,
+    saves: Mutex<Saves>,
+}
+
+/// When the state was last saved: BGSAVE and LASTSAVE.
+struct Saves {
+    /// When what is on disk was asked for, in milliseconds since the Unix epoch.
+    done_ms: u64,
+    /// The last save asked for, while it is not known to be on disk: the record that it goes up to,
+    /// and when it was asked for.
+    asked: Option<(Option<SequenceNumber>, u64)>,
 }
 
 /// A slave that follows this master.
@@ -113,7 +124,7 @@ impl Node {
             started_ms: now_ms,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
-            saved_ms: AtomicU64::new(now_ms),
+            saves: Mutex::new(Saves { done_ms: now_ms, asked: None }),
         })
     }
 
@@ -176,15 +187,21 @@ impl Node {
         self.clients.reset_counts();
     }
 
-    /// When the last checkpoint was made, or the node started: LASTSAVE. In milliseconds since
-    /// the Unix epoch.
+    /// When what is on disk was asked for by BGSAVE, or the node was started: LASTSAVE. In
+    /// milliseconds since the Unix epoch.
     pub fn saved_ms(&self) -> u64 {
-        self.saved_ms.load(Ordering::Relaxed)
+        let persisted = SequenceNumber::new(self.store().watermarks().persisted);
+        let mut saves = self.saves.lock();
+        if let Some((_, asked_ms)) = saves.asked.take_if(|(last, _)| *last <= persisted) {
+            saves.done_ms = asked_ms;
+        }
+        saves.done_ms
     }
 
-    /// Notes that everything up to this wall clock was asked to be saved.
-    pub fn note_save(&self, at_ms: u64) {
-        self.saved_ms.fetch_max(at_ms, Ordering::Relaxed);
+    /// Notes that at this wall clock everything up to `last` was asked to be saved; `None` if all
+    /// of it is on disk already.
+    pub fn note_save(&self, last: Option<SequenceNumber>, at_ms: u64) {
+        self.saves.lock().asked = Some((last, at_ms));
     }
 }
 

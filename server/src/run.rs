@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, ConfigError, Durability},
-    connection::{Stop, serve},
+    connection::{Stop, Workers, serve},
     node::{Node, Opening, Phase},
     replica::{self, Replica, StartError},
     shard::{Shard, ShardError, Threads},
@@ -59,6 +59,11 @@ pub enum RunError {
     /// The node ended before its store was open.
     #[error("the node ends before its store was open")]
     Interrupted,
+    /// The threads that serve connections were refused.
+    #[error(
+        "cannot start the threads that serve connections: {0}; lower `threads`, or raise what the system allows"
+    )]
+    Workers(#[source] io::Error),
     /// The shard failed while it was at work. What was acknowledged is safe; a restart finds it.
     #[error(transparent)]
     Failed(ShardError),
@@ -79,7 +84,7 @@ impl RunError {
             Self::Config(_) => 78,
             Self::Listen { .. } => 73,
             Self::Failed(_) => 74,
-            Self::Task(_) | Self::Interrupted => 70,
+            Self::Task(_) | Self::Interrupted | Self::Workers(_) => 70,
             Self::Shard(shard) | Self::Cluster(StartError::Shard(shard)) => shard_code(shard),
             Self::Cluster(StartError::Driver(driver)) => driver_code(driver),
             Self::Cluster(_) => 70,
@@ -156,6 +161,7 @@ pub async fn run(
         },
     };
     let opening = describe_opening(&shard, began);
+    let workers = Workers::start(config.threads, &shard).map_err(RunError::Workers)?;
     let drain = Duration::from_millis(config.drain_ms);
     let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
     let node = Arc::new(Node::new(config, shard.clone(), replica, resp_address, opening)?);
@@ -166,7 +172,7 @@ pub async fn run(
 
     let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
-        () = serve(resp, node.clone(), shard, stop.clone(), drain) => Ok(()),
+        () = serve(resp, &workers, node.clone(), shard, stop.clone(), drain) => Ok(()),
         Some(cause) = failures.recv() => Err(cause),
     };
     node.enter(Phase::Draining);

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::atomic::Ordering, time::Instant};
 use larder_resp::{Protocol, ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Handler, LoopCommand, Outcome,
+    Command, CommandError, Handler, LoopCommand, Outcome, keyless as row,
     number::integer,
     pattern::{c_text, is_word},
     table::{Subcommand, help, lookup, run_subcommand, table},
@@ -60,16 +60,6 @@ pub(super) static COMMAND: &[Subcommand] = &[
     Subcommand { name: "info", arity: -2, run: command_info },
     Subcommand { name: "list", arity: 2, run: command_list },
 ];
-
-const fn row(
-    name: &'static str,
-    arity: i32,
-    flags: &'static [&'static str],
-    categories: &'static [&'static str],
-    handler: Handler,
-) -> Command {
-    Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
-}
 
 fn ping(request: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     match (request.get(1), request.len()) {

@@ -99,6 +99,17 @@ impl Command {
     }
 }
 
+/// The row of a command without keys.
+const fn keyless(
+    name: &'static str,
+    arity: i32,
+    flags: &'static [&'static str],
+    categories: &'static [&'static str],
+    handler: Handler,
+) -> Command {
+    Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
+}
+
 /// The integer that an argument is, as Redis reads it.
 pub fn parse_integer(argument: &[u8]) -> Option<i64> {
     number::parse_i64(argument)

@@ -9,7 +9,7 @@ use std::{
 use larder_resp::{ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Handler, LoopCommand, Outcome,
+    Command, CommandError, Handler, LoopCommand, Outcome, keyless as row,
     pattern::{Pattern, is_word},
     table::{Subcommand, help, run_subcommand},
 };
@@ -95,16 +95,6 @@ pub(super) static FUNCTION: &[Subcommand] = &[
     Subcommand { name: "restore", arity: -3, run: function_unsupported },
     Subcommand { name: "stats", arity: 2, run: function_unsupported },
 ];
-
-const fn row(
-    name: &'static str,
-    arity: i32,
-    flags: &'static [&'static str],
-    categories: &'static [&'static str],
-    handler: Handler,
-) -> Command {
-    Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
-}
 
 fn info(
     request: Request<'_>,

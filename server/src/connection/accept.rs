@@ -1,7 +1,7 @@
 //! Takes connections in, and lets them end when the server stops.
 
 use std::{
-    io,
+    io, net,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Connection, End};
+use super::{Connection, End, Workers};
 use crate::{node::Node, session::Session, shard::Shard};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
@@ -69,10 +69,11 @@ impl Drop for BusyGuard<'_> {
     }
 }
 
-/// Serves clients until a stop is asked for, then lets those that are being answered finish, for
-/// at most `drain`. Requests that were not answered by then may or may not have been applied.
+/// Serves clients on `workers` until a stop is asked for, then lets those that are being answered
+/// finish, for at most `drain`. Requests that were not answered by then may or may not have been applied.
 pub async fn serve(
     listener: TcpListener,
+    workers: &Workers,
     node: Arc<Node>,
     shard: Arc<Shard>,
     stop: Arc<Stop>,
@@ -83,10 +84,14 @@ pub async fn serve(
         tokio::select! {
             () = stop.requested() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
-                    connections.spawn(take_in(stream, node, shard, stop));
-                }
+                // Each thread registers its own sockets.
+                Ok((stream, _)) => match stream.into_std() {
+                    Ok(stream) => {
+                        let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
+                        workers.spawn(&mut connections, take_in(stream, node, shard, stop));
+                    }
+                    Err(error) => tracing::warn!(%error, "a connection could not be handed on"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
                     sleep(AFTER_ERROR).await;
@@ -107,12 +112,12 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-async fn take_in(stream: TcpStream, node: Arc<Node>, shard: Arc<Shard>, stop: Arc<Stop>) {
-    let registered = register(&stream, &node);
-    let session = match registered {
-        Ok(Some(session)) => session,
-        Ok(None) => {
-            let mut stream = stream;
+async fn take_in(stream: net::TcpStream, node: Arc<Node>, shard: Arc<Shard>, stop: Arc<Stop>) {
+    let registered = TcpStream::from_std(stream)
+        .and_then(|stream| register(&stream, &node).map(|session| (stream, session)));
+    let (stream, session) = match registered {
+        Ok((stream, Some(session))) => (stream, session),
+        Ok((mut stream, None)) => {
             let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
             return;
         }

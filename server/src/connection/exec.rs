@@ -256,10 +256,11 @@ impl Connection {
             Some(word) if word.eq_ignore_ascii_case(b"schedule") && request.len() == 2 => {}
             Some(_) => return Ok(Err(CommandError::Syntax)),
         }
+        let asked_ms = wall_ms();
         let sealed = self.shard.submit(Work::of(Task::Seal));
-        sealed.await.map_err(|_| End::ShardEnded)?;
+        let sealed = sealed.await.map_err(|_| End::ShardEnded)?;
         self.shard.store().request_flush();
-        self.node.note_save(wall_ms());
+        self.node.note_save(sealed.written.map(|last| last.seq), asked_ms);
         self.writer().simple("Background saving started");
         Ok(Ok(()))
     }

@@ -9,6 +9,7 @@ mod accept;
 mod exec;
 mod run;
 mod wait;
+mod workers;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use tokio::{
 
 pub use accept::{Stop, serve};
 use exec::Multi;
+pub use workers::Workers;
 
 use crate::{node::Node, session::Session, shard::Shard};
 

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use larder_storage::{Batch, Writer};
 use parking_lot::Mutex;
 
@@ -24,6 +25,10 @@ const STAGED_BYTES_MAX: usize = 64 << 20;
 /// How long evaluation waits for room that other nodes must make.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 const ROOM_STEP: Duration = Duration::from_millis(1);
+
+/// The sync thread is woken once so many pieces of work are staged, though the thread that stages
+/// them has more to do: it must not starve those that wait.
+const STAGED_WORKS: usize = 64;
 
 /// What was evaluated and is not written yet.
 #[derive(Default)]
@@ -42,6 +47,15 @@ pub(super) struct Desk {
     pub(super) waits_for_others: bool,
 }
 
+/// When what is staged is to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// At once: nobody will wake the sync thread for it.
+    Now,
+    /// When the thread that staged it has nothing to add.
+    OnWake,
+}
+
 /// Where the writer is.
 enum Place {
     Open(Desk),
@@ -57,12 +71,20 @@ pub(super) struct Combiner {
     /// connection sees.
     waiting: Mutex<Option<Vec<Work>>>,
     place: Mutex<Place>,
+    /// That of the desk, or of the last one.
+    staged: ArcSwap<Queue<Staged>>,
     watches: Arc<Watches>,
 }
 
 impl Combiner {
     pub(super) fn new(desk: Desk, watches: Arc<Watches>) -> Self {
-        Self { waiting: Mutex::new(Some(Vec::new())), place: Mutex::new(Place::Open(desk)), watches }
+        let staged = ArcSwap::new(desk.staged.clone());
+        Self {
+            waiting: Mutex::new(Some(Vec::new())),
+            place: Mutex::new(Place::Open(desk)),
+            staged,
+            watches,
+        }
     }
 
     /// Hands work in, and evaluates all that is waiting unless somebody does that already.
@@ -90,6 +112,11 @@ impl Combiner {
         }
     }
 
+    /// Lets the sync thread take what is staged: the calling thread has nothing to add.
+    pub(super) fn commit_staged(&self) {
+        self.staged.load().wake();
+    }
+
     pub(super) fn watches(&self) -> &Watches {
         &self.watches
     }
@@ -100,7 +127,7 @@ impl Combiner {
         let mut place = self.place.lock();
         let Place::Open(desk) = &mut *place else { return None };
         let done = run(desk);
-        desk.stage(Vec::new());
+        desk.stage(Vec::new(), Urgency::Now);
         drop(place);
         // Whoever came meanwhile has left its work here.
         self.combine();
@@ -140,6 +167,7 @@ impl Combiner {
             desk.end();
             return;
         }
+        self.staged.store(desk.staged.clone());
         *place = Place::Open(desk);
         drop(place);
         self.combine();
@@ -185,7 +213,7 @@ impl Combiner {
         for work in &mut works {
             evaluate(work, desk, &self.watches, now_ms);
         }
-        desk.stage(works);
+        desk.stage(works, Urgency::OnWake);
     }
 }
 
@@ -203,7 +231,7 @@ impl Desk {
     }
 
     /// Hands what was appended to the sync thread, with the work that rests on it.
-    fn stage(&mut self, mut works: Vec<Work>) {
+    fn stage(&mut self, mut works: Vec<Work>, urgency: Urgency) {
         let Self { writer, staged, .. } = self;
         staged.wait_while(|staged| {
             staged.batch.as_ref().is_some_and(|batch| batch.record_bytes() > STAGED_BYTES_MAX)
@@ -217,6 +245,7 @@ impl Desk {
                 (Some(_), None) => {}
             }
             staged.works.append(&mut works);
+            urgency == Urgency::Now || staged.works.len() >= STAGED_WORKS
         });
     }
 

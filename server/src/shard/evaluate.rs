@@ -36,7 +36,7 @@ pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_
         Task::Reapply { records, applied, failed } => {
             *failed = reapply(records, applied, desk, watches, now_ms, written).err();
         }
-        Task::Seal => desk.writer.seal(),
+        Task::Seal => *written = desk.writer.seal(),
     }
 }
 

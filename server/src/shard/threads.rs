@@ -147,7 +147,13 @@ impl Shard {
         Ok((shard.clone(), Threads { shard, keeper }))
     }
 
-    /// Hands work in. The receiver answers with the same work when it is done, or with an error
+    /// Lets the sync thread take what was handed in. To be called by a thread that hands work in
+    /// once it has nothing more to hand in for now; otherwise the work waits for a moment.
+    pub fn commit_staged(&self) {
+        self.combiner.commit_staged();
+    }
+
+    /// Hands work in, to be committed after [`Shard::commit_staged`]. The receiver answers with the same work when it is done, or with an error
     /// when the shard has ended: then nothing is known of what became of it.
     pub fn submit(&self, mut work: Work) -> oneshot::Receiver<Work> {
         let (done, receiver) = oneshot::channel();

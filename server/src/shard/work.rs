@@ -21,7 +21,7 @@ pub struct Work {
     pub replies: BytesMut,
     /// What the replies are written in.
     pub protocol: Protocol,
-    /// The position of the last record that this work wrote.
+    /// The position of the last record that this work wrote, or sealed.
     pub written: Option<Position>,
     /// What the client is told instead of the replies: of all commands where none ran, else of those
     /// that did.

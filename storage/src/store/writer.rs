@@ -52,6 +52,8 @@ pub struct Writer {
     pub(crate) top: Arc<Layer>,
     /// `None` only in an empty log.
     last: Option<Applied>,
+    /// The last record below the top layer, of those written since the store was opened.
+    sealed: Option<Position>,
 }
 
 /// Why another node's records were not accepted. Nothing of them was taken.
@@ -85,7 +87,7 @@ impl Writer {
         clock: HybridClock,
     ) -> Self {
         let top = shared.inflight.top();
-        Self { shared, appender, clock, body: Vec::new(), top, last }
+        Self { shared, appender, clock, body: Vec::new(), top, last, sealed: None }
     }
 
     /// Whether writes are taken; asked before a transaction is evaluated.
@@ -239,11 +241,13 @@ impl Writer {
         self.top.add_replicas(record);
     }
 
-    /// Seals the top layer, so that everything up to now gets folded.
-    pub fn seal(&mut self) {
+    /// Seals the top layer, so that everything up to now gets folded. Returns the last record that
+    /// the fold then takes; `None` if there was none since the store was opened.
+    pub fn seal(&mut self) -> Option<Position> {
         if self.top.records() > 0 {
             self.begin_layer(None);
         }
+        self.sealed
     }
 
     /// Seals the top layer and wants a digest of the state after its last record, which is answered:
@@ -291,7 +295,9 @@ impl Writer {
         // In this order: once sealed, the layer below may be folded and taken off at any moment,
         // and the stack must not be empty then.
         self.shared.inflight.push(top);
-        below.seal(self.last.expect("a log begins with the record of an epoch"));
+        let last = self.last.expect("a log begins with the record of an epoch");
+        below.seal(last);
+        self.sealed = Some(last.position);
         self.shared.notify();
     }
 }

@@ -1,0 +1,104 @@
+//! The threads that serve connections, each with a runtime of its own.
+//!
+//! A connection stays on the thread that it was given to. Runtimes that steal work from each other
+//! wake a thread for nearly every request of a slow client, which costs more than the request
+//! (docs/adr/0007-a-runtime-a-thread.md).
+
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+    task::JoinSet,
+};
+
+use crate::shard::Shard;
+
+/// After a thread was told to end, blocking calls of its connections are left behind after this
+/// time.
+const END: Duration = Duration::from_secs(1);
+
+/// The threads. They end when this is dropped.
+pub struct Workers {
+    workers: Vec<Worker>,
+}
+
+struct Worker {
+    handle: Handle,
+    connections: Arc<AtomicUsize>,
+    /// Dropped first, which ends the thread.
+    _end: oneshot::Sender<()>,
+    _thread: JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts so many threads; 0 for one a processor. A thread that has served whoever was ready
+    /// lets the shard commit what they wrote.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or what a runtime needs.
+    pub fn start(count: usize, shard: &Arc<Shard>) -> io::Result<Self> {
+        let count = if count > 0 { count } else { thread::available_parallelism()?.get() };
+        let start = |_| Worker::start(shard.clone());
+        Ok(Self { workers: (0..count).map(start).collect::<io::Result<_>>()? })
+    }
+
+    /// Runs a connection on the thread that has the fewest.
+    pub(super) fn spawn(
+        &self,
+        connections: &mut JoinSet<()>,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let load = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
+        let worker = self.workers.iter().min_by_key(load).expect("at least one was started");
+        let counted = Counted::new(&worker.connections);
+        let serve = async move {
+            connection.await;
+            drop(counted);
+        };
+        connections.spawn_on(serve, &worker.handle);
+    }
+}
+
+impl Worker {
+    fn start(shard: Arc<Shard>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || shard.commit_staged())
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let serve = move || {
+            // An error says that the other end was dropped, which is how it is told.
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_timeout(END);
+        };
+        let thread = thread::Builder::new().name("connections".into()).spawn(serve)?;
+        Ok(Self { handle, connections: Arc::default(), _end: end, _thread: thread })
+    }
+}
+
+/// Counts a connection while it is held.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,5 @@
+//! kvd as a process.
+
+mod daemon;
+mod reopening;
+mod support;

@@ -1,0 +1,166 @@
+//! A kvd as a process, and a client that speaks to it in lines.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A kvd that serves; killed when dropped.
+pub(crate) struct Kvd {
+    child: Child,
+    pub(crate) resp: SocketAddr,
+    admin: SocketAddr,
+    /// What it has written to its standard error, line by line.
+    log: mpsc::Receiver<String>,
+}
+
+fn kvd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvd"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// The exit code of a kvd that ends by itself, and all that it wrote.
+pub(crate) fn ended(arguments: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } = kvd(arguments).output().expect("kvd runs");
+    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    (status.code().expect("kvd ends by itself"), text.into_owned())
+}
+
+impl Kvd {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        let data = data.to_str().expect("a path in UTF-8");
+        let arguments = ["--data", data, "--resp", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut child = kvd(&[&arguments[..], more].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kvd starts");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (lines, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                println!("{line}");
+                // The test may have ended.
+                let _ = lines.send(line);
+            }
+        });
+        let admin = address_in(&log, "metrics and health are served");
+        let resp = address_in(&log, "kvd serves");
+        Self { child, resp, admin, log }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.resp)
+    }
+
+    pub(crate) fn http(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin port listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: kvd\r\nConnection: close\r\n\r\n")
+            .expect("the request is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// A figure of `/metrics`.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let answer = self.http("/metrics");
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("the metric is there").parse().expect("a number")
+    }
+
+    /// Sends SIGTERM, and answers the exit code and what was logged since it served.
+    pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("kvd runs");
+        (self.exit_code(), self.log.try_iter().collect())
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let mut ended = None;
+        wait_for("the end of kvd", || {
+            ended = self.child.try_wait().expect("its status");
+            ended.is_some()
+        });
+        ended.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Kvd {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address_in(log: &mpsc::Receiver<String>, message: &str) -> SocketAddr {
+    loop {
+        let line = log.recv_timeout(DEADLINE).expect("kvd says where it listens");
+        if let Some((_, address)) = line.split_once("address=").filter(|_| line.contains(message)) {
+            return address.trim().parse().expect("an address");
+        }
+    }
+}
+
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        thread::yield_now();
+    }
+}
+
+/// Sends inline commands and reads replies line by line.
+pub(crate) struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("kvd listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        stream.set_nodelay(true).expect("no delay");
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// Sends a command and reads one line of its reply; `None` where the connection ended.
+    pub(crate) fn try_ask(&mut self, command: &str) -> Option<String> {
+        write!(self.reader.get_mut(), "{command}\r\n").ok()?;
+        let mut line = String::new();
+        let bytes = self.reader.read_line(&mut line).ok()?;
+        (bytes > 0).then(|| line.trim_end().to_owned())
+    }
+
+    /// Sends a command and reads one line of its reply.
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.try_ask(command).expect("the connection is kept")
+    }
+
+    /// Reads one more line; empty where the connection ended.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("a reply");
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn get(&mut self, key: &str) -> Option<String> {
+        let head = self.ask(&format!("GET {key}"));
+        if head == "$-1" {
+            return None;
+        }
+        assert!(head.starts_with('$'), "{head}");
+        Some(self.line())
+    }
+}
