@@ -167,7 +167,8 @@ impl Core {
             log: self.log.as_ref().map(|log| log.id),
             tail: self.log.as_ref().map_or(Tail::EMPTY, |log| log.tail),
             epochs,
-            snapshot: following.needs_snapshot || self.standing.set_aside,
+            snapshot: following.needs_snapshot,
+            aside: self.standing.set_aside,
         };
         self.send(link, Message::Follow(follow));
     }
@@ -199,9 +200,9 @@ impl Core {
                 self.persist(After::Nothing);
             }
             Verdict::SetAside => {
-                following.leave();
                 self.standing.set_aside = true;
                 self.persist(After::Nothing);
+                self.acknowledge();
             }
             Verdict::Refused { why } => {
                 following.upstream = Upstream::Waiting { until: now + ASK_AGAIN };

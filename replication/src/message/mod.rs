@@ -160,6 +160,8 @@ pub struct Follow {
     pub epochs: Vec<EpochStart>,
     /// Whether it needs a snapshot whatever its log says.
     pub snapshot: bool,
+    /// Whether its state was found to differ from a master's.
+    pub aside: bool,
 }
 
 /// What a slave has to do.

@@ -24,7 +24,9 @@ fn a_local_write_is_committed_by_the_master_alone() {
 #[test]
 fn a_majority_write_waits_for_a_second_region() {
     let mut world = World::running(3, AckLevel::Majority);
-    [1, 2].map(|at| world.nodes[at].disk_hangs = true);
+    for at in [1, 2] {
+        world.nodes[at].disk_hangs = true;
+    }
     world.write(0, 1);
     let written = world.tail(0);
     assert_eq!(world.nodes[0].committed, written - 1);
@@ -36,13 +38,12 @@ fn a_majority_write_waits_for_a_second_region() {
 
 #[test]
 fn a_majority_within_one_region_is_none() {
-    let mut world = World::running(3, AckLevel::Majority);
-    let mut world = {
-        world.nodes.iter_mut().for_each(|node| node.config.region = "one".into());
-        let alike = world.nodes.iter_mut().flat_map(|node| node.config.peers.iter_mut());
-        alike.for_each(|peer| peer.region = "one".into());
-        World::restarted_blank(world)
-    };
+    let mut world = World::blank(3, AckLevel::Majority);
+    for node in &mut world.nodes {
+        node.config.region = "one".into();
+        node.config.peers.iter_mut().for_each(|peer| peer.region = "one".into());
+    }
+    let mut world = World::restarted_blank(world);
     world.run(5 * SECOND);
     assert_eq!(world.set_at(0).members.len(), 3, "the set still grows");
     assert_eq!(world.nodes[0].committed, 0);
@@ -82,7 +83,9 @@ fn an_acknowledgement_of_an_older_session_does_not_count() {
 #[test]
 fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
     let mut world = World::running(3, AckLevel::Local);
-    [1, 2].map(|at| world.nodes[at].disk_hangs = true);
+    for at in [1, 2] {
+        world.nodes[at].disk_hangs = true;
+    }
     world.write(0, 1);
     let seq = SequenceNumber::new(world.tail(0)).unwrap();
     let deadline = world.now + SECOND;
@@ -110,7 +113,9 @@ fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
 fn a_write_of_an_older_epoch_is_committed_only_with_one_of_the_new() {
     let mut world = World::running(3, AckLevel::Majority);
     // A record that reaches everybody, and is not acknowledged: its master is gone.
-    [1, 2].map(|at| world.cut_back(at, 0));
+    for at in [1, 2] {
+        world.cut_back(at, 0);
+    }
     world.write(0, 1);
     let old = world.tail(0);
     assert_eq!(world.nodes[0].committed, old - 1);

@@ -41,8 +41,6 @@ fn at_local_a_dead_master_is_not_replaced_without_force_and_nobody_is_disturbed(
     world.run(SECOND);
     world.cut(0, 1);
     world.cut(0, 2);
-    [1, 2].map(|at| world.nodes[at].disk_hangs = false);
-    [1, 2].map(|at| world.lose_unsynced(at));
     world.run(4 * SECOND);
     world.ask(1, 1, PROMOTE);
     world.run(6 * SECOND);
@@ -50,6 +48,10 @@ fn at_local_a_dead_master_is_not_replaced_without_force_and_nobody_is_disturbed(
         panic!("{:?}", world.answer(1, 1))
     };
     assert_eq!((*at_risk, unanswered.as_str(), *term), (7, "n0", 2));
+    for at in [1, 2] {
+        world.nodes[at].disk_hangs = false;
+        world.sync(at);
+    }
     world.heal();
     world.run(5 * SECOND);
     assert_eq!(world.masters(), [0], "the trial promised nothing");

@@ -197,9 +197,16 @@ fn a_state_that_differs_is_set_aside_until_it_is_replaced() {
     world.tell(0, Event::Digested { at, digest: [2; 32] });
     assert!(!world.reads(1));
     assert!(world.nodes[0].alerts.contains(&Alert::DigestDiffers { node: world.name(1), at }));
+    world.kill(1);
+    world.start(1);
     world.run(2 * SECOND);
-    assert!(world.reads(1), "it asked for a snapshot");
-    assert_eq!(world.nodes[1].snapshots, 2);
+    assert!(!world.reads(1));
+    assert_eq!(world.core(0).status(world.now).members[1].state, MemberState::SetAside);
+    let node = world.name(1);
+    world.ask(0, 1, Request::Resync { node });
+    world.run(SECOND);
+    assert!(world.reads(1) && world.same_logs());
+    assert_eq!(world.core(0).status(world.now).members[1].state, MemberState::Streaming);
 }
 
 #[test]

@@ -13,7 +13,9 @@ const SECOND: Duration = Duration::from_secs(1);
 fn a_master_at_majority_that_hears_nobody_stops_reads_before_its_lease_ends() {
     let mut world = World::running(3, AckLevel::Majority);
     assert!(world.reads(0));
-    [1, 2].map(|at| world.cut(0, at));
+    for at in [1, 2] {
+        world.cut(0, at);
+    }
     let took = world.run_until(4 * SECOND, |world| !world.reads(0));
     assert!(took < 3 * SECOND && took > 2 * SECOND, "{took:?}");
     world.write(0, 1);
@@ -51,10 +53,11 @@ fn a_slave_that_has_started_grants_nothing_and_takes_nothing_newer_for_a_lease()
     let mut world = World::running(3, AckLevel::Majority);
     world.kill(1);
     world.kill(2);
+    world.sent.clear();
     world.start(1);
     world.start(2);
     world.run(Duration::from_millis(2_400));
-    let granted = world.sent.iter().rev().take(200).any(|(from, to, message)| {
+    let granted = world.sent.iter().any(|(from, to, message)| {
         *from > 0
             && *to == 0
             && matches!(message, crate::message::Message::Pong(pong) if pong.grant.is_some())
