@@ -100,7 +100,8 @@ pub enum Action {
         parting: SequenceNumber,
     },
     /// Remove the records from `parting` on, and note the cut in the marker.
-    /// [`Event::LogCut`](super::Event::LogCut) follows.
+    /// [`Event::LogCut`](super::Event::LogCut) follows, and after it no
+    /// [`Event::Durable`](super::Event::Durable) that knows of them.
     CutLog {
         /// The first record to remove.
         parting: SequenceNumber,
@@ -137,8 +138,9 @@ pub enum Action {
     },
     /// At a slave: take a snapshot, going on with what is there of it already, verify and install
     /// it, and remove a rewind's marker with the state it was for.
-    /// [`Event::SnapshotInstalled`](super::Event::SnapshotInstalled) or
-    /// [`Event::SnapshotFailed`](super::Event::SnapshotFailed) follows.
+    /// Either [`Event::SnapshotInstalled`](super::Event::SnapshotInstalled) or
+    /// [`Event::SnapshotFailed`](super::Event::SnapshotFailed) follows, also where the connection
+    /// is lost.
     StartSnapshot {
         /// The connection.
         link: Link,

@@ -59,6 +59,11 @@ impl Core {
 
     fn set_aside(&mut self, node: &NodeId, at: Position) {
         self.out.push(Action::Alert(Alert::DigestDiffers { node: node.clone(), at }));
+        if let Part::Leading(leading) = &mut self.part
+            && let Some(slave) = leading.slaves.get_mut(node)
+        {
+            slave.aside = true;
+        }
         if let Some(link) = self.link_of(node) {
             self.send(link, Message::Verdict { attempt: 0, verdict: Verdict::SetAside });
         }

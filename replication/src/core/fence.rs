@@ -138,7 +138,7 @@ impl Core {
             Part::Following(following) => {
                 following.rewind.is_none()
                     && !following.needs_snapshot
-                    && !following.takes_snapshot()
+                    && following.snapshot_over.is_none()
             }
             _ => true,
         };

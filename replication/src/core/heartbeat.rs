@@ -113,6 +113,9 @@ impl Core {
             }
             self.hear_committed(pong.committed);
         }
+        if self.streaming_on(link).is_some() {
+            self.check_flow(pong.durable.map_or(0, |durable| durable.seq.as_u64()));
+        }
         self.on_grant(link, pong);
     }
 

@@ -26,11 +26,10 @@ pub(super) struct Grants {
 }
 
 impl Grants {
-    pub(super) fn at_start(config: &Config, now: Time) -> Self {
-        let unknown_until = match planted!(config, GrantForgotten) {
-            true => now,
-            false => now + config.lease,
-        };
+    /// Those of a start. A blank disk has granted nothing, and is of no replica set.
+    pub(super) fn at_start(config: &Config, blank: bool, now: Time) -> Self {
+        let nothing = blank || planted!(config, GrantForgotten);
+        let unknown_until = if nothing { now } else { now + config.lease };
         Self { until: Time::ZERO, term: 0, unknown_until }
     }
 

@@ -14,6 +14,9 @@ use crate::message::{EPOCHS_MAX, Follow, Message, Packing, Records, RefusedWhy, 
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After it was told to wait, a slave asks again so much later.
 const WAIT: Duration = Duration::from_millis(500);
+/// A session over which nothing comes for so long, although the master has more, is begun anew:
+/// heartbeats alone keep no stream alive.
+const STALLED_MAX: Duration = Duration::from_secs(3);
 
 /// What a slave knows.
 #[derive(Debug, Default)]
@@ -29,6 +32,10 @@ pub(super) struct Following {
     pub(super) rewind: Option<Rewind>,
     /// Whether it needs a snapshot in place of what it has.
     pub(super) needs_snapshot: bool,
+    /// The link over which the driver takes a snapshot, until it says what came of it.
+    pub(super) snapshot_over: Option<Link>,
+    /// When the session last brought anything, or began.
+    last_records: Time,
     attempts: u64,
 }
 
@@ -83,11 +90,6 @@ impl Following {
         Self { fenced: true, ..Self::default() }
     }
 
-    /// Whether a snapshot is on its way in.
-    pub(super) const fn takes_snapshot(&self) -> bool {
-        matches!(self.upstream, Upstream::Snapshot { .. })
-    }
-
     /// Leaves whom it follows; it looks for a master again.
     pub(super) fn leave(&mut self) {
         self.upstream = Upstream::None;
@@ -138,7 +140,8 @@ impl Core {
             _ => return,
         }
         let rewinding = following.rewind.as_ref().is_some_and(|rewind| !rewind.may_follow());
-        if rewinding || following.appending.is_some() || !self.is_stored() {
+        let busy = following.appending.is_some() || following.snapshot_over.is_some();
+        if rewinding || busy || !self.is_stored() {
             return;
         }
         let Some((link, epoch)) = best else { return };
@@ -167,7 +170,8 @@ impl Core {
             log: self.log.as_ref().map(|log| log.id),
             tail: self.log.as_ref().map_or(Tail::EMPTY, |log| log.tail),
             epochs,
-            snapshot: following.needs_snapshot || self.standing.set_aside,
+            snapshot: following.needs_snapshot,
+            aside: self.standing.set_aside,
         };
         self.send(link, Message::Follow(follow));
     }
@@ -189,9 +193,12 @@ impl Core {
             Verdict::Parted { at, .. } if attempt > 0 => self.start_rewind(at),
             Verdict::Snapshot { session, epoch, log, parted } => {
                 following.leave();
-                following.upstream = Upstream::Snapshot { link, epoch };
                 following.needs_snapshot |= parted;
-                self.out.push(Action::StartSnapshot { link, session, log });
+                if following.snapshot_over.is_none() {
+                    following.upstream = Upstream::Snapshot { link, epoch };
+                    following.snapshot_over = Some(link);
+                    self.out.push(Action::StartSnapshot { link, session, log });
+                }
             }
             Verdict::NewDisk => {
                 following.leave();
@@ -199,9 +206,9 @@ impl Core {
                 self.persist(After::Nothing);
             }
             Verdict::SetAside => {
-                following.leave();
                 self.standing.set_aside = true;
                 self.persist(After::Nothing);
+                self.acknowledge();
             }
             Verdict::Refused { why } => {
                 following.upstream = Upstream::Waiting { until: now + ASK_AGAIN };
@@ -233,6 +240,7 @@ impl Core {
         let received = log.tail;
         following.upstream = Upstream::Streaming { link, session, epoch, received };
         following.committed = None;
+        following.last_records = self.now;
         following.fenced = false;
         following.freshness.restart();
         self.check_rewind();
@@ -249,6 +257,7 @@ impl Core {
         }
         if let Some(chunk) = records.chunk {
             let Part::Following(following) = &mut self.part else { return };
+            following.last_records = self.now;
             let Upstream::Streaming { received, .. } = &mut following.upstream else { return };
             if chunk.last.seq.as_u64() <= received.number() {
                 return self.hear_committed(records.committed);
@@ -325,6 +334,18 @@ impl Core {
         following.leave();
         following.upstream = Upstream::Waiting { until: self.now + WAIT };
         self.out.push(Action::Alert(Alert::AppendRefused { why }));
+    }
+
+    /// The master has more than came over the session, for too long: it is asked anew.
+    pub(super) fn check_flow(&mut self, master_has: u64) {
+        let Part::Following(following) = &mut self.part else { return };
+        if let Upstream::Streaming { received, .. } = following.upstream
+            && master_has > received.number()
+            && following.appending.is_none()
+            && self.now.since(following.last_records) >= STALLED_MAX
+        {
+            following.leave();
+        }
     }
 
     /// The master of the session said what is committed.

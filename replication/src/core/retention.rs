@@ -94,8 +94,10 @@ impl Core {
     /// The log begins at `first` now.
     pub(super) fn on_trimmed(&mut self, first: SequenceNumber) {
         let Some(log) = &mut self.log else { return };
-        log.first = log.first.max(first);
-        let Part::Leading(leading) = &mut self.part else { return };
+        let Part::Leading(leading) = &mut self.part else {
+            log.first = log.first.max(first);
+            return;
+        };
         let mut alert = |node: &NodeId| {
             self.out.push(Action::Alert(Alert::Detached { node: node.clone() }));
         };
@@ -118,6 +120,7 @@ impl Core {
         }
         let guests = leading.slaves.values_mut();
         guests.for_each(|slave| slave.pin = slave.pin.filter(|pin| *pin >= first));
+        log.first = log.first.max(first);
         self.retain();
     }
 }

@@ -223,6 +223,7 @@ impl Core {
         following.leave();
         following.appending = None;
         following.needs_snapshot = false;
+        following.snapshot_over = None;
         following.rewind = None;
         let log = LogView::new(state);
         self.committed = log.tail.last;
@@ -236,7 +237,8 @@ impl Core {
     pub(super) fn on_snapshot_failed(&mut self, link: Link, why: String) {
         self.out.push(Action::Alert(Alert::SnapshotFailed { why }));
         match &mut self.part {
-            Part::Following(following) if following.upstream.link() == Some(link) => {
+            Part::Following(following) if following.snapshot_over == Some(link) => {
+                following.snapshot_over = None;
                 following.leave();
                 following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
             }

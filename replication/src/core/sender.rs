@@ -35,6 +35,8 @@ pub(super) struct Slave {
     flow: Flow,
     /// Whether its acknowledgements count: not while it rewinds.
     pub(super) counts: bool,
+    /// Whether its state was found to differ.
+    pub(super) aside: bool,
     /// Further behind than the log is kept.
     pub(super) detached: bool,
     /// The first record to keep for the snapshot it was sent.
@@ -101,6 +103,7 @@ impl Slave {
             attempt: 0,
             flow: Flow::from(SequenceNumber::FIRST),
             counts: false,
+            aside: false,
             detached: false,
             pin: None,
             full_syncs: 0,
@@ -167,6 +170,7 @@ impl Core {
         slave.attempt = follow.attempt;
         slave.since = now;
         slave.counts = false;
+        slave.aside = follow.aside;
         let lost = slave.acked.is_some_and(|acked| follow.tail.number() < acked.seq.as_u64());
         let epoch = leading.epoch;
         let verdict = match judge(&self.config, log, epoch, follow) {

@@ -33,7 +33,7 @@ impl Core {
         let dialled = config.peers.iter().filter(|peer| config.node < peer.node);
         let dials = dialled.map(|peer| Dial::new(peer.node.clone())).collect();
         let mut core = Self {
-            grants: Grants::at_start(&config, now),
+            grants: Grants::at_start(&config, boot.log.is_none(), now),
             config,
             ids: Ids(boot.entropy),
             now,

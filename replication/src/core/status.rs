@@ -75,6 +75,8 @@ pub enum MemberState {
     Disconnected,
     /// It is connected, and does not follow.
     Waiting,
+    /// Its state was found to differ from the master's: it serves nothing.
+    SetAside,
     /// It follows, and has not been admitted to the replica set.
     AwaitingAdmission,
 }
@@ -164,6 +166,7 @@ impl Core {
             Stage::Waiting => MemberState::Waiting,
             Stage::Rewinding => MemberState::Rewinding,
             Stage::Snapshot => MemberState::Snapshot,
+            Stage::Streaming if slave.aside => MemberState::SetAside,
             Stage::Streaming if !slave.counts => MemberState::Rewinding,
             Stage::Streaming if lag_records > STREAMING_WITHIN_RECORDS => MemberState::CatchingUp,
             Stage::Streaming if !member => MemberState::AwaitingAdmission,

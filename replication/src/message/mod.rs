@@ -2,6 +2,8 @@
 
 mod codec;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use bytes::Bytes;
@@ -94,6 +96,28 @@ pub enum Message {
     },
 }
 
+/// The stream of a connection that a message travels on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Small messages that must not wait behind records.
+    Control,
+    /// Records, and what has to keep its order with them.
+    Log,
+}
+
+impl Message {
+    /// The stream to send it on. Verdicts begin and end sessions of records, so that neither may
+    /// overtake the other.
+    pub const fn stream(&self) -> Stream {
+        match self {
+            Self::Records(_) | Self::Verdict { .. } | Self::Fetch { .. } | Self::Fetched { .. } => {
+                Stream::Log
+            }
+            _ => Stream::Control,
+        }
+    }
+}
+
 /// Who speaks, and what it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -160,6 +184,8 @@ pub struct Follow {
     pub epochs: Vec<EpochStart>,
     /// Whether it needs a snapshot whatever its log says.
     pub snapshot: bool,
+    /// Whether its state was found to differ from a master's.
+    pub aside: bool,
 }
 
 /// What a slave has to do.

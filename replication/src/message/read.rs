@@ -103,7 +103,8 @@ impl Reader {
         if !rising {
             return Err(malformed("order of epochs"));
         }
-        Ok(Follow { attempt, disk, log, tail, epochs, snapshot: self.flag()? })
+        let (snapshot, aside) = (self.flag()?, self.flag()?);
+        Ok(Follow { attempt, disk, log, tail, epochs, snapshot, aside })
     }
 
     fn verdict(&mut self) -> Result<Verdict> {

@@ -122,6 +122,7 @@ fn follow(it: &Follow, out: &mut BytesMut) {
     out.put_u32_le(it.epochs.len() as u32);
     it.epochs.iter().for_each(|start| epoch_start(*start, out));
     out.put_u8(u8::from(it.snapshot));
+    out.put_u8(u8::from(it.aside));
 }
 
 fn verdict(it: &Verdict, out: &mut BytesMut) {
