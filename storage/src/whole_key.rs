@@ -1,19 +1,32 @@
 //! Whole keys, absence included, as a rewind fetches them from the new master.
 //!
-//! A request names keys; the reply holds as many of them, from the first on, as fit. Integers are
-//! little-endian u32.
+//! One kind of request names keys; the reply holds as many of them, from the first on, as fit. The
+//! other asks which hashes that are older than a record were changed from that record on. Integers
+//! are little-endian, lengths and counts four bytes.
 //!
 //! ```text
-//! request  (key length, key)*
-//! reply    (key length, key, 0 | 1, row length, row, fields, (name length, name, row length, row)*)*
+//! request  1, (key length, key)*
+//! reply    1, (key length, key, 0 | 1, row length, row, fields, (name length, name, row length, row)*)*
+//! request  2, record (8)
+//! reply    2, (key length, key)*
 //! ```
 
-use larder_types::limits::{FIELD_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use std::collections::BTreeSet;
+
+use larder_types::{
+    SequenceNumber,
+    limits::{FIELD_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
+};
 
 use crate::{
     StateError, Store,
+    effect::{Effect, EffectError, effects},
+    log::{ReadError, RecordKind},
     row::{FieldRef, RowError, RowRef, RowValue},
 };
+
+const WHOLE_KEYS: u8 = 1;
+const CHANGED_HASHES: u8 = 2;
 
 /// A row beside its value: tag, version, expiry, generation, count.
 const ROW_OVERHEAD_MAX: usize = 64;
@@ -36,8 +49,14 @@ pub enum WholeKeyError {
     /// The state could not be read.
     #[error(transparent)]
     State(#[from] StateError),
-    /// One key alone exceeds the bound: a snapshot is needed.
-    #[error("a key of more than {limit} bytes cannot be fetched whole: a snapshot is needed")]
+    /// The log could not be read, or is trimmed: a snapshot is needed.
+    #[error("what changed since the parting cannot be told, a snapshot is needed: {0}")]
+    Read(#[from] ReadError),
+    /// A record does not decode.
+    #[error(transparent)]
+    Effect(#[from] EffectError),
+    /// One key alone, or the names of those that changed, exceed the bound: a snapshot is needed.
+    #[error("more than {limit} bytes cannot be fetched at once: a snapshot is needed")]
     TooLarge {
         /// The bound.
         limit: usize,
@@ -56,27 +75,75 @@ pub(crate) struct WholeKey<'a> {
 }
 
 impl Store {
-    /// Reads whole keys for a replica that rewinds: as many of those that `request` names as fit
-    /// into `bytes_max`, from the first on. Answers the reply, and the last record that was visible
-    /// when the last of them had been read, 0 for none.
+    /// Answers a replica that rewinds, within `bytes_max`. Of keys that the request names, as many
+    /// as fit, from the first on. Answers as well the last record that was visible when the last of
+    /// them had been read, 0 for none.
     ///
     /// # Errors
-    /// When the request is malformed, the first key alone is too large, or the state fails.
+    /// When the request is malformed, what it asks for does not fit, or log or state fail.
     pub fn read_keys(
         &self,
         request: &[u8],
         bytes_max: usize,
     ) -> Result<(Vec<u8>, u64), WholeKeyError> {
-        let (mut reply, mut one) = (Vec::new(), Vec::new());
-        for key in keys(request) {
+        match request.split_first() {
+            Some((&WHOLE_KEYS, names)) => self.read_whole_keys(names, bytes_max),
+            Some((&CHANGED_HASHES, from)) => {
+                let from = from.try_into().ok().map(u64::from_le_bytes);
+                let from = from.and_then(SequenceNumber::new).ok_or(NO_REQUEST)?;
+                Ok((self.changed_hashes(from, bytes_max)?, self.watermarks().visible))
+            }
+            _ => Err(NO_REQUEST),
+        }
+    }
+
+    /// The hashes that were created before record `from` and changed by it or a later one.
+    fn changed_hashes(
+        &self,
+        from: SequenceNumber,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, WholeKeyError> {
+        let mut names: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let mut bytes = 1;
+        let mut cursor = self.log().read(from)?;
+        while let Some(record) = cursor.next()? {
+            if record.kind != RecordKind::Data {
+                continue;
+            }
+            for effect in effects(&record.body) {
+                if let Effect::PutRow { key, row } = effect?
+                    && let RowValue::Hash { generation, .. } = RowRef::parse(row)?.value()
+                    && generation.position.seq < from
+                    && !names.contains(key)
+                {
+                    bytes += 4 + key.len();
+                    names.insert(key.to_vec());
+                }
+            }
+            if bytes > bytes_max {
+                return Err(WholeKeyError::TooLarge { limit: bytes_max });
+            }
+        }
+        let mut reply = vec![CHANGED_HASHES];
+        names.iter().for_each(|name| put(&mut reply, name));
+        Ok(reply)
+    }
+
+    fn read_whole_keys(
+        &self,
+        names: &[u8],
+        bytes_max: usize,
+    ) -> Result<(Vec<u8>, u64), WholeKeyError> {
+        let (mut reply, mut one) = (vec![WHOLE_KEYS], Vec::new());
+        for key in keys(names) {
             one.clear();
             if !self.read_key(key?, &mut one, bytes_max)? {
-                if reply.is_empty() {
+                if reply.len() == 1 {
                     return Err(WholeKeyError::TooLarge { limit: bytes_max });
                 }
                 break;
             }
-            if reply.len() + one.len() > bytes_max {
+            if reply.len() > 1 && reply.len() + one.len() > bytes_max {
                 break;
             }
             reply.extend_from_slice(&one);
@@ -110,6 +177,8 @@ impl Store {
     }
 }
 
+const NO_REQUEST: WholeKeyError = WholeKeyError::Malformed { offset: 0, what: "no such request" };
+
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -117,9 +186,9 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A request for these keys, in order: at least one, and no more than fit into `bytes_max`.
 pub(crate) fn request<'a>(names: impl Iterator<Item = &'a [u8]>, bytes_max: usize) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = vec![WHOLE_KEYS];
     for key in names {
-        if !out.is_empty() && out.len() + 4 + key.len() > bytes_max {
+        if out.len() > 1 && out.len() + 4 + key.len() > bytes_max {
             break;
         }
         put(&mut out, key);
@@ -127,8 +196,32 @@ pub(crate) fn request<'a>(names: impl Iterator<Item = &'a [u8]>, bytes_max: usiz
     out
 }
 
-/// The keys of a request.
-fn keys(request: &[u8]) -> impl Iterator<Item = Result<&[u8], WholeKeyError>> {
+/// A request for the hashes older than record `from` that changed from that record on.
+pub(crate) fn request_changed(from: SequenceNumber) -> Vec<u8> {
+    [&[CHANGED_HASHES][..], &from.as_u64().to_le_bytes()].concat()
+}
+
+/// What a reply holds.
+pub(crate) enum Reply<'a> {
+    /// Whole keys, for [`whole_keys`].
+    WholeKeys(&'a [u8]),
+    /// Names of hashes, for [`keys`].
+    ChangedHashes(&'a [u8]),
+}
+
+impl<'a> Reply<'a> {
+    /// Tells which kind of reply the bytes are.
+    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self, WholeKeyError> {
+        match bytes.split_first() {
+            Some((&WHOLE_KEYS, rest)) => Ok(Self::WholeKeys(rest)),
+            Some((&CHANGED_HASHES, rest)) => Ok(Self::ChangedHashes(rest)),
+            _ => Err(WholeKeyError::Malformed { offset: 0, what: "no such reply" }),
+        }
+    }
+}
+
+/// Keys by their names alone.
+pub(crate) fn keys(request: &[u8]) -> impl Iterator<Item = Result<&[u8], WholeKeyError>> {
     let mut decoder = Decoder { bytes: request, offset: 0 };
     decoder_items(move || (!decoder.is_empty()).then(|| decoder.part(KEY_BYTES_MAX)))
 }
@@ -237,10 +330,10 @@ mod tests {
         let names: [&[u8]; 3] = [b"one", b"two", b"three"];
         let read = |bytes_max| {
             let request = request(names.into_iter(), bytes_max);
-            keys(&request).map(|key| key.unwrap().to_vec()).collect::<Vec<_>>()
+            keys(&request[1..]).map(|key| key.unwrap().to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(read(1), [b"one"]);
-        assert_eq!(read(14), [b"one", b"two"]);
+        assert_eq!(read(15), [b"one", b"two"]);
         assert_eq!(read(100).len(), 3);
     }
 }

@@ -370,3 +370,20 @@ fn the_log_is_kept_for_followers_up_to_the_cap_and_then_tells_that_it_was_not() 
     node.store.retain_from(None);
     assert_eq!(node.store.passed_floor(), None);
 }
+
+#[test]
+fn nothing_is_trimmed_at_a_start_before_it_is_known_what_followers_need() {
+    let root = tempfile::tempdir().unwrap();
+    let retain_from = Some(SequenceNumber::FIRST);
+    let options = StoreOptions { retain_from, ..tiny() };
+    let mut node = Node::open(root.path(), options.clone()).unwrap();
+    grow(&mut node, 4);
+    assert_eq!(node.store.log().first(), SequenceNumber::FIRST);
+    drop(node);
+    let mut node = Node::open(root.path(), options).unwrap();
+    grow(&mut node, 1);
+    assert_eq!(node.store.log().first(), SequenceNumber::FIRST);
+    node.store.retain_from(None);
+    grow(&mut node, 1);
+    assert!(node.store.log().first() > SequenceNumber::FIRST);
+}

@@ -354,14 +354,21 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
     let directory = Directory::open(one.path()).unwrap();
     let mut rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
     rewind.cut(&directory).unwrap();
+    let changed = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
+    let (reply, _) = new.store.read_keys(&changed, 1_000).unwrap();
+    rewind.apply(&directory, &reply).unwrap();
     let request = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
-    let other = [&5_u32.to_le_bytes()[..], b"other"].concat();
+    let other = [&[1_u8][..], &5_u32.to_le_bytes(), b"other"].concat();
     let (reply, _) = new.store.read_keys(&other, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply);
     assert!(matches!(refused, Err(RewindError::OtherKey)), "{refused:?}");
     let (reply, _) = new.store.read_keys(&request, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply[..reply.len() - 1]);
     assert!(matches!(refused, Err(RewindError::Keys(_))), "{refused:?}");
+    for malformed in [&b""[..], b"\0", b"\x02short", b"\x02\0\0\0\0\0\0\0\0"] {
+        new.store.read_keys(malformed, 1_000).expect_err("no request");
+        assert!(malformed.len() > 1 || rewind.apply(&directory, malformed).is_err());
+    }
     new.put("key", &"x".repeat(2_000));
     new.store.read_keys(&request, 1_000).expect_err("too large to be fetched whole");
     let (reply, _) = new.store.read_keys(&request, 4_000).unwrap();
@@ -412,4 +419,56 @@ fn parted_records_are_listed_read_and_applied_again() {
     assert_eq!(contents[&b"hash"[..]].3.len(), 1);
     parted::read(&directory, "../LOCK").expect_err("a name that leads elsewhere");
     parted::read(&directory, "none").expect_err("no such file");
+}
+
+/// What has expired is no record: an old master that lived beyond it has dropped fields of a hash
+/// that the new master has prolonged meanwhile.
+#[test]
+fn a_hash_that_expired_at_the_old_master_and_was_prolonged_at_the_new_one_is_whole() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut old = Node::open(one.path(), tiny()).unwrap();
+    for hash in [&b"prolonged"[..], b"left alone", b"lasting"] {
+        let mut txn = old.writer.transaction(WALL_MS);
+        txn.hash_put(hash, &[(b"a", b"1"), (b"b", b"2")]).unwrap();
+        if hash != b"lasting" {
+            txn.set_expiry(hash, Some(WALL_MS + 5_000)).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    old.commit();
+    let mut new = follower(two.path(), &old);
+    new.follow(&old, 700);
+    let parting = promote(&mut new, 2);
+    old.store.retain_from(Some(parting));
+    // The old master lives on beyond the expiry, and its compactions take the time of its records.
+    let mut txn = old.writer.transaction(WALL_MS + 10_000);
+    txn.put_string(b"later", b"", None).unwrap();
+    txn.commit().unwrap();
+    old.commit();
+    old.writer.seal();
+    old.fold();
+    old.folder.flush().unwrap();
+    old.store.database().unwrap().compact().unwrap();
+    assert!(old.store.database().unwrap().stats().dropped_by_filter > 0);
+    drop(old);
+    for hash in [&b"prolonged"[..], b"lasting"] {
+        let mut txn = new.writer.transaction(WALL_MS + 1_000);
+        assert!(txn.set_expiry(hash, Some(WALL_MS + 1_000_000)).unwrap());
+        txn.commit().unwrap();
+    }
+    new.commit();
+    rewound(one.path(), &new, parting);
+    let mut old = follower(one.path(), &new);
+    old.follow(&new, 700);
+    let (fetched, expected) = (old.contents(), new.contents());
+    assert_eq!(expected[&b"prolonged"[..]].3.len(), 2);
+    // What nobody prolonged has expired for both, and may be gone at one of them already.
+    let gone = |contents: &std::collections::BTreeMap<Vec<u8>, _>| {
+        let alive = contents.keys().filter(|key| **key != b"left alone");
+        alive.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(gone(&fetched), gone(&expected));
+    for key in gone(&expected) {
+        assert_eq!(fetched[&key], expected[&key]);
+    }
 }

@@ -43,6 +43,10 @@ pub struct Marker {
     pub exported: String,
     /// The record that the state stands at once the keys have been fetched.
     pub(super) settle_at: Option<Place>,
+    /// The earliest parting of those that have not been taken back.
+    pub(super) changed_from: SequenceNumber,
+    /// Compactions may have dropped what had expired by then, in milliseconds since the Unix epoch.
+    pub(super) dropped_upto_ms: u64,
     /// The touched keys, in hexadecimal.
     pub(super) keys: Vec<String>,
 }

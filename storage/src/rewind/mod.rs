@@ -6,15 +6,22 @@
 //!    them touched which the state has folded.
 //! 2. [`Rewind::cut`]: the log ends before the parting point.
 //! 3. [`Rewind::next_keys`], [`Rewind::apply`]: each touched key is replaced by what the master has,
-//!    absence included. With the last one the state stands at the parting point, in one batch.
+//!    absence included. With the last one the state stands at the parting point.
 //! 4. The store can be opened and follows. [`end`], once the records up to which keys were fetched
 //!    have been applied, removes the marker.
+//!
+//! Beside the keys that records touched, compactions have: those dropped what had expired by the
+//! parted records' time, while the master may have prolonged it by its own. A string is put whole by
+//! that; of a hash only its row is. So the master is asked which older hashes it has changed since
+//! the parting, and those of them that have expired here are fetched as well.
 //!
 //! After a crash anywhere the marker is found again, and fetching begins anew: putting a key whole
 //! is idempotent, and so is applying records to it that it already has the effects of.
 
 mod marker;
 mod scan;
+
+use std::collections::HashSet;
 
 use larder_types::SequenceNumber;
 
@@ -28,7 +35,7 @@ use crate::{
     parted::PartedError,
     row::{RowRef, RowValue},
     state::{Database, DatabaseOptions, FoldBatch},
-    whole_key::{WholeKey, request, whole_keys},
+    whole_key::{Reply, WholeKey, keys, request, request_changed, whole_keys},
 };
 
 /// Bytes of keys and rows after which a batch is written.
@@ -79,6 +86,8 @@ pub struct Rewind {
     keys: Vec<Vec<u8>>,
     /// How many of the keys have been fetched since this process took the rewind up.
     fetched: usize,
+    /// Whether the master has told which hashes it has changed.
+    told_changed: bool,
     options: DatabaseOptions,
     /// Open while keys are applied.
     database: Option<Database>,
@@ -96,7 +105,7 @@ impl Rewind {
         let Some(marker) = Marker::read(directory)? else { return Ok(None) };
         let keys = marker.keys().ok_or(RewindError::DamagedKey)?;
         let options = options.clone();
-        Ok(Some(Self { marker, keys, fetched: 0, options, database: None }))
+        Ok(Some(Self { marker, keys, fetched: 0, told_changed: false, options, database: None }))
     }
 
     /// Exports the records from `parting` on, and marks what has to be taken back. Where a marker
@@ -120,7 +129,11 @@ impl Rewind {
         let scan = Scan::of(directory, parting, base.map(|at| at.position.seq), at_ms)?;
         let mut touched = scan.touched;
         let mut scope = scan.scope;
+        let mut changed_from = parting;
+        let mut dropped_upto_ms = persisted.map_or(0, |at| at.hybrid.millis());
         if let Some(standing) = standing {
+            changed_from = changed_from.min(standing.marker.changed_from);
+            dropped_upto_ms = dropped_upto_ms.max(standing.marker.dropped_upto_ms);
             touched.extend(standing.keys);
             scope = match (scope, standing.marker.scope) {
                 (Scope::Everything, _) | (_, Scope::Everything) => Scope::Everything,
@@ -139,12 +152,15 @@ impl Rewind {
             settled: scope == Scope::Log,
             exported: scan.exported,
             settle_at: settle_at.map(Into::into),
+            changed_from,
+            dropped_upto_ms,
             keys: Vec::new(),
         };
         marker.set_keys(touched.iter());
         marker.write(directory)?;
         let keys = touched.into_iter().collect();
-        Ok(Self { marker, keys, fetched: 0, options: options.clone(), database: None })
+        let options = options.clone();
+        Ok(Self { marker, keys, fetched: 0, told_changed: false, options, database: None })
     }
 
     /// What has to be taken back, and how far that is.
@@ -186,17 +202,22 @@ impl Rewind {
         if restart {
             self.restart(directory)?;
         }
-        let left = &self.keys[self.fetched..];
-        if !left.is_empty() && !self.marker.settled {
-            return Ok(Some(request(left.iter().map(Vec::as_slice), bytes_max)));
+        if !self.marker.settled {
+            if !self.told_changed {
+                return Ok(Some(request_changed(self.marker.changed_from)));
+            }
+            let left = &self.keys[self.fetched..];
+            if !left.is_empty() {
+                return Ok(Some(request(left.iter().map(Vec::as_slice), bytes_max)));
+            }
         }
         self.settle(directory)?;
         Ok(None)
     }
 
     fn restart(&mut self, directory: &Directory) -> Result<(), RewindError> {
-        self.fetched = 0;
-        if self.marker.settled && !self.keys.is_empty() {
+        (self.fetched, self.told_changed) = (0, false);
+        if self.marker.settled && self.marker.scope == Scope::Keys {
             // The state has gone on from where it was settled, along the log.
             let persisted = self.database(directory)?.persisted()?;
             self.marker.settle_at = persisted.map(Into::into);
@@ -209,25 +230,57 @@ impl Rewind {
     /// Puts fetched keys, which the master has encoded, in place of what the state has of them.
     ///
     /// # Errors
-    /// When they are malformed or not those asked for: nothing of the rest is applied then. When
-    /// the state fails.
+    /// When they are malformed or not those asked for: those from there on, and perhaps some before,
+    /// are asked for again. When the state fails.
     pub fn apply(&mut self, directory: &Directory, reply: &[u8]) -> Result<(), RewindError> {
+        let reply = match Reply::of(reply)? {
+            Reply::WholeKeys(reply) => reply,
+            Reply::ChangedHashes(names) => return self.add_expired(directory, names),
+        };
         let applied = self.database(directory)?.applied()?;
         let Some(applied) = applied else { return Err(RewindError::SnapshotNeeded) };
-        let (mut batch, mut bytes) = (FoldBatch::new(), 0);
+        let (mut batch, mut bytes, mut fetched) = (FoldBatch::new(), 0, self.fetched);
         for whole in whole_keys(reply) {
             let whole = whole?;
-            if self.keys.get(self.fetched).is_none_or(|expected| *expected != whole.key) {
+            if self.keys.get(fetched).is_none_or(|expected| *expected != whole.key) {
                 return Err(RewindError::OtherKey);
             }
             bytes += replace(&mut batch, &whole)?;
-            self.fetched += 1;
+            fetched += 1;
             if bytes >= BATCH_BYTES {
                 self.database(directory)?.fold(std::mem::take(&mut batch), applied)?;
-                bytes = 0;
+                (bytes, self.fetched) = (0, fetched);
             }
         }
-        Ok(self.database(directory)?.fold(batch, applied)?)
+        self.database(directory)?.fold(batch, applied)?;
+        self.fetched = fetched;
+        Ok(())
+    }
+
+    /// Of the hashes that the master has changed, takes those that compactions may have dropped here
+    /// in whole or in part.
+    fn add_expired(&mut self, directory: &Directory, names: &[u8]) -> Result<(), RewindError> {
+        let known: HashSet<Vec<u8>> = self.keys.iter().cloned().collect();
+        let upto_ms = self.marker.dropped_upto_ms;
+        let mut added = Vec::new();
+        for name in keys(names) {
+            let name = name?;
+            let row = self.database(directory)?.row(name)?;
+            let kept = match &row {
+                Some(row) => !RowRef::parse(row).map_err(StateError::from)?.is_expired(upto_ms),
+                None => false,
+            };
+            if !kept && !known.contains(name) {
+                added.push(name.to_vec());
+            }
+        }
+        if !added.is_empty() {
+            self.keys.append(&mut added);
+            self.marker.set_keys(self.keys.iter());
+            self.marker.write(directory)?;
+        }
+        self.told_changed = true;
+        Ok(())
     }
 
     /// With every key in place: the state stands at `settle_at` from now on.

@@ -147,6 +147,8 @@ impl Shared {
         log: Log,
         replicas: Vec<ReplicasRecord>,
     ) -> Self {
+        let retention = Retention::default();
+        retention.keep_for_followers(options.retain_from);
         Self {
             inflight,
             cache: HotCache::new(options.hot_cache_bytes),
@@ -155,7 +157,7 @@ impl Shared {
             options,
             watermarks: Marks::default(),
             fold: FoldOrders::default(),
-            retention: Arc::default(),
+            retention: Arc::new(retention),
             digests: Digests::default(),
             replicas: Mutex::new(replicas),
             fsyncs: Fsyncs::default(),

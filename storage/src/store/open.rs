@@ -51,7 +51,10 @@ pub struct StoreOptions {
     pub unapplied_records_max: u64,
     /// When a record can be read.
     pub visibility: Visibility,
-    /// The log is kept for followers, [`Store::retain_from`], up to this size.
+    /// What [`Store::retain_from`] has said before it is called: a node with followers gives the
+    /// first number, so that nothing they need is trimmed before it is known what that is.
+    pub retain_from: Option<SequenceNumber>,
+    /// The log is kept for followers up to this size.
     pub retain_bytes_max: u64,
     /// RocksDB.
     pub database: DatabaseOptions,
@@ -100,6 +103,7 @@ impl StoreOptions {
             unapplied_bytes_max: 192 << 20,
             unapplied_records_max: 1_500_000,
             visibility: Visibility::Durable,
+            retain_from: None,
             retain_bytes_max: 8 << 30,
             database,
         }
