@@ -10,9 +10,7 @@ use crate::playground::Region;
 
 /// `kv playground`: without a subcommand, runs it.
 #[derive(Args, Debug)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
+#[command(after_help = "\
 Examples:
   kv playground                          three regions with distances between them
   kv playground --wan none --level majority
@@ -26,8 +24,7 @@ Examples:
   kv playground stop                     the same as Ctrl-C in the first
 
 Round trips: shenzhen-tianjin 40 ms, shenzhen-shanghai 30 ms, tianjin-shanghai 25 ms, made by the nodes
-themselves; no privileges are needed. One playground a user runs at a time."
-)]
+themselves; no privileges are needed. One playground a user runs at a time.")]
 pub(crate) struct Playground {
     #[command(flatten)]
     pub(crate) run: Run,
@@ -135,19 +132,6 @@ pub(crate) enum Order {
     },
     /// End the playground
     Stop,
-    /// Become the kvd of a region, and end with the process that started this one
-    #[command(hide = true)]
-    Node {
-        /// The daemon
-        #[arg(long)]
-        kvd: PathBuf,
-        /// Its configuration file
-        #[arg(long)]
-        config: PathBuf,
-        /// The process that started this one
-        #[arg(long)]
-        parent: i32,
-    },
 }
 
 /// Arguments of `kv playground lag`.

@@ -16,6 +16,7 @@ mod status;
 mod world;
 
 pub(crate) use layout::Region;
+pub(crate) use node::become_node;
 
 use std::time::Duration;
 
@@ -47,7 +48,6 @@ pub(crate) async fn playground(target: &Target, playground: &Playground) -> Resu
         return Err(Failure::Usage(text.to_owned()));
     }
     let request = match order {
-        Order::Node { kvd, config, parent } => return Err(node::become_node(kvd, config, *parent)),
         Order::Cut { a, b } if a == b => {
             return Err(Failure::Usage(format!("there is no link from {a} to {a}")));
         }

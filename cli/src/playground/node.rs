@@ -1,5 +1,6 @@
 //! The process of a node: starting it so that it never outlives the playground, and asking it to end.
 
+use std::env::ArgsOs;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
@@ -15,6 +16,8 @@ use crate::output;
 
 /// This very program, also where its file has been replaced since it was started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
+/// The first argument of a process that is to be a node. No command that a person gives.
+const BECOME_NODE: &str = "become-playground-node";
 /// Of what a node wrote last, so much is shown.
 const SHOWN_BYTES_MAX: u64 = 2048;
 
@@ -35,11 +38,8 @@ impl NodeProcess {
         let output = File::options().create(true).append(true).open(log).map_err(failed)?;
         let errors = output.try_clone().map_err(failed)?;
         let child = Command::new(THIS_PROGRAM)
-            .args(["playground", "node", "--kvd"])
-            .arg(kvd)
-            .arg("--config")
-            .arg(config)
-            .args(["--parent", &getpid().as_raw_nonzero().to_string()])
+            .args([BECOME_NODE, &getpid().as_raw_nonzero().to_string()])
+            .args([kvd, config])
             // Ctrl-C is for the playground, which then ends its nodes one and all.
             .process_group(0)
             .stdin(Stdio::null())
@@ -100,17 +100,25 @@ fn tail(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Turns this process into kvd, to be killed by the system when its parent ends, however that ends.
-/// The store loses nothing by it. Returns only when that fails.
-pub(crate) fn become_node(kvd: &Path, config: &Path, parent: i32) -> Failure {
-    let failed =
-        |error: io::Error| Failure::Process(format!("cannot run {}: {error}", kvd.display()));
+/// Where the playground started this very process to be a node, with [`BECOME_NODE`], its own id, the
+/// daemon and its configuration: turns it into kvd, to be killed by the system when its parent ends,
+/// however that ends. The store loses nothing by it. `None` where a person started it; otherwise it
+/// returns only when it fails.
+pub(crate) fn become_node(mut arguments: ArgsOs) -> Option<Failure> {
+    if arguments.nth(1)? != BECOME_NODE {
+        return None;
+    }
+    let parent: i32 = arguments.next()?.to_str()?.parse().ok()?;
+    let (kvd, config) = (arguments.next()?, arguments.next()?);
+    let failed = |error: io::Error| {
+        Some(Failure::Process(format!("cannot run {}: {error}", kvd.to_string_lossy())))
+    };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return failed(error.into());
     }
     // Where the parent ended before the line above, nothing would end this process.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Failure::Process("the playground has ended".to_owned());
+        return Some(Failure::Process("the playground has ended".to_owned()));
     }
-    failed(Command::new(kvd).arg("--config").arg(config).exec())
+    failed(Command::new(&kvd).arg("--config").arg(config).exec())
 }

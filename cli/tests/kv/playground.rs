@@ -192,7 +192,9 @@ fn only_one_runs_and_takes_orders_once_it_is_up() {
         code == 0 && text.contains("no answer") && text.contains(&pids[0].to_string()),
         "{text}"
     );
+    let anywhere = outcome(&scratch.kv(&["-o", "json", "status"]));
     let (code, text) = outcome(&scratch.kv(&["status", "-o", "json"]));
+    assert_eq!((code, &text), (anywhere.0, &anywhere.1));
     let status: Json = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &status["regions"][2]["region"]), (0, &"shanghai".into()));
     assert_eq!(status["regions"][2]["pid"], pids[2]);
