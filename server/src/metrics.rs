@@ -197,9 +197,17 @@ fn replication(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     let is_master = u64::from(replica.duty().is_master());
     out.gauge("replication_master", "1 while this node is the master", is_master)?;
     let undecided = node.shard.undecided() + replica.unreached();
-    out.counter("replication_undecided", "Writes that did not reach their level in time", undecided)?;
+    out.counter(
+        "replication_undecided",
+        "Writes that did not reach their level in time",
+        undecided,
+    )?;
     let stats = replica.driver.stats();
-    out.counter("replication_sent_bytes", "Bytes sent to other nodes, as packed", stats.sent_bytes)?;
+    out.counter(
+        "replication_sent_bytes",
+        "Bytes sent to other nodes, as packed",
+        stats.sent_bytes,
+    )?;
     out.counter("replication_rewinds", "Times that this node's log had parted", stats.rewinds)?;
     let served = stats.snapshots_served;
     out.counter("replication_snapshots_served", "Snapshots given to other nodes", served)?;
@@ -247,7 +255,12 @@ fn members(node: &Node, status: &Status, out: &mut Out<'_, '_>) -> fmt::Result {
             MemberState::Streaming | MemberState::Master
         ))))
     });
-    out.gauges("replication_member_up", "1 while it has every record as it comes", "node", &streaming)
+    out.gauges(
+        "replication_member_up",
+        "1 while it has every record as it comes",
+        "node",
+        &streaming,
+    )
 }
 
 fn process(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {

@@ -260,7 +260,8 @@ async fn open(
         let (shard, threads) = opened.await??;
         return Ok((Opened::Now(shard, threads), None));
     };
-    let (replication, is_lab, told) = (config.replication.clone(), config.lab.enabled, failed.clone());
+    let (replication, is_lab, told) =
+        (config.replication.clone(), config.lab.enabled, failed.clone());
     let started = spawn_blocking(move || {
         let failed: replica::Failed = Arc::new(move |error| {
             // The first failure is what ends the node.

@@ -284,7 +284,8 @@ impl Node {
         let Some((head, body)) = answer.split_once("\r\n\r\n") else {
             bail!("{method} {path}: no HTTP: {answer:?}")
         };
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("a status")?;
+        let status =
+            head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("a status")?;
         let body = if body.is_empty() { Json::Null } else { serde_json::from_str(body)? };
         Ok((status, body))
     }

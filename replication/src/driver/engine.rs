@@ -44,15 +44,36 @@ pub(super) enum Input {
     Message(Link, Message),
     /// A connection failed, or its other end broke the rules.
     Broken(Link, String),
-    SnapshotWanted { link: Link, session: Session, stream: Box<(FrameSender, FrameReceiver)> },
-    SnapshotMade { link: Link, session: Session, made: Result<Snapshot, String> },
-    SnapshotFetched { link: Link, fetched: Result<Box<Incoming>, String> },
-    Read { wanted: Wanted, read: Result<(Option<Feed>, Read), DriverError> },
-    KeysRead { link: Link, reply: Bytes, at: u64 },
+    SnapshotWanted {
+        link: Link,
+        session: Session,
+        stream: Box<(FrameSender, FrameReceiver)>,
+    },
+    SnapshotMade {
+        link: Link,
+        session: Session,
+        made: Result<Snapshot, String>,
+    },
+    SnapshotFetched {
+        link: Link,
+        fetched: Result<Box<Incoming>, String>,
+    },
+    Read {
+        wanted: Wanted,
+        read: Result<(Option<Feed>, Read), DriverError>,
+    },
+    KeysRead {
+        link: Link,
+        reply: Bytes,
+        at: u64,
+    },
     Worked(Box<Worked>),
     Stored(Token),
     Report(Report),
-    Request { what: Request, answer: oneshot::Sender<Result<Outcome, Refusal>> },
+    Request {
+        what: Request,
+        answer: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
     Reach {
         seq: SequenceNumber,
         need: Need,
@@ -131,7 +152,10 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Runs until it is asked to end, or cannot go on.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), DriverError> {
+    pub(super) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+    ) -> Result<(), DriverError> {
         let shared = self.shared.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -23,7 +23,9 @@ pub(super) struct Wanted {
 /// What reading came to.
 pub(super) enum Read {
     Chunk(Chunk),
-    Trimmed { first: SequenceNumber },
+    Trimmed {
+        first: SequenceNumber,
+    },
     /// Nothing is durable there yet: to be tried again.
     NotYet,
 }
@@ -44,10 +46,8 @@ impl Feed {
     fn next(&mut self, bytes_max: usize) -> Result<Read, DriverError> {
         let Some(frames) = self.cursor.next_frames(bytes_max)? else { return Ok(Read::NotYet) };
         let last = Position { epoch: frames.last_epoch, seq: frames.last };
-        let prev = std::mem::replace(
-            &mut self.prev,
-            Tail { last: Some(last), crc: frames.last_crc },
-        );
+        let prev =
+            std::mem::replace(&mut self.prev, Tail { last: Some(last), crc: frames.last_crc });
         let last_crc = frames.last_crc;
         Ok(Read::Chunk(Chunk { prev, last, last_crc, frames: frames.bytes }))
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     core::{Action, Alert, Event, Link, Session},
-    message::{Message, encode, encode_set},
+    message::{Message, Stream, encode, encode_set},
 };
 
 /// What a human is told.
@@ -126,15 +126,14 @@ impl Engine {
     }
 
     fn send(&mut self, link: Link, mut message: Message) {
-        let kind = match &mut message {
-            Message::Records(records) => {
-                if self.links.features(link).contain(packing::LZ4) {
-                    self.packer.pack(records);
-                }
-                StreamKind::Log
-            }
-            Message::Fetched { .. } => StreamKind::Log,
-            _ => StreamKind::Control,
+        if let Message::Records(records) = &mut message
+            && self.links.features(link).contain(packing::LZ4)
+        {
+            self.packer.pack(records);
+        }
+        let kind = match message.stream() {
+            Stream::Control => StreamKind::Control,
+            Stream::Log => StreamKind::Log,
         };
         if self.links.is_open(link) && !self.links.send(link, kind, encoded(&message)) {
             self.disconnect(link, "it takes nothing");
@@ -266,11 +265,7 @@ impl Engine {
         });
     }
 
-    pub(super) fn snapshot_fetched(
-        &mut self,
-        link: Link,
-        fetched: Result<Box<Incoming>, String>,
-    ) {
+    pub(super) fn snapshot_fetched(&mut self, link: Link, fetched: Result<Box<Incoming>, String>) {
         match fetched {
             Ok(incoming) => {
                 self.shared.stats.snapshots_taken.fetch_add(1, Ordering::Relaxed);

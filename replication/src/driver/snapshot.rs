@@ -131,12 +131,7 @@ pub(super) async fn send(
 type Reading = tokio::task::JoinHandle<Result<Bytes, String>>;
 
 /// Begins to read the piece at a place, and moves the place on; `None` at the end.
-fn piece(
-    snapshot: &Snapshot,
-    sizes: &[u64],
-    file: &mut u64,
-    offset: &mut u64,
-) -> Option<Reading> {
+fn piece(snapshot: &Snapshot, sizes: &[u64], file: &mut u64, offset: &mut u64) -> Option<Reading> {
     let mut at = usize::try_from(*file).ok().filter(|at| *at < sizes.len())?;
     while *offset >= sizes[at] {
         at += 1;
@@ -151,7 +146,10 @@ fn piece(
     Some(spawn_blocking(move || {
         let bytes = snapshot.read(at, from, wanted).map_err(|error| error.to_string())?;
         if bytes.len() != wanted {
-            return Err(format!("a file of the snapshot ends {} bytes early", wanted - bytes.len()));
+            return Err(format!(
+                "a file of the snapshot ends {} bytes early",
+                wanted - bytes.len()
+            ));
         }
         let mut piece = BytesMut::with_capacity(PIECE_HEADER_BYTES + bytes.len());
         piece.put_u64_le(at as u64);
@@ -184,8 +182,7 @@ pub(super) async fn fetch(
     });
     let begun = begun.await.map_err(|error| error.to_string())?;
     let (incoming, missing) = begun.map_err(|error| error.to_string())?;
-    let (file, offset) =
-        missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
+    let (file, offset) = missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
     let mut begin = BytesMut::with_capacity(PIECE_HEADER_BYTES);
     begin.put_u64_le(file);
     begin.put_u64_le(offset);
@@ -202,7 +199,10 @@ pub(super) async fn fetch(
     writing.await.map_err(|error| error.to_string())?
 }
 
-fn write_all(mut incoming: Incoming, mut waiting: mpsc::Receiver<Bytes>) -> Result<Incoming, String> {
+fn write_all(
+    mut incoming: Incoming,
+    mut waiting: mpsc::Receiver<Bytes>,
+) -> Result<Incoming, String> {
     while let Some(mut piece) = waiting.blocking_recv() {
         let (file, offset) = place(&piece).ok_or("a piece of a snapshot without its place")?;
         piece.advance(PIECE_HEADER_BYTES);

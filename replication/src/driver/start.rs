@@ -96,7 +96,8 @@ pub fn start(options: Options, found: Found, port: Port) -> Result<(Driver, Thre
         let found = identity.node().clone();
         return Err(DriverError::OtherNode { certificate, found, expected });
     }
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(DriverError::Thread)?;
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(DriverError::Thread)?;
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let clock = Clock::start();
     let driver = Driver { inputs, shared: Arc::new(Shared::new(clock)) };

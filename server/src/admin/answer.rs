@@ -59,7 +59,10 @@ pub(super) async fn answered(answer: impl Future<Output = Result<Json, Refused>>
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
     serde_json::from_slice(bytes).map_err(|error| {
-        Refused::new(StatusCode::BAD_REQUEST, format!("the body does not say what is needed: {error}"))
+        Refused::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body does not say what is needed: {error}"),
+        )
     })
 }
 
@@ -95,7 +98,9 @@ pub(super) async fn authorize(
 ) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let tells_data = request.uri().path().starts_with(PARTED);
-    if (changes || tells_data) && let Some(node) = started.get() {
+    if (changes || tells_data)
+        && let Some(node) = started.get()
+    {
         let given = request.headers().get(header::AUTHORIZATION);
         let given = given.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let settings = node.settings.load();

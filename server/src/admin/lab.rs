@@ -62,6 +62,7 @@ fn view(peer: &PeerConfig, shape: Shape, stats: ShapeStats) -> Json {
         "cut_send": shape.cut_send,
         "cut_receive": shape.cut_receive,
         "carried": stats.carried,
+        "carried_bytes": stats.carried_bytes,
         "lost": stats.lost,
         "cut": stats.cut,
     })

@@ -18,8 +18,8 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
-    response::{IntoResponse, Response},
     middleware,
+    response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use tokio::net::TcpListener;

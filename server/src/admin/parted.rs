@@ -10,7 +10,7 @@ use axum::{
 };
 use larder_storage::parted::{self, PartedError, PartedRecord};
 use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -68,8 +68,10 @@ pub(super) async fn reapply(
             return Ok(json!({"dry_run": true, "records": count, "applied": 0}));
         }
         if let Some(why) = replica.duty().refuses_writes() {
-            let error = format!("this node takes no writes ({why}); copy the file to the master, or \
-                                 switch over to this node first");
+            let error = format!(
+                "this node takes no writes ({why}); copy the file to the master, or \
+                                 switch over to this node first"
+            );
             return Err(Refused::new(StatusCode::CONFLICT, error));
         }
         let applied = apply(&node.shard, records).await?;

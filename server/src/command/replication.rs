@@ -57,9 +57,9 @@ fn ack(
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
     let text = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
-    let level: AckLevel = text.parse().map_err(|_| {
-        CommandError::message("ERR the level is one of local, near, majority, all")
-    })?;
+    let level: AckLevel = text
+        .parse()
+        .map_err(|_| CommandError::message("ERR the level is one of local, near, majority, all"))?;
     if node.replica.is_none() && level > AckLevel::Local {
         return Err(CommandError::message(
             "ERR this node is alone: there is no other that could acknowledge a write",

@@ -79,9 +79,10 @@ impl Connection {
     /// Whether records that this node has may not be read yet, and it cannot commit them itself: the
     /// writer, which sees them, is then not asked.
     fn reads_what_others_commit(&self) -> bool {
-        self.node.replica.as_ref().is_some_and(|replica| {
-            replica.level > AckLevel::Local && !replica.duty().is_master()
-        })
+        self.node
+            .replica
+            .as_ref()
+            .is_some_and(|replica| replica.level > AckLevel::Local && !replica.duty().is_master())
     }
 
     /// Runs a command that needs no writer.

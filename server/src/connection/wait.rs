@@ -113,9 +113,12 @@ impl Connection {
             }
             let look = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY));
             let moved = async {
-                match &mut visible {
-                    Some(visible) if visible.changed().await.is_ok() => {}
-                    _ => std::future::pending().await,
+                let moved = match &mut visible {
+                    Some(visible) => visible.changed().await.is_ok(),
+                    None => false,
+                };
+                if !moved {
+                    std::future::pending().await
                 }
             };
             tokio::select! {
@@ -131,12 +134,7 @@ impl Connection {
     }
 }
 
-async fn have(
-    replica: &Replica,
-    seq: SequenceNumber,
-    wanted: u32,
-    patience: Duration,
-) -> u32 {
+async fn have(replica: &Replica, seq: SequenceNumber, wanted: u32, patience: Duration) -> u32 {
     let reached = replica.driver.reach(seq, Need::Replicas(wanted), patience).await;
     reached.map_or(0, |(_, replicas)| replicas)
 }

@@ -47,9 +47,9 @@ impl Replica {
             return match duty.refuses_writes() {
                 None => Ok(()),
                 Some(why) if session.redirect == Redirect::Nothing => Err(self.refusal(&duty, why)),
-                Some(why) => Err(self.moved(&duty, command, request).unwrap_or_else(|| {
-                    CommandError::message(why)
-                })),
+                Some(why) => Err(self
+                    .moved(&duty, command, request)
+                    .unwrap_or_else(|| CommandError::message(why))),
             };
         }
         if session.redirect == Redirect::All
@@ -86,12 +86,7 @@ impl Replica {
 
     /// Sends a cluster-aware client to the master; `None` where it is not known, or the command
     /// names no key.
-    fn moved(
-        &self,
-        duty: &Duty,
-        command: &Command,
-        request: Request<'_>,
-    ) -> Option<CommandError> {
+    fn moved(&self, duty: &Duty, command: &Command, request: Request<'_>) -> Option<CommandError> {
         let Duty::Slave { master: Some(master) } = duty else { return None };
         let key = usize::try_from(command.first_key).ok().filter(|position| *position > 0)?;
         let unit = Unit::of_key(request.get(key)?);

@@ -51,12 +51,12 @@ impl Duty {
     pub const fn refuses_writes(&self) -> Option<&'static str> {
         match self {
             Self::Master => None,
-            Self::Joining => Some(
-                "LOADING this node has no log yet: it has not found the master; try again",
-            ),
-            Self::HandingOver => Some(
-                "TRYAGAIN the master is handing over to another node; try again in a moment",
-            ),
+            Self::Joining => {
+                Some("LOADING this node has no log yet: it has not found the master; try again")
+            }
+            Self::HandingOver => {
+                Some("TRYAGAIN the master is handing over to another node; try again in a moment")
+            }
             Self::Slave { .. } | Self::Fenced => {
                 Some("READONLY You can't write against a read only replica.")
             }

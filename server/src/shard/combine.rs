@@ -101,8 +101,12 @@ impl Combiner {
         // handed in just before is not left behind.
         while let Some(mut place) = self.place.try_lock() {
             match &mut *place {
-                Place::Open(desk) if self.evaluate_waiting(desk) => {}
-                Place::Open(_) | Place::Suspended => return,
+                Place::Open(desk) => {
+                    if !self.evaluate_waiting(desk) {
+                        return;
+                    }
+                }
+                Place::Suspended => return,
                 Place::Refusing(why) => self.refuse_waiting(why),
             }
             drop(place);

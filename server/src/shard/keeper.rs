@@ -70,14 +70,14 @@ impl Plan {
     /// Opens the store: as the master of its log where nobody else knows of it, else as a follower,
     /// which writes nothing and takes no writes until it is told to.
     pub(super) fn open(&self, new_log: Option<LogId>) -> Result<Opening, ShardError> {
-        let (open_as, closed_to_clients) = match &self.replicated {
+        let (role, closed_to_clients) = match &self.replicated {
             None => {
                 let epoch_id = rand::rng().random();
                 (OpenAs::Master { wall_ms: wall_ms(), epoch_id }, None)
             }
             Some(_) => (OpenAs::Follower { log: new_log }, Some(STARTING.into())),
         };
-        let opened = open_as(&self.directory, self.options.clone(), open_as)?;
+        let opened = open_as(&self.directory, self.options.clone(), role)?;
         let Opened { writer, syncer, folder, store, recovered, replayed, .. } = opened;
         if let Some(replicated) = &self.replicated {
             let tell = replicated.tell.clone();
@@ -90,8 +90,7 @@ impl Plan {
             let (store, failed, awaiting) =
                 (store.clone(), self.failed.clone(), self.awaiting.clone());
             move || {
-                if let Err(error) =
-                    sync_until_closed(syncer, &staged, &store, awaiting.as_deref())
+                if let Err(error) = sync_until_closed(syncer, &staged, &store, awaiting.as_deref())
                 {
                     staged.close();
                     failed(error.into());

@@ -1,15 +1,11 @@
 //! What the replication of a shard does with its writer, its store and its directory.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{borrow::Cow, time::Instant};
 
 use larder_storage::{AcceptError, EpochError, log::AppendError};
-use larder_types::{Epoch, LogId, Position, SequenceNumber};
+use larder_types::{Epoch, LogId, Position};
 
-use super::{
-    combine::Desk,
-    pause::Ending,
-    threads::Shard,
-};
+use super::{combine::Desk, pause::Ending, threads::Shard};
 use crate::clock::wall_ms;
 
 /// Why something was not done with the shard's writer.

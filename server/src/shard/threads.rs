@@ -23,8 +23,8 @@ use super::{
     combine::{Combiner, Staged},
     keeper::{Keeper, Opening, Plan},
     pause::Pause,
-    replicate::OrderError,
     queue::{Queue, Taken},
+    replicate::OrderError,
     watch::Watches,
     work::Work,
 };
@@ -120,9 +120,9 @@ impl Shard {
         replicated: Option<Replicated>,
         failed: impl Fn(ShardError) + Send + Sync + 'static,
     ) -> Result<(Arc<Self>, Threads), ShardError> {
-        let awaiting = replicated.as_ref().map(|replicated| {
-            Arc::new(Awaiting::new(replicated.level, replicated.ack_timeout))
-        });
+        let awaiting = replicated
+            .as_ref()
+            .map(|replicated| Arc::new(Awaiting::new(replicated.level, replicated.ack_timeout)));
         let new_log = replicated.as_ref().and_then(|replicated| replicated.new_log);
         let plan = Plan {
             directory,

@@ -107,9 +107,8 @@ fn reads_that_may_be_too_stale_are_refused() -> Result<()> {
     let slave = &cluster.nodes[1];
     let mut client = slave.client()?;
     client.expect_ok(&["KV.MAXLAG", "1500"])?;
-    Deadline::after(SOON).wait_for("a fresh read", || {
-        Ok((!client.call(&["GET", "a"])?.is_error()).then_some(()))
-    })?;
+    Deadline::after(SOON)
+        .wait_for("a fresh read", || Ok((!client.call(&["GET", "a"])?.is_error()).then_some(())))?;
     cluster.shape(0, 1, Some(&json!({"cut_send": true, "cut_receive": true})))?;
     let refused = Deadline::after(SOON).wait_for("a stale read to be refused", || {
         let reply = client.call(&["GET", "a"])?;
