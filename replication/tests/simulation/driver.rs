@@ -65,8 +65,7 @@ impl Cluster {
 
     fn begin_epoch(&mut self, node: NodeIndex, epoch: Epoch) {
         self.with(node, |process| process.epoch = Some(epoch));
-        let first = self.append(node, Body::Epoch);
-        self.facts.push(Fact::Began { node, epoch, first });
+        self.append(node, Body::Epoch);
     }
 
     /// Appends a record of the node's own.
@@ -101,13 +100,15 @@ impl Cluster {
             return;
         }
         records.into_iter().for_each(|id| log.append(id));
+        self.with(node, |process| process.epoch = None);
         self.sync(node);
     }
 
     /// Makes records visible, and answers who waits for that.
     fn commit(&mut self, node: NodeIndex, position: Position) {
         let this = &self.nodes[node];
-        let master = this.leads().is_some();
+        let epoch = this.running().and_then(|process| process.epoch);
+        let master = epoch == Some(position.epoch);
         let tip = this.disk.log.last_durable();
         let record = tip.and_then(|tip| self.book.ancestor(tip, position.seq.as_u64()));
         let record = record.filter(|&id| self.book.position(id) == position);
@@ -145,7 +146,7 @@ impl Cluster {
             self.marks.reach(Mark::LeaseLost);
         }
         self.with(node, |process| process.gate = gate);
-        self.facts.push(Fact::Gate { node });
+        self.facts.push(Fact::Gate);
     }
 
     fn alert(&mut self, node: NodeIndex, alert: Alert) {

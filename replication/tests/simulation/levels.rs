@@ -68,7 +68,7 @@ impl Cluster {
         let term = self.book.position(record).epoch.term;
         self.book.path(tip).take_while(|&id| Some(id) != joint).any(|id| {
             let epoch = self.book.position(id).epoch;
-            epoch.term > term && self.forced.iter().any(|forced| forced.term == epoch.term)
+            epoch.term > term && self.forced_terms.contains(&epoch.term)
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use larder_replication::core::{Event, Outcome, Refusal, Request, RequestId, Role};
 
-use crate::{cluster::Cluster, history::Forced, marks::Mark, network::NodeIndex, queue::Time};
+use crate::{cluster::Cluster, marks::Mark, network::NodeIndex, queue::Time};
 
 /// What was asked and not yet answered.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Cluster {
         self.operator.next += 1;
         let request = RequestId(REQUESTS + self.operator.next);
         if let Request::Promote { force_term: Some(term) } = what {
-            self.forced.push(Forced { term, at: self.now() });
+            self.forced_terms.insert(term);
         }
         let life = self.nodes[node].life;
         self.operator.asked.insert(request, (node, life, what.clone(), self.now()));

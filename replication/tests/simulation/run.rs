@@ -57,6 +57,9 @@ pub(crate) fn run(seed: u64, planted: Option<Planted>, traced: bool) -> Result<S
         let all: Vec<_> = cluster.trace.lines().collect();
         println!("{:#?}", cluster.options);
         all[all.len().saturating_sub(lines)..].iter().for_each(|line| println!("{line}"));
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            println!("{index}: {:?}", node.running().map(|process| &process.core));
+        }
     }
     match outcome {
         Ok(()) => Ok(Seen {
@@ -125,9 +128,13 @@ impl Run {
             }
             if unsettled.is_none() {
                 self.cluster.clients.resting = true;
-                self.until(self.cluster.now() + self.cluster.options.ack_timeout)?;
             }
             self.operate(waited);
+        }
+        self.cluster.write();
+        self.until(self.cluster.now() + self.cluster.options.ack_timeout + 2 * SECOND)?;
+        if let Some(unsettled) = self.unsettled() {
+            return Err(("settles", format!("after one more write: {unsettled}")));
         }
         let last = self.cluster.clients.writes.last();
         if last.is_some_and(|write| write.reply != Reply::Acknowledged) {

@@ -113,9 +113,12 @@ impl Cluster {
         let Some(process) = &mut this.process else { return };
         process.syncing = false;
         let reported = std::mem::replace(&mut process.reported, end);
+        let epoch = process.epoch;
         self.sync(node);
         if reported != end {
             let durable = self.news(reported, end);
+            let own = durable.epochs.iter().find(|start| Some(start.epoch) == epoch);
+            self.facts.extend(own.map(|start| Fact::Began { node, epoch: start.epoch }));
             self.tell(node, Event::Durable(durable));
             self.fold_later(node);
         }

@@ -49,7 +49,7 @@ impl Cluster {
         if !self.network.connection(connection).open[from] {
             return;
         }
-        let stream = usize::from(matches!(message, Message::Records(_)));
+        let stream = usize::from(matches!(message, Message::Records(_) | Message::Verdict { .. }));
         self.put(stream, Parcel { connection, from, message, again: false });
     }
 

@@ -1,5 +1,6 @@
 //! What comes from outside: clients, the operator, and everything that breaks.
 
+use larder_replication::core::PlacedSet;
 use larder_types::DiskId;
 
 use crate::{
@@ -158,11 +159,12 @@ impl Cluster {
     }
 
     /// Takes a node's disk away, where that is no more than the levels promise to survive: what
-    /// has been committed is on every other member, or the level is `local`.
+    /// has been committed is on every other of three members or more, or the level is `local`.
     fn replace_disk(&mut self) {
         let node = self.any_node();
         let others = (0..self.nodes.len()).filter(|&other| other != node);
         let newest = self.newest_commit();
+        let few = |placed: &PlacedSet| placed.set.voters().count() < 3;
         let local = self.options.level == larder_types::AckLevel::Local;
         let whole = others.clone().all(|other| {
             let this = &self.nodes[other];
@@ -172,7 +174,8 @@ impl Cluster {
             let all = set.is_some_and(|placed| {
                 others.clone().all(|each| placed.set.member(&self.nodes[each].replica()).is_some())
             });
-            this.disk.rewind.is_none() && all && (local || holds)
+            let few = newest_set(&self.book, tip).as_ref().is_some_and(few);
+            this.disk.rewind.is_none() && all && (local || holds && !few)
         });
         if !whole {
             return;
