@@ -29,7 +29,7 @@ impl Cluster {
                 self.nodes[node].disk.standing.write(standing);
                 self.later(node, self.options.fsync, Local::Step(Step::Stored(token)));
             }
-            Action::RetainFrom { seq } => self.with(node, |process| process.retain = seq),
+            Action::RetainFrom { seq } => self.with(node, |process| process.retain = Some(seq)),
             Action::PauseWrites => {
                 self.with(node, |process| {
                     process.writes_paused = true;

@@ -103,6 +103,8 @@ impl Cluster {
             process.state.applied = tip.and_then(|tip| self.book.ancestor(tip, before));
             this.disk.flushed = process.state;
             rewind.settled = true;
+            let applied = SequenceNumber::new(before);
+            self.tell(node, Event::Progress { visible: applied, applied });
         }
         self.tell(node, Event::KeysListed { request: None });
         self.fold_later(node);

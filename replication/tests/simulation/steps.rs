@@ -242,7 +242,8 @@ impl Cluster {
         }
         let flushed = self.book.number(this.disk.flushed.applied) + 1;
         let tail = self.book.number(this.disk.log.last_durable());
-        let kept = process.retain.map_or(flushed, |seq| seq.as_u64());
+        let asked = process.retain.map(|seq| seq.map_or(flushed, SequenceNumber::as_u64));
+        let kept = asked.unwrap_or(0);
         let cap = (tail + 1).saturating_sub(self.options.retain);
         let floor = flushed.min(kept.max(cap)).min(pinned);
         let first = this.disk.log.first(&self.book);

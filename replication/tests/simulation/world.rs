@@ -174,7 +174,7 @@ impl Cluster {
             let all = set.is_some_and(|placed| {
                 others.clone().all(|each| placed.set.member(&self.nodes[each].replica()).is_some())
             });
-            let few = newest_set(&self.book, tip).as_ref().is_some_and(few);
+            let few = newest_set(&self.book, this.disk.log.last()).as_ref().is_some_and(few);
             this.disk.rewind.is_none() && all && (local || holds && !few)
         });
         if !whole {
@@ -200,6 +200,7 @@ impl Cluster {
     /// Ends every fault: all nodes run, all links carry.
     pub(crate) fn heal(&mut self) {
         self.options.faults.late = 0;
+        self.options.raised = 0;
         for from in 0..self.nodes.len() {
             for to in 0..self.nodes.len() {
                 self.network.link(from, to).loss = 0;

@@ -10,8 +10,8 @@ use crate::{cluster::Cluster, disk::Disk, history::Fact, network::NodeIndex};
 
 #[derive(Default)]
 pub(super) struct PartedRecordsExported {
-    /// Which records of which node a human was told of.
-    told: Vec<(NodeIndex, SequenceNumber, SequenceNumber)>,
+    /// From which record on the log of which node parted, as a human was told.
+    told: Vec<(NodeIndex, SequenceNumber)>,
 }
 
 impl Invariant for PartedRecordsExported {
@@ -21,8 +21,8 @@ impl Invariant for PartedRecordsExported {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match fact {
-            &Fact::Alert { node, alert: Alert::Parted { from, to } } => {
-                self.told.push((node, from, to));
+            &Fact::Alert { node, alert: Alert::Parted { from, .. } } => {
+                self.told.push((node, from));
                 Ok(())
             }
             Fact::Removed { node, records, kept } => {
@@ -32,9 +32,7 @@ impl Invariant for PartedRecordsExported {
                         || kept.is_none_or(|kept| cluster.book.holds(Some(id), kept))
                             && cluster.is_on_another_log(*node, id);
                     let seq = cluster.book.position(id).seq;
-                    let told = |&(at, from, to): &(NodeIndex, _, _)| {
-                        at == *node && (from..=to).contains(&seq)
-                    };
+                    let told = |&(at, from): &(NodeIndex, _)| at == *node && from <= seq;
                     !in_place && !(disk.exported.contains(&id) && self.told.iter().any(told))
                 });
                 gone.map_or(Ok(()), |&id| {
