@@ -1,6 +1,6 @@
 //! What a core asks for is done: the driver, as far as it matters here.
 
-use larder_replication::core::{Action, Alert, Chunk, Event, ReadGate, Role};
+use larder_replication::core::{Action, Alert, Chunk, Event, ReadGate, ReplicaSet, Role};
 use larder_types::{Epoch, Position};
 
 use crate::{
@@ -22,6 +22,9 @@ impl Cluster {
             Action::Append { chunk } => self.append_chunk(node, &chunk),
             Action::BeginEpoch { epoch } => self.begin_epoch(node, epoch),
             Action::AppendReplicaSet { set } => {
+                if self.lost_disks.iter().any(|&(lost, _)| self.is_new_member(lost, &set)) {
+                    self.marks.reach(Mark::NewDiskAdmitted);
+                }
                 self.append(node, Body::Replicas(set));
             }
             Action::Commit { position } => self.commit(node, position),
@@ -61,6 +64,11 @@ impl Cluster {
         if let Some(process) = self.nodes[node].process.as_mut() {
             change(process);
         }
+    }
+
+    /// Whether a node that lost a disk is a member with the one that it has now.
+    fn is_new_member(&self, node: NodeIndex, set: &ReplicaSet) -> bool {
+        set.member(&self.nodes[node].replica()).is_some()
     }
 
     fn begin_epoch(&mut self, node: NodeIndex, epoch: Epoch) {
@@ -152,6 +160,7 @@ impl Cluster {
     fn alert(&mut self, node: NodeIndex, alert: Alert) {
         match &alert {
             Alert::Detached { .. } => self.marks.reach(Mark::Detached),
+            Alert::Conflict { .. } => self.operator.conflict = true,
             Alert::LostAcknowledged { .. } => self.marks.reach(Mark::LostAcknowledged),
             _ => {}
         }

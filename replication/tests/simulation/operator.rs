@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Operator {
     asked: BTreeMap<RequestId, (NodeIndex, u64, Request, Time)>,
     next: u64,
+    /// An alert said that two logs claim the same records.
+    pub(crate) conflict: bool,
     /// The term that the newest refusal said could be forced, and where.
     pub(crate) could_force: Option<(NodeIndex, u32)>,
 }

@@ -10,7 +10,7 @@ use crate::{
     book::{Body, RecordId},
     cluster::Cluster,
     disk::Rewind,
-    history::Fact,
+    history::{Fact, Reply},
     marks::Mark,
     network::NodeIndex,
 };
@@ -50,6 +50,14 @@ impl Cluster {
             keys.extend(before.keys.keys().map(|&key| (key, false)));
             parting = parting.min(before.marker.parting);
             scope = wider(scope, before.marker.scope);
+        }
+        if self
+            .clients
+            .writes
+            .iter()
+            .any(|write| write.reply == Reply::Acknowledged && parted.contains(&write.record))
+        {
+            self.marks.reach(Mark::AcknowledgedThenParted);
         }
         this.disk.exported.extend(&parted);
         this.disk.flushed = process.state;

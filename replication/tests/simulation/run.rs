@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a healed cluster may take until all its nodes agree.
 const SETTLE_MAX: Time = 90 * SECOND;
+/// How long clients go on after all was healed, at most.
+const CLIENTS_MAX: Time = 5 * SECOND;
 /// How long an operator waits for an answer at most.
 const ANSWER_MAX: Time = 30 * SECOND;
 /// Between two looks of the invariants at everything.
@@ -126,7 +128,7 @@ impl Run {
                     format!("{} s after all was healed: {why}", waited / SECOND),
                 ));
             }
-            if unsettled.is_none() {
+            if unsettled.is_none() || waited > CLIENTS_MAX {
                 self.cluster.clients.resting = true;
             }
             self.operate(waited);
@@ -184,6 +186,7 @@ impl Run {
     }
 
     /// An operator looks every few seconds whether there is a master, and whether all are members.
+    /// Where two histories have the same number, a new term decides.
     fn operate(&mut self, waited: Time) {
         if !waited.is_multiple_of(3 * SECOND) {
             return;
@@ -200,7 +203,9 @@ impl Run {
                 let node = cluster.nodes[index].name.clone();
                 cluster.request(master, Request::AddReplica { node, voter });
             }
-        } else if waited > 9 * SECOND {
+        }
+        let conflict = std::mem::take(&mut cluster.operator.conflict);
+        if (masters.len() != 1 || conflict) && waited > 9 * SECOND {
             let force = cluster.operator.could_force.take();
             let node = cluster.random.below(cluster.nodes.len() as u64) as usize;
             match force {

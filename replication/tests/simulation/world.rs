@@ -158,7 +158,7 @@ impl Cluster {
         }
     }
 
-    /// Takes a node's disk away, where that is no more than the levels promise to survive: what
+    /// Takes a node's disk away, or of a slave's the newest records with it, where that is no more than the levels promise to survive: what
     /// has been committed is on every other of three members or more, or the level is `local`.
     fn replace_disk(&mut self) {
         let node = self.any_node();
@@ -181,12 +181,18 @@ impl Cluster {
             return;
         }
         self.crash(node);
+        let down = self.random.around(SECOND);
+        self.queue.after(down, Happening::World(Turn::Restart(node)));
+        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.leads.is_some());
+        if !led && self.random.chance(300) {
+            self.nodes[node].disk.roll_back(&self.book, &mut self.random);
+            self.trace.note(self.queue.now(), node, || "loses what it had synced".to_owned());
+            return;
+        }
         self.trace.note(self.queue.now(), node, || "loses its disk".to_owned());
         let blank = Disk::new(DiskId(self.random.bits()));
         let lost = std::mem::replace(&mut self.nodes[node].disk, blank);
         self.lost_disks.push((node, lost));
-        let down = self.random.around(SECOND);
-        self.queue.after(down, Happening::World(Turn::Restart(node)));
     }
 
     /// The newest record that a client may have been told of.

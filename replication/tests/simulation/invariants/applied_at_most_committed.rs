@@ -90,6 +90,7 @@ impl AppliedAtMostCommitted {
             let registered = placed.set.member(&node.replica()).is_some();
             if !registered
                 || self.detached.contains(&node.name)
+                || node.disk.rolled_back == Some(node.replica().disk)
                 || node.disk.rewind.is_some()
                 || cluster.wants_snapshot(index)
             {
