@@ -87,7 +87,8 @@ pub struct LogState {
     pub first: SequenceNumber,
     /// Its durable end.
     pub tail: Tail,
-    /// Where its epochs began, oldest first: at least the one in effect at `first` and all after.
+    /// Where its epochs began, oldest first: at least the one in effect at the record before
+    /// `first`, which a slave may end with, and all after.
     pub epochs: Vec<EpochStart>,
     /// Its replica sets, oldest first: at least the newest, also where its record was trimmed or
     /// lies under a snapshot.

@@ -18,33 +18,32 @@ use crate::message::{Follow, RefusedWhy};
 pub(super) enum Joint {
     /// The slave's log is the beginning of the master's.
     Continue,
-    /// They differ from this record on.
+    /// They differ from this record on, or perhaps from their first one: nothing in the tables
+    /// shows that they have anything in common.
     Parted(SequenceNumber),
     /// The slave has more of the same epoch.
     Wait,
-    /// The master no longer keeps what the slave lacks, or nothing shows where they parted.
-    Snapshot {
-        /// Whether the slave's log has parted.
-        parted: bool,
-    },
+    /// The slave has no log, asks for a snapshot, or lacks what the master no longer keeps. What
+    /// parted it has exported before.
+    Snapshot,
     /// They do not join.
     Refused(RefusedWhy),
 }
 
 /// Compares a slave's log with that of the master, which writes `epoch`.
 pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Follow) -> Joint {
-    let Some(log) = slave.log else { return Joint::Snapshot { parted: false } };
+    let Some(log) = slave.log else { return Joint::Snapshot };
     if log != master.id {
         return Joint::Refused(RefusedWhy::OtherLog);
     }
     if slave.snapshot {
-        return Joint::Snapshot { parted: true };
+        return Joint::Snapshot;
     }
     let Some(last) = slave.tail.last else {
-        return kept(master, SequenceNumber::FIRST, Joint::Continue, false);
+        return kept(master, SequenceNumber::FIRST);
     };
     if planted!(config, PositionWithoutEpoch) && last.seq.as_u64() <= master.tail.number() {
-        return kept(master, last.seq.next(), Joint::Continue, false);
+        return kept(master, last.seq.next());
     }
     match last.epoch.order(epoch) {
         None => return Joint::Refused(RefusedWhy::SameNumber),
@@ -56,7 +55,7 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
         let theirs = same_place(start.first)?;
         (master.epochs[theirs].epoch == start.epoch).then_some((mine, theirs))
     });
-    let Some((mine, theirs)) = common else { return Joint::Snapshot { parted: true } };
+    let Some((mine, theirs)) = common else { return Joint::Parted(SequenceNumber::FIRST) };
     let slave_ends = slave.epochs.get(mine + 1).map(|start| start.first);
     let master_ends = master.epochs.get(theirs + 1).map(|start| start.first);
     match (slave_ends, master_ends) {
@@ -64,11 +63,8 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
         (None, None) if planted!(config, CutToShorterUpstream) => Joint::Parted(master.tail.next()),
         (None, None) => Joint::Wait,
         (None, Some(end)) if slave.tail.next() <= end => joined(master, slave),
-        (None, Some(end)) => kept(master, end, Joint::Parted(end), true),
-        (Some(end), Some(other)) => {
-            let parting = end.min(other);
-            kept(master, parting, Joint::Parted(parting), true)
-        }
+        (None, Some(end)) => Joint::Parted(end),
+        (Some(end), Some(other)) => Joint::Parted(end.min(other)),
         // The slave left the master's own epoch for one that is not newer: its table has no order.
         (Some(_), None) => Joint::Refused(RefusedWhy::SameNumber),
     }
@@ -79,10 +75,10 @@ fn joined(master: &LogView, slave: &Follow) -> Joint {
     if slave.tail.last == master.tail.last && slave.tail.crc != master.tail.crc {
         return Joint::Refused(RefusedWhy::Differs);
     }
-    kept(master, slave.tail.next(), Joint::Continue, false)
+    kept(master, slave.tail.next())
 }
 
-/// `joint`, if the master keeps the records from `from` on.
-fn kept(master: &LogView, from: SequenceNumber, joint: Joint, parted: bool) -> Joint {
-    if from < master.first { Joint::Snapshot { parted } } else { joint }
+/// The slave goes on with `from`, if the master still keeps it.
+fn kept(master: &LogView, from: SequenceNumber) -> Joint {
+    if from < master.first { Joint::Snapshot } else { Joint::Continue }
 }

@@ -258,7 +258,8 @@ impl Core {
         self.pay_answer();
     }
 
-    /// Says what has changed of role and reads: what takes something away before all else.
+    /// Says what has changed of role and reads: the role before all that follows from it, and
+    /// reads that end before anything else leaves.
     fn show_changes(&mut self, begin: usize) {
         let gate = match &self.part {
             Part::Leading(leading) => self.master_gate(leading),
@@ -268,8 +269,7 @@ impl Core {
         let role = self.present_role();
         if role != self.role {
             self.role = role.clone();
-            let at = if matches!(role, Role::Master { .. }) { self.out.len() } else { begin };
-            self.out.insert(at, Action::Become(role));
+            self.out.insert(begin, Action::Become(role));
         }
         if gate != self.gate {
             self.gate = gate;

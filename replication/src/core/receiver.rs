@@ -30,7 +30,7 @@ pub(super) struct Following {
     /// Whether this node was the master, and has not joined another one's log since.
     pub(super) fenced: bool,
     pub(super) rewind: Option<Rewind>,
-    /// Whether it needs a snapshot in place of what it has.
+    /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
     /// The link over which the driver takes a snapshot, until it says what came of it.
     pub(super) snapshot_over: Option<Link>,
@@ -191,9 +191,8 @@ impl Core {
                 self.start_following(link, session, epoch);
             }
             Verdict::Parted { at, .. } if attempt > 0 => self.start_rewind(at),
-            Verdict::Snapshot { session, epoch, log, parted } => {
+            Verdict::Snapshot { session, epoch, log } => {
                 following.leave();
-                following.needs_snapshot |= parted;
                 if following.snapshot_over.is_none() {
                     following.upstream = Upstream::Snapshot { link, epoch };
                     following.snapshot_over = Some(link);

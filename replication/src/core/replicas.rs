@@ -4,11 +4,11 @@
 //! master's own epoch, are with a majority. A node whose disk is new is first taken out as what it
 //! was, and only then admitted as what it is: were both one change, two majorities need not meet.
 
-use larder_types::{DiskId, NodeId, ReplicaId};
+use larder_types::{AckLevel, DiskId, NodeId, ReplicaId};
 
 use super::{
     Action, Core, Member, Outcome, Part, Refusal, ReplicaSet, RequestId, commit::can_meet,
-    log_view::LogView, master::Leading,
+    log_view::LogView, master::Leading, sender::Stage,
 };
 
 /// A replica is admitted when it lacks no more records than this.
@@ -119,7 +119,22 @@ impl Core {
         if can_meet(set, level, region) && !can_meet(&set.removing(&node), level, region) {
             return self.answer(request, Err(Refusal::LevelUnmet { level }));
         }
+        if level != AckLevel::Local && !self.majority_streams(&set.removing(&node)) {
+            let why = "of the voters that would remain, no majority streams: nothing could follow";
+            return self.answer(request, Err(Refusal::Unfit { node, why }));
+        }
         self.ask_change(request, Ask::Remove(node));
+    }
+
+    /// Whether the next change could be settled by the voters of a set that stream now.
+    fn majority_streams(&self, set: &ReplicaSet) -> bool {
+        let Some((log, leading)) = self.leading() else { return false };
+        let streams = |member: &&Member| {
+            let slave = leading.slave_of(&self.config, member);
+            member.id == leading.me
+                || slave.is_some_and(|slave| slave.is_within(log, ADMIT_WITHIN_RECORDS))
+        };
+        set.voters().filter(streams).count() > set.voters().count() / 2
     }
 
     fn ask_change(&mut self, request: RequestId, ask: Ask) {
@@ -140,14 +155,16 @@ impl Core {
 
     /// Has a slave take a snapshot in place of what it has.
     pub(super) fn resync(&mut self, request: RequestId, node: NodeId) {
-        let Some((_, leading)) = self.leading() else { return self.refuse(request) };
-        match leading.slaves.get(&node).and_then(|slave| slave.link) {
+        let Some((log, leading)) = self.leading() else { return self.refuse(request) };
+        let slave = leading.slaves.get(&node).filter(|slave| slave.stage != Stage::Snapshot);
+        let applied = log.applied.map_or(0, |applied| applied.as_u64());
+        match slave.and_then(|slave| slave.link.filter(|_| slave.reached() <= applied)) {
             Some(link) => {
-                self.give_snapshot(link, node, 0, true);
+                self.give_snapshot(link, node, 0);
                 self.answer(request, Ok(Outcome::Accepted));
             }
             None => {
-                let why = "it is not connected";
+                let why = "it is not connected, takes a snapshot already, or has more than this state: try again";
                 self.answer(request, Err(Refusal::Unfit { node, why }));
             }
         }

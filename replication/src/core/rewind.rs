@@ -86,7 +86,8 @@ impl Core {
         if let Some(to) = SequenceNumber::new(log.tail.number())
             && to >= parting
         {
-            self.out.push(Action::Alert(Alert::Parted { from: parting, to }));
+            let from = parting.max(log.first);
+            self.out.push(Action::Alert(Alert::Parted { from, to }));
         }
         if scope == RewindScope::Everything {
             following.rewind = None;

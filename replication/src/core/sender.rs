@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use larder_types::{DiskId, NodeId, Position, SequenceNumber};
 
 use super::{
-    Action, Alert, Chunk, Core, Link, Part, Session, Time,
+    Action, Alert, Chunk, Core, Link, Part, Session, Tail, Time,
     handshake::{Joint, judge},
     log_view::LogView,
     planted::planted,
@@ -150,6 +150,15 @@ impl Slave {
     }
 }
 
+/// Whether a snapshot taken now would hold everything of the master's history that a slave with
+/// this tail may have acknowledged. What parted from it is none of it, and neither is what was
+/// written in this epoch, unless the slave has followed in it.
+pub(super) fn covers(log: &LogView, begun: SequenceNumber, slave: Tail) -> bool {
+    let joins = slave.last.is_some_and(|last| log.holds(last));
+    let acknowledged = if joins { slave.number() } else { slave.number().min(begun.as_u64() - 1) };
+    log.applied.map_or(0, |applied| applied.as_u64()) >= acknowledged
+}
+
 impl Core {
     /// A slave asks to follow.
     pub(super) fn on_follow(&mut self, link: Link, peer: NodeId, follow: &Follow) {
@@ -194,8 +203,12 @@ impl Core {
                 slave.stage = Stage::Waiting;
                 Verdict::Wait
             }
-            Joint::Snapshot { parted } => {
-                return self.give_snapshot(link, peer, follow.attempt, parted);
+            Joint::Snapshot if covers(log, leading.first, follow.tail) => {
+                return self.give_snapshot(link, peer, follow.attempt);
+            }
+            Joint::Snapshot => {
+                slave.stage = Stage::Waiting;
+                Verdict::Wait
             }
             Joint::Refused(why) => {
                 slave.stage = Stage::Waiting;
@@ -212,7 +225,7 @@ impl Core {
     }
 
     /// Has a slave take a snapshot.
-    pub(super) fn give_snapshot(&mut self, link: Link, peer: NodeId, attempt: u64, parted: bool) {
+    pub(super) fn give_snapshot(&mut self, link: Link, peer: NodeId, attempt: u64) {
         let (Some(log), Part::Leading(leading)) = (&mut self.log, &mut self.part) else { return };
         let Some(slave) = leading.slaves.get_mut(&peer) else { return };
         let session = Session(self.ids.draw());
@@ -222,7 +235,7 @@ impl Core {
         slave.counts = false;
         slave.pin = Some(log.first);
         let (epoch, log) = (leading.epoch, log.id);
-        let verdict = Verdict::Snapshot { session, epoch, log, parted };
+        let verdict = Verdict::Snapshot { session, epoch, log };
         self.send(link, Message::Verdict { attempt, verdict });
         self.out.push(Action::ServeSnapshot { link, session });
     }
@@ -283,7 +296,7 @@ impl Core {
             slave.flow.next = first;
             return self.feed_all();
         }
-        self.give_snapshot(link, peer, 0, false);
+        self.give_snapshot(link, peer, 0);
     }
 
     /// A slave has made records durable.

@@ -215,8 +215,6 @@ pub enum Verdict {
         epoch: Epoch,
         /// The log it is of.
         log: LogId,
-        /// Whether the slave's own log has parted, so that it must serve nothing.
-        parted: bool,
     },
     /// The slave lost records that it had acknowledged: draw a new disk id, and ask again.
     NewDisk,

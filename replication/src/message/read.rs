@@ -116,7 +116,6 @@ impl Reader {
                 session: self.session()?,
                 epoch: self.epoch()?,
                 log: self.log_id()?,
-                parted: self.flag()?,
             },
             5 => Verdict::NewDisk,
             6 => Verdict::SetAside,

@@ -86,7 +86,7 @@ impl Draw {
             0 => Verdict::Continue { session, epoch },
             1 => Verdict::Parted { at: self.sequence(), epoch },
             2 => Verdict::Wait,
-            3 => Verdict::Snapshot { session, epoch, log: self.log(), parted: self.0.random() },
+            3 => Verdict::Snapshot { session, epoch, log: self.log() },
             4 => Verdict::NewDisk,
             5 => Verdict::SetAside,
             6 => Verdict::Refused { why: RefusedWhy::OtherLog },

@@ -138,12 +138,11 @@ fn verdict(it: &Verdict, out: &mut BytesMut) {
             epoch(*of, out);
         }
         Verdict::Wait => out.put_u8(3),
-        Verdict::Snapshot { session, epoch: of, log, parted } => {
+        Verdict::Snapshot { session, epoch: of, log } => {
             out.put_u8(4);
             out.put_u64_le(session.0);
             epoch(*of, out);
             log_id(*log, out);
-            out.put_u8(u8::from(*parted));
         }
         Verdict::NewDisk => out.put_u8(5),
         Verdict::SetAside => out.put_u8(6),

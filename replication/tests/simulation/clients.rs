@@ -12,9 +12,13 @@ use crate::{
     history::{Fact, Reply, Write},
     marks::Mark,
     network::NodeIndex,
+    node::Process,
     queue::SECOND,
     world::Turn,
 };
+
+/// Writes at one node that wait for an answer, at most.
+const WAITING_MAX: usize = 100;
 
 /// All clients together.
 #[derive(Default)]
@@ -33,7 +37,8 @@ impl Cluster {
     pub(crate) fn write(&mut self) {
         let takes = |&node: &NodeIndex| {
             let this = &self.nodes[node];
-            this.paused_until <= self.now() && this.running().is_some_and(|it| it.writable())
+            let takes = |it: &Process| it.writable() && it.waiting.len() < WAITING_MAX;
+            this.paused_until <= self.now() && this.running().is_some_and(takes)
         };
         let masters: Vec<_> = (0..self.nodes.len()).filter(takes).collect();
         if masters.is_empty() {
@@ -57,7 +62,6 @@ impl Cluster {
             reply: Reply::Pending,
             committed: false,
             reached: level <= self.options.level,
-            at: self.now(),
         });
         self.with(node, |process| process.waiting.push_back(number));
         self.queue.after(self.options.ack_timeout, Happening::World(Turn::GiveUp(number)));

@@ -1,5 +1,7 @@
 //! The cluster that is simulated: its nodes, the network between them, and what will happen.
 
+use std::collections::BTreeSet;
+
 use larder_replication::core::{Action, Config, Core, Event, Link, Peer, Planted, ReadGate, Role};
 use larder_replication::message::Message;
 use larder_types::{DiskId, NodeId};
@@ -8,7 +10,7 @@ use crate::{
     book::Book,
     clients::Clients,
     disk::Disk,
-    history::{Fact, Forced},
+    history::Fact,
     marks::{Mark, Marks},
     network::{ConnectionId, Link as Wire, Network, NodeIndex, Parcel},
     node::{Clock, Node, Process},
@@ -61,7 +63,8 @@ pub(crate) struct Cluster {
     pub(crate) operator: Operator,
     /// Disks that were taken away, and the node they were in.
     pub(crate) lost_disks: Vec<(NodeIndex, Disk)>,
-    pub(crate) forced: Vec<Forced>,
+    /// Terms that an operator typed in.
+    pub(crate) forced_terms: BTreeSet<u32>,
     /// What happened since the invariants last looked.
     pub(crate) facts: Vec<Fact>,
     pub(crate) marks: Marks,
@@ -93,7 +96,7 @@ impl Cluster {
             clients: Clients::default(),
             operator: Operator::default(),
             lost_disks: Vec::new(),
-            forced: Vec::new(),
+            forced_terms: BTreeSet::new(),
             facts: Vec::new(),
             marks: Marks::default(),
             trace,

@@ -163,6 +163,8 @@ pub(crate) struct Disk {
     pub(crate) exported: Vec<RecordId>,
     /// Records that were trimmed.
     pub(crate) trimmed: Vec<RecordId>,
+    /// The identity under which it lost records that it had said were synced.
+    pub(crate) rolled_back: Option<DiskId>,
     /// Ends of logs that were cut or set aside here, for the invariants.
     pub(crate) former_ends: Vec<RecordId>,
 }
@@ -179,6 +181,7 @@ impl Disk {
             rewind: None,
             exported: Vec::new(),
             trimmed: Vec::new(),
+            rolled_back: None,
             former_ends: Vec::new(),
         }
     }
@@ -187,6 +190,16 @@ impl Disk {
     pub(crate) fn crash(&mut self, random: &mut Random) {
         self.log.crash(random);
         self.standing.crash(random);
+    }
+
+    /// The disk loses records that it had said were synced, down to what the state needs.
+    pub(crate) fn roll_back(&mut self, book: &Book, random: &mut Random) {
+        let (least, end) = (book.number(self.flushed.applied), book.number(self.log.last()));
+        if self.rewind.is_none() && least < end {
+            self.former_ends.extend(self.log.last_durable());
+            self.log.cut_behind(book, random.between(least, end - 1));
+            self.rolled_back = self.ids.last().copied();
+        }
     }
 
     /// Whether this disk holds the record or held it once, and could say so truly then.

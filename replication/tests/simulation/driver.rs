@@ -1,6 +1,6 @@
 //! What a core asks for is done: the driver, as far as it matters here.
 
-use larder_replication::core::{Action, Alert, Chunk, Event, ReadGate, Role};
+use larder_replication::core::{Action, Alert, Chunk, Event, ReadGate, ReplicaSet, Role};
 use larder_types::{Epoch, Position};
 
 use crate::{
@@ -22,6 +22,9 @@ impl Cluster {
             Action::Append { chunk } => self.append_chunk(node, &chunk),
             Action::BeginEpoch { epoch } => self.begin_epoch(node, epoch),
             Action::AppendReplicaSet { set } => {
+                if self.lost_disks.iter().any(|&(lost, _)| self.is_new_member(lost, &set)) {
+                    self.marks.reach(Mark::NewDiskAdmitted);
+                }
                 self.append(node, Body::Replicas(set));
             }
             Action::Commit { position } => self.commit(node, position),
@@ -29,7 +32,7 @@ impl Cluster {
                 self.nodes[node].disk.standing.write(standing);
                 self.later(node, self.options.fsync, Local::Step(Step::Stored(token)));
             }
-            Action::RetainFrom { seq } => self.with(node, |process| process.retain = seq),
+            Action::RetainFrom { seq } => self.with(node, |process| process.retain = Some(seq)),
             Action::PauseWrites => {
                 self.with(node, |process| {
                     process.writes_paused = true;
@@ -63,10 +66,14 @@ impl Cluster {
         }
     }
 
+    /// Whether a node that lost a disk is a member with the one that it has now.
+    fn is_new_member(&self, node: NodeIndex, set: &ReplicaSet) -> bool {
+        set.member(&self.nodes[node].replica()).is_some()
+    }
+
     fn begin_epoch(&mut self, node: NodeIndex, epoch: Epoch) {
         self.with(node, |process| process.epoch = Some(epoch));
-        let first = self.append(node, Body::Epoch);
-        self.facts.push(Fact::Began { node, epoch, first });
+        self.append(node, Body::Epoch);
     }
 
     /// Appends a record of the node's own.
@@ -101,13 +108,15 @@ impl Cluster {
             return;
         }
         records.into_iter().for_each(|id| log.append(id));
+        self.with(node, |process| process.epoch = None);
         self.sync(node);
     }
 
     /// Makes records visible, and answers who waits for that.
     fn commit(&mut self, node: NodeIndex, position: Position) {
         let this = &self.nodes[node];
-        let master = this.leads().is_some();
+        let epoch = this.running().and_then(|process| process.epoch);
+        let master = epoch == Some(position.epoch);
         let tip = this.disk.log.last_durable();
         let record = tip.and_then(|tip| self.book.ancestor(tip, position.seq.as_u64()));
         let record = record.filter(|&id| self.book.position(id) == position);
@@ -145,12 +154,13 @@ impl Cluster {
             self.marks.reach(Mark::LeaseLost);
         }
         self.with(node, |process| process.gate = gate);
-        self.facts.push(Fact::Gate { node });
+        self.facts.push(Fact::Gate);
     }
 
     fn alert(&mut self, node: NodeIndex, alert: Alert) {
         match &alert {
             Alert::Detached { .. } => self.marks.reach(Mark::Detached),
+            Alert::Conflict { .. } => self.operator.conflict = true,
             Alert::LostAcknowledged { .. } => self.marks.reach(Mark::LostAcknowledged),
             _ => {}
         }

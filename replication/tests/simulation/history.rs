@@ -6,14 +6,13 @@ use larder_types::{AckLevel, Epoch, Position};
 use crate::{
     book::{RecordId, Values},
     network::NodeIndex,
-    queue::Time,
 };
 
 /// Something that happened just now.
 #[derive(Clone, Debug)]
 pub(crate) enum Fact {
-    /// A node was told to begin an epoch.
-    Began { node: NodeIndex, epoch: Epoch, first: RecordId },
+    /// A node began an epoch: its first record is on the disk.
+    Began { node: NodeIndex, epoch: Epoch },
     /// A node made records visible up to this one.
     Committed { node: NodeIndex, record: RecordId, master: bool },
     /// A node was told to make visible what it does not hold.
@@ -31,7 +30,7 @@ pub(crate) enum Fact {
     /// Records that a master had sent were refused by the log.
     AppendRefused { node: NodeIndex, why: String },
     /// When a node may answer reads has changed.
-    Gate { node: NodeIndex },
+    Gate,
     /// A human was told.
     Alert { node: NodeIndex, alert: Alert },
     /// Some time has passed.
@@ -63,12 +62,4 @@ pub(crate) struct Write {
     pub(crate) committed: bool,
     /// Whether what was asked for beyond that was reached.
     pub(crate) reached: bool,
-    pub(crate) at: Time,
-}
-
-/// A promotion that was asked for with its term typed in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Forced {
-    pub(crate) term: u32,
-    pub(crate) at: Time,
 }

@@ -60,15 +60,15 @@ impl Cluster {
         }
     }
 
-    /// Whether a promotion that an operator forced stands between a record and a log that does
-    /// not hold it: the log's path leads over an epoch with a term that was typed in, newer than
-    /// the record's own.
-    pub(crate) fn forced_past(&self, record: RecordId, tip: Option<RecordId>) -> bool {
+    /// Whether a promotion that an operator forced made a record and a log part: an epoch with a
+    /// term that was typed in lies on one of their ways from where they are still one.
+    pub(crate) fn forced_between(&self, record: RecordId, tip: Option<RecordId>) -> bool {
         let joint = self.book.joint(Some(record), tip);
-        let term = self.book.position(record).epoch.term;
-        self.book.path(tip).take_while(|&id| Some(id) != joint).any(|id| {
-            let epoch = self.book.position(id).epoch;
-            epoch.term > term && self.forced.iter().any(|forced| forced.term == epoch.term)
+        [Some(record), tip].into_iter().any(|end| {
+            self.book
+                .path(end)
+                .take_while(|&id| Some(id) != joint)
+                .any(|id| self.forced_terms.contains(&self.book.position(id).epoch.term))
         })
     }
 
@@ -76,8 +76,7 @@ impl Cluster {
     pub(crate) fn on_one_line(&self, one: RecordId, other: RecordId) -> bool {
         self.book.holds(Some(one), other)
             || self.book.holds(Some(other), one)
-            || self.forced_past(one, Some(other))
-            || self.forced_past(other, Some(one))
+            || self.forced_between(one, Some(other))
     }
 
     /// Whether a log of another node holds the record.

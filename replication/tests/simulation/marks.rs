@@ -27,14 +27,13 @@ pub(crate) enum Mark {
     NewDiskAdmitted,
     LostAcknowledged,
     MemberRemoved,
-    ForkedLog,
     LateMessage,
     AcknowledgedThenParted,
 }
 
 impl Mark {
     /// Every mark.
-    pub(crate) const EACH: [Self; 27] = [
+    pub(crate) const EACH: [Self; 26] = [
         Self::Promotion,
         Self::ForcedPromotion,
         Self::PromotionRefused,
@@ -59,7 +58,6 @@ impl Mark {
         Self::NewDiskAdmitted,
         Self::LostAcknowledged,
         Self::MemberRemoved,
-        Self::ForkedLog,
         Self::LateMessage,
         Self::AcknowledgedThenParted,
     ];

@@ -59,8 +59,8 @@ pub(crate) struct Process {
     pub(crate) reported: Option<RecordId>,
     pub(crate) syncing: bool,
     pub(crate) folding: bool,
-    /// The first record to keep for others, as the core asked.
-    pub(crate) retain: Option<SequenceNumber>,
+    /// The first record to keep for others, if any, as the core asked; all until it has asked.
+    pub(crate) retain: Option<Option<SequenceNumber>>,
     /// Writes that wait for their commit, by their number among all writes.
     pub(crate) waiting: VecDeque<usize>,
     /// Writes that wait for a level above the namespace's, and whether that was reached.
@@ -144,14 +144,14 @@ pub(crate) fn fold(values: &mut Values, body: &Body) {
     }
 }
 
-/// Where the epochs began that are in effect at `first` or behind it, oldest first.
+/// Where the epochs began that are in effect right before `first` or behind it, oldest first.
 fn epochs(book: &Book, tip: Option<RecordId>, first: u64) -> Vec<EpochStart> {
     let begins = |&id: &RecordId| book.get(id).body == Body::Epoch;
     let mut starts = Vec::new();
     for id in book.path(tip).filter(begins) {
         let position = book.position(id);
         starts.push(EpochStart { epoch: position.epoch, first: position.seq });
-        if position.seq.as_u64() <= first {
+        if position.seq.as_u64() < first {
             break;
         }
     }

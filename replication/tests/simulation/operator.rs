@@ -2,15 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use larder_replication::core::{Event, Outcome, Refusal, Request, RequestId, Role};
+use larder_replication::core::{Event, Outcome, PlacedSet, Refusal, Request, RequestId, Role};
 
-use crate::{cluster::Cluster, history::Forced, marks::Mark, network::NodeIndex, queue::Time};
+use crate::{
+    cluster::Cluster,
+    marks::Mark,
+    network::NodeIndex,
+    node::{Node, newest_set},
+    queue::Time,
+};
 
 /// What was asked and not yet answered.
 #[derive(Default)]
 pub(crate) struct Operator {
     asked: BTreeMap<RequestId, (NodeIndex, u64, Request, Time)>,
     next: u64,
+    /// An alert said that two logs claim the same records.
+    pub(crate) conflict: bool,
     /// The term that the newest refusal said could be forced, and where.
     pub(crate) could_force: Option<(NodeIndex, u32)>,
 }
@@ -27,7 +35,7 @@ impl Cluster {
         self.operator.next += 1;
         let request = RequestId(REQUESTS + self.operator.next);
         if let Request::Promote { force_term: Some(term) } = what {
-            self.forced.push(Forced { term, at: self.now() });
+            self.forced_terms.insert(term);
         }
         let life = self.nodes[node].life;
         self.operator.asked.insert(request, (node, life, what.clone(), self.now()));
@@ -113,12 +121,22 @@ impl Cluster {
         let index = self.random.below(self.nodes.len() as u64) as usize;
         let node = self.nodes[index].name.clone();
         let voter = index < self.nodes.len() - self.options.learners;
-        let what = if self.random.chance(500) {
+        let what = if self.random.chance(500) || !self.all_are_members(master) {
             Request::AddReplica { node, voter }
         } else {
             Request::RemoveReplica { node }
         };
         self.request(master, what);
+    }
+
+    /// Whether every node runs on the disk that the set of this master names.
+    fn all_are_members(&self, master: NodeIndex) -> bool {
+        let end = self.nodes[master].disk.log.last_durable();
+        let member = |node: &Node, placed: &PlacedSet| {
+            node.process.is_some() && placed.set.member(&node.replica()).is_some()
+        };
+        newest_set(&self.book, end)
+            .is_some_and(|placed| self.nodes.iter().all(|node| member(node, &placed)))
     }
 
     pub(crate) fn ask_resync(&mut self) {

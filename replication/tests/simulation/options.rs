@@ -94,7 +94,7 @@ impl Options {
             clears: random.pick(&[0, 0, 20]),
             drift: random.pick(&[0, 1_000, 20_000]),
             retain: random.pick(&[20, 200, 100_000]),
-            window_bytes: random.pick(&[300, 2_000, 1 << 20]),
+            window_bytes: random.pick(&[2_000, 20_000, 1 << 20]),
             trim_every: random.pick(&[300 * MS, 2 * SECOND]),
             faulty: random.between(10, 30) * SECOND,
             faults: Faults::draw(random),

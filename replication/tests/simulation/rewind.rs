@@ -10,7 +10,7 @@ use crate::{
     book::{Body, RecordId},
     cluster::Cluster,
     disk::Rewind,
-    history::Fact,
+    history::{Fact, Reply},
     marks::Mark,
     network::NodeIndex,
 };
@@ -50,6 +50,14 @@ impl Cluster {
             keys.extend(before.keys.keys().map(|&key| (key, false)));
             parting = parting.min(before.marker.parting);
             scope = wider(scope, before.marker.scope);
+        }
+        if self
+            .clients
+            .writes
+            .iter()
+            .any(|write| write.reply == Reply::Acknowledged && parted.contains(&write.record))
+        {
+            self.marks.reach(Mark::AcknowledgedThenParted);
         }
         this.disk.exported.extend(&parted);
         this.disk.flushed = process.state;
@@ -103,6 +111,8 @@ impl Cluster {
             process.state.applied = tip.and_then(|tip| self.book.ancestor(tip, before));
             this.disk.flushed = process.state;
             rewind.settled = true;
+            let applied = SequenceNumber::new(before);
+            self.tell(node, Event::Progress { visible: applied, applied });
         }
         self.tell(node, Event::KeysListed { request: None });
         self.fold_later(node);

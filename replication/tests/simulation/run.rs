@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a healed cluster may take until all its nodes agree.
 const SETTLE_MAX: Time = 90 * SECOND;
+/// How long clients go on after all was healed, at most.
+const CLIENTS_MAX: Time = 5 * SECOND;
 /// How long an operator waits for an answer at most.
 const ANSWER_MAX: Time = 30 * SECOND;
 /// Between two looks of the invariants at everything.
@@ -57,6 +59,9 @@ pub(crate) fn run(seed: u64, planted: Option<Planted>, traced: bool) -> Result<S
         let all: Vec<_> = cluster.trace.lines().collect();
         println!("{:#?}", cluster.options);
         all[all.len().saturating_sub(lines)..].iter().for_each(|line| println!("{line}"));
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            println!("{index}: {:?}", node.running().map(|process| &process.core));
+        }
     }
     match outcome {
         Ok(()) => Ok(Seen {
@@ -123,11 +128,15 @@ impl Run {
                     format!("{} s after all was healed: {why}", waited / SECOND),
                 ));
             }
-            if unsettled.is_none() {
+            if unsettled.is_none() || waited > CLIENTS_MAX {
                 self.cluster.clients.resting = true;
-                self.until(self.cluster.now() + self.cluster.options.ack_timeout)?;
             }
             self.operate(waited);
+        }
+        self.cluster.write();
+        self.until(self.cluster.now() + self.cluster.options.ack_timeout + 2 * SECOND)?;
+        if let Some(unsettled) = self.unsettled() {
+            return Err(("settles", format!("after one more write: {unsettled}")));
         }
         let last = self.cluster.clients.writes.last();
         if last.is_some_and(|write| write.reply != Reply::Acknowledged) {
@@ -177,6 +186,7 @@ impl Run {
     }
 
     /// An operator looks every few seconds whether there is a master, and whether all are members.
+    /// Where two histories have the same number, a new term decides.
     fn operate(&mut self, waited: Time) {
         if !waited.is_multiple_of(3 * SECOND) {
             return;
@@ -193,7 +203,9 @@ impl Run {
                 let node = cluster.nodes[index].name.clone();
                 cluster.request(master, Request::AddReplica { node, voter });
             }
-        } else if waited > 9 * SECOND {
+        }
+        let conflict = std::mem::take(&mut cluster.operator.conflict);
+        if (masters.len() != 1 || conflict) && waited > 9 * SECOND {
             let force = cluster.operator.could_force.take();
             let node = cluster.random.below(cluster.nodes.len() as u64) as usize;
             match force {

@@ -113,9 +113,12 @@ impl Cluster {
         let Some(process) = &mut this.process else { return };
         process.syncing = false;
         let reported = std::mem::replace(&mut process.reported, end);
+        let epoch = process.epoch;
         self.sync(node);
         if reported != end {
             let durable = self.news(reported, end);
+            let own = durable.epochs.iter().find(|start| Some(start.epoch) == epoch);
+            self.facts.extend(own.map(|start| Fact::Began { node, epoch: start.epoch }));
             self.tell(node, Event::Durable(durable));
             self.fold_later(node);
         }
@@ -239,7 +242,8 @@ impl Cluster {
         }
         let flushed = self.book.number(this.disk.flushed.applied) + 1;
         let tail = self.book.number(this.disk.log.last_durable());
-        let kept = process.retain.map_or(flushed, |seq| seq.as_u64());
+        let asked = process.retain.map(|seq| seq.map_or(flushed, SequenceNumber::as_u64));
+        let kept = asked.unwrap_or(0);
         let cap = (tail + 1).saturating_sub(self.options.retain);
         let floor = flushed.min(kept.max(cap)).min(pinned);
         let first = this.disk.log.first(&self.book);

@@ -7,7 +7,9 @@ use larder_replication::core::{Action, Event};
 use crate::{network::NodeIndex, queue::Time, random::mix};
 
 /// Lines of a trace that are kept.
-const LINES_MAX: usize = 4_000;
+const LINES_MAX: usize = 20_000;
+/// What happens all the time, and is no use to a reader.
+const NOISE: [&str; 3] = ["<- Tick", "Ping(", "Pong("];
 
 /// A trace; nothing is written down unless somebody wants it, because that takes longer than the
 /// run itself.
@@ -49,6 +51,9 @@ impl Trace {
             bytes[..chunk.len()].copy_from_slice(chunk);
             self.hash = mix(self.hash ^ u64::from_le_bytes(bytes));
         }
+        if NOISE.iter().any(|noise| line.contains(noise)) {
+            return;
+        }
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
         }
@@ -60,7 +65,7 @@ impl Trace {
         self.hash
     }
 
-    /// The newest lines, oldest first.
+    /// The newest lines, oldest first, without the noise.
     pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(String::as_str)
     }

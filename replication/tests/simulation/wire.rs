@@ -1,7 +1,7 @@
 //! How what a core says reaches another.
 
 use larder_replication::core::{Event, Link};
-use larder_replication::message::Message;
+use larder_replication::message::{Message, Stream};
 
 use crate::{
     cluster::{Cluster, Happening, Local, link},
@@ -49,7 +49,7 @@ impl Cluster {
         if !self.network.connection(connection).open[from] {
             return;
         }
-        let stream = usize::from(matches!(message, Message::Records(_)));
+        let stream = usize::from(message.stream() == Stream::Log);
         self.put(stream, Parcel { connection, from, message, again: false });
     }
 

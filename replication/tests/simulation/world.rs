@@ -1,5 +1,6 @@
 //! What comes from outside: clients, the operator, and everything that breaks.
 
+use larder_replication::core::PlacedSet;
 use larder_types::DiskId;
 
 use crate::{
@@ -157,12 +158,13 @@ impl Cluster {
         }
     }
 
-    /// Takes a node's disk away, where that is no more than the levels promise to survive: what
-    /// has been committed is on every other member, or the level is `local`.
+    /// Takes a node's disk away, or of a slave's the newest records with it, where that is no more than the levels promise to survive: what
+    /// has been committed is on every other of three members or more, or the level is `local`.
     fn replace_disk(&mut self) {
         let node = self.any_node();
         let others = (0..self.nodes.len()).filter(|&other| other != node);
         let newest = self.newest_commit();
+        let few = |placed: &PlacedSet| placed.set.voters().count() < 3;
         let local = self.options.level == larder_types::AckLevel::Local;
         let whole = others.clone().all(|other| {
             let this = &self.nodes[other];
@@ -172,18 +174,25 @@ impl Cluster {
             let all = set.is_some_and(|placed| {
                 others.clone().all(|each| placed.set.member(&self.nodes[each].replica()).is_some())
             });
-            this.disk.rewind.is_none() && all && (local || holds)
+            let few = newest_set(&self.book, this.disk.log.last()).as_ref().is_some_and(few);
+            this.disk.rewind.is_none() && all && (local || holds && !few)
         });
         if !whole {
             return;
         }
         self.crash(node);
+        let down = self.random.around(SECOND);
+        self.queue.after(down, Happening::World(Turn::Restart(node)));
+        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.leads.is_some());
+        if !led && self.random.chance(300) {
+            self.nodes[node].disk.roll_back(&self.book, &mut self.random);
+            self.trace.note(self.queue.now(), node, || "loses what it had synced".to_owned());
+            return;
+        }
         self.trace.note(self.queue.now(), node, || "loses its disk".to_owned());
         let blank = Disk::new(DiskId(self.random.bits()));
         let lost = std::mem::replace(&mut self.nodes[node].disk, blank);
         self.lost_disks.push((node, lost));
-        let down = self.random.around(SECOND);
-        self.queue.after(down, Happening::World(Turn::Restart(node)));
     }
 
     /// The newest record that a client may have been told of.
@@ -197,6 +206,7 @@ impl Cluster {
     /// Ends every fault: all nodes run, all links carry.
     pub(crate) fn heal(&mut self) {
         self.options.faults.late = 0;
+        self.options.raised = 0;
         for from in 0..self.nodes.len() {
             for to in 0..self.nodes.len() {
                 self.network.link(from, to).loss = 0;

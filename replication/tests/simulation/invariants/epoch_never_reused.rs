@@ -20,12 +20,12 @@ impl Invariant for EpochNeverReused {
         if let Some(position) = cluster.book.reused {
             return Err(format!("{position} was written twice, with different content"));
         }
-        let Fact::Began { node, epoch, .. } = *fact else { return Ok(()) };
+        let Fact::Began { node, epoch } = *fact else { return Ok(()) };
         if self.begun.contains(&epoch) {
             return Err(format!("node {node} begins {epoch}, which began before"));
         }
         let same = |other: &&Epoch| (other.term, other.run) == (epoch.term, epoch.run);
-        let forced = cluster.forced.iter().any(|forced| forced.term == epoch.term);
+        let forced = cluster.forced_terms.contains(&epoch.term);
         if let Some(other) = self.begun.iter().find(same).filter(|_| !forced) {
             return Err(format!("node {node} begins {epoch}, and {other} began before"));
         }

@@ -27,11 +27,11 @@ pub(crate) fn every() -> Vec<Box<dyn Invariant>> {
         Box::new(epoch_never_reused::EpochNeverReused::default()),
         Box::new(prefix_of_master::PrefixOfMaster),
         Box::new(nothing_skipped::NothingSkipped),
-        Box::new(applied_at_most_committed::AppliedAtMostCommitted),
+        Box::new(applied_at_most_committed::AppliedAtMostCommitted::default()),
         Box::new(committed_is_held::CommittedIsHeld::default()),
         Box::new(one_lease_holder::OneLeaseHolder),
         Box::new(reads_see_committed_only::ReadsSeeCommittedOnly::default()),
-        Box::new(parted_records_exported::PartedRecordsExported),
+        Box::new(parted_records_exported::PartedRecordsExported::default()),
         Box::new(no_acked_write_lost::NoAckedWriteLost::default()),
     ]
 }

@@ -42,7 +42,7 @@ fn all_are_there(cluster: &Cluster) -> Result<(), String> {
     let tip = cluster.nodes[0].disk.log.last();
     for write in cluster.acknowledged() {
         let there = cluster.book.holds(tip, write.record);
-        if !there && !cluster.forced_past(write.record, tip) {
+        if !there && !cluster.forced_between(write.record, tip) {
             let (position, level) = (cluster.book.position(write.record), write.level);
             return Err(format!("{position}, acknowledged at {level}, is lost"));
         }

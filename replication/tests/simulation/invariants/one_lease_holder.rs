@@ -13,7 +13,7 @@ impl Invariant for OneLeaseHolder {
     }
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
-        if !matches!(fact, Fact::Gate { .. } | Fact::Swept) {
+        if !matches!(fact, Fact::Gate | Fact::Swept) {
             return Ok(());
         }
         let holds = |node: &&Node| {

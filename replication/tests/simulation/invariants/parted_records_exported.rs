@@ -1,11 +1,18 @@
 //! Nothing durable leaves a log but by being trimmed, unless it is still in the log that takes its
-//! place or has been written to a file first. So of an acknowledged write that a forced promotion
+//! place, or a human was told and it has been written to a file first. So of an acknowledged write that a forced promotion
 //! passed by, a copy remains wherever it was that was not itself taken away.
 
-use super::Invariant;
-use crate::{cluster::Cluster, disk::Disk, history::Fact};
+use larder_replication::core::Alert;
+use larder_types::SequenceNumber;
 
-pub(super) struct PartedRecordsExported;
+use super::Invariant;
+use crate::{cluster::Cluster, disk::Disk, history::Fact, network::NodeIndex};
+
+#[derive(Default)]
+pub(super) struct PartedRecordsExported {
+    /// From which record on the log of which node parted, as a human was told.
+    told: Vec<(NodeIndex, SequenceNumber)>,
+}
 
 impl Invariant for PartedRecordsExported {
     fn name(&self) -> &'static str {
@@ -14,17 +21,25 @@ impl Invariant for PartedRecordsExported {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match fact {
+            &Fact::Alert { node, alert: Alert::Parted { from, .. } } => {
+                self.told.push((node, from));
+                Ok(())
+            }
             Fact::Removed { node, records, kept } => {
                 let disk = &cluster.nodes[*node].disk;
                 let gone = records.iter().find(|&&id| {
                     let in_place = cluster.book.holds(*kept, id)
-                        || kept.is_some_and(|kept| cluster.book.holds(Some(id), kept))
+                        || kept.is_none_or(|kept| cluster.book.holds(Some(id), kept))
                             && cluster.is_on_another_log(*node, id);
-                    !in_place && !disk.exported.contains(&id)
+                    let seq = cluster.book.position(id).seq;
+                    let told = |&(at, from): &(NodeIndex, _)| at == *node && from <= seq;
+                    !in_place && !(disk.exported.contains(&id) && self.told.iter().any(told))
                 });
                 gone.map_or(Ok(()), |&id| {
                     let position = cluster.book.position(id);
-                    Err(format!("node {node} removed {position}, which is in no export"))
+                    Err(format!(
+                        "node {node} removed {position}, which is in no export, or told to nobody"
+                    ))
                 })
             }
             Fact::Settled => acknowledged_are_somewhere(cluster),

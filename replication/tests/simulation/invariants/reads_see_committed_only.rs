@@ -65,7 +65,7 @@ impl ReadsSeeCommittedOnly {
         let Some(acknowledged) = self.acknowledged else { return Ok(()) };
         let late = matches!(gate, Some(ReadGate::Until(_)))
             && !cluster.book.holds(Some(visible), acknowledged)
-            && !cluster.forced_past(acknowledged, Some(visible));
+            && !cluster.forced_between(acknowledged, Some(visible));
         if late {
             let acknowledged = cluster.book.position(acknowledged);
             return Err(format!(
