@@ -9,10 +9,9 @@ use bytes::Bytes;
 use larder_net::{FrameReceiver, FrameSender};
 use larder_storage::{
     Directory, Store,
-    snapshot::{Incoming, Snapshot},
     state::DatabaseOptions,
 };
-use larder_types::{Epoch, NodeId, Position, SequenceNumber};
+use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,7 +25,7 @@ use super::{
     links::{Fresh, Links},
     log_state, packing,
     rewind::{Rewinding, Worked, marker_of},
-    snapshot::Served,
+    snapshot::{Fetched, Given, Served},
     standing::Keeper,
 };
 use crate::{
@@ -49,14 +48,11 @@ pub(super) enum Input {
         session: Session,
         stream: Box<(FrameSender, FrameReceiver)>,
     },
-    SnapshotMade {
-        link: Link,
-        session: Session,
-        made: Result<Snapshot, String>,
-    },
+    SnapshotMade(Result<Given, String>),
     SnapshotFetched {
         link: Link,
-        fetched: Result<Box<Incoming>, String>,
+        log: LogId,
+        fetched: Result<Box<Fetched>, String>,
     },
     Read {
         wanted: Wanted,
@@ -101,7 +97,7 @@ pub(super) struct Told {
 pub(super) enum Closed {
     Mark { parting: SequenceNumber },
     List,
-    Install(Link, Box<Incoming>),
+    Install(Link, LogId, Box<Fetched>),
 }
 
 /// What comes once the store is open again.
@@ -110,7 +106,7 @@ pub(super) enum Opening {
     Cut,
     /// The keys of a rewind are in place.
     Rewound,
-    /// A snapshot was installed.
+    /// A snapshot was installed, perhaps of nothing.
     Installed,
     /// Nothing was done after all.
     Unchanged,
@@ -295,8 +291,10 @@ impl Engine {
             Input::SnapshotWanted { link, session, stream } => {
                 self.give_snapshot(link, session, *stream);
             }
-            Input::SnapshotMade { link, session, made } => self.snapshot_made(link, session, made),
-            Input::SnapshotFetched { link, fetched } => self.snapshot_fetched(link, fetched),
+            Input::SnapshotMade(made) => self.snapshot_made(made),
+            Input::SnapshotFetched { link, log, fetched } => {
+                self.snapshot_fetched(link, log, fetched);
+            }
             Input::Read { wanted, read } => self.was_read(wanted, read),
             Input::KeysRead { link, reply, at } => self.keys_read(link, reply, at),
             Input::Worked(worked) => self.worked(*worked),
@@ -369,10 +367,12 @@ impl Engine {
         self.feeds.clear();
         self.know(log.as_ref());
         store.retain_from(self.retain_from);
+        let id = store.log().id();
         self.store = Some(store);
         match (self.opening.take(), log) {
             (Some(Opening::Cut), Some(log)) => self.events.push_back(Event::LogCut(log)),
-            (Some(Opening::Installed), Some(log)) => {
+            (Some(Opening::Installed), log) => {
+                let log = log.unwrap_or_else(|| log_state::empty(id));
                 self.events.push_back(Event::SnapshotInstalled(log));
             }
             (Some(Opening::Rewound), Some(_)) => {

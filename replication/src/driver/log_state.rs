@@ -1,7 +1,7 @@
 //! An open store's log, as the core needs to know it.
 
 use larder_storage::{Directory, ReplicasRecord, Store, peek, state::DatabaseOptions};
-use larder_types::{Position, SequenceNumber};
+use larder_types::{LogId, Position, SequenceNumber};
 
 use super::DriverError;
 use crate::{
@@ -24,6 +24,18 @@ pub(super) fn of(store: &Store) -> Result<Option<LogState>, DriverError> {
         sets: sets(&store.replicas())?,
         applied: SequenceNumber::new(store.watermarks().applied),
     }))
+}
+
+/// An empty log of this identity, which goes on with the first record.
+pub(super) const fn empty(id: LogId) -> LogState {
+    LogState {
+        id,
+        first: SequenceNumber::FIRST,
+        tail: Tail::EMPTY,
+        epochs: Vec::new(),
+        sets: Vec::new(),
+        applied: None,
+    }
 }
 
 /// A log without records that came with a snapshot is a log; one that was only made is none yet.

@@ -4,14 +4,15 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use larder_net::StreamKind;
-use larder_storage::snapshot::{Incoming, Snapshot};
+use larder_types::LogId;
 use tokio::task::spawn_blocking;
 
 use super::{
     DriverError, Order,
     engine::{Engine, Input},
     feed::{Feed, Now, Read, Wanted},
-    packing, snapshot,
+    packing,
+    snapshot::{self, Fetched, Given},
 };
 use crate::{
     core::{Action, Alert, Event, Link, Session},
@@ -195,12 +196,15 @@ impl Engine {
         self.disconnect(wanted.link, "the log could not be read");
     }
 
-    /// Makes a snapshot for a slave, or shares the one that another fetches.
+    /// Makes a snapshot for a slave, or shares the one that another fetches or waits for.
     fn make_snapshot(&mut self, link: Link, session: Session) {
         if let Some(shared) = self.served.any().cloned() {
-            return self.snapshot_made(link, session, Ok(shared));
+            return self.serve_snapshot(link, session, shared);
         }
         let Some(store) = self.store.clone() else { return };
+        if !self.served.want(link, session) {
+            return;
+        }
         let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
         let (order, flushes) = (self.port.order.clone(), store.clone());
         tokio::spawn(async move {
@@ -209,41 +213,47 @@ impl Engine {
                 flushes.request_flush();
             };
             let made = snapshot::make(store, directory, flush).await;
-            let _ = inputs.send(Input::SnapshotMade { link, session, made }).await;
+            let _ = inputs.send(Input::SnapshotMade(made)).await;
         });
     }
 
-    pub(super) fn snapshot_made(
-        &mut self,
-        link: Link,
-        session: Session,
-        made: Result<Snapshot, String>,
-    ) {
-        match made {
-            Ok(snapshot) => {
-                let at = Some(snapshot.manifest().applied().position);
-                if self.links.is_open(link) {
-                    self.served.add(link, session, snapshot);
-                    self.events.push_back(Event::SnapshotServed { link, session, at });
+    pub(super) fn snapshot_made(&mut self, made: Result<Given, String>) {
+        let wanted = self.served.take_wanted();
+        if let Err(why) = &made {
+            tracing::error!(why, "no snapshot could be made");
+        }
+        for (link, session) in wanted {
+            match &made {
+                Ok(given) => self.serve_snapshot(link, session, given.clone()),
+                Err(why) => {
+                    let why = why.clone();
+                    self.events.push_back(Event::SnapshotFailed { link, why });
                 }
-            }
-            Err(why) => {
-                tracing::error!(why, "no snapshot could be made");
-                self.events.push_back(Event::SnapshotFailed { link, why });
             }
         }
     }
 
+    fn serve_snapshot(&mut self, link: Link, session: Session, given: Given) {
+        if !self.links.is_open(link) {
+            return;
+        }
+        let at = match &given {
+            Given::State(snapshot) => Some(snapshot.manifest().applied().position),
+            Given::Nothing => None,
+        };
+        if let Some(stream) = self.served.add(link, session, given) {
+            self.give_snapshot(link, session, stream);
+        }
+        self.events.push_back(Event::SnapshotServed { link, session, at });
+    }
+
     /// A slave has opened its stream.
-    pub(super) fn give_snapshot(
-        &mut self,
-        link: Link,
-        session: Session,
-        stream: (larder_net::FrameSender, larder_net::FrameReceiver),
-    ) {
+    pub(super) fn give_snapshot(&mut self, link: Link, session: Session, stream: snapshot::Stream) {
         let Some(snapshot) = self.served.of(link, session).cloned() else {
-            // The stream ends unanswered, which the slave takes for a failure.
-            tracing::warn!("a slave asks for a snapshot that is not there");
+            if !self.served.wait(link, session, stream) {
+                // The stream ends unanswered, which the slave takes for a failure.
+                tracing::warn!("a slave asks for a snapshot that is not there");
+            }
             return;
         };
         self.shared.stats.snapshots_served.fetch_add(1, Ordering::Relaxed);
@@ -255,21 +265,26 @@ impl Engine {
         });
     }
 
-    fn fetch_snapshot(&mut self, link: Link, session: Session, log: larder_types::LogId) {
+    fn fetch_snapshot(&mut self, link: Link, session: Session, log: LogId) {
         let Some(connection) = self.links.connection(link).cloned() else { return };
         let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let fetched = snapshot::fetch(connection, session, log, directory).await;
             let fetched = fetched.map(Box::new);
-            let _ = inputs.send(Input::SnapshotFetched { link, fetched }).await;
+            let _ = inputs.send(Input::SnapshotFetched { link, log, fetched }).await;
         });
     }
 
-    pub(super) fn snapshot_fetched(&mut self, link: Link, fetched: Result<Box<Incoming>, String>) {
+    pub(super) fn snapshot_fetched(
+        &mut self,
+        link: Link,
+        log: LogId,
+        fetched: Result<Box<Fetched>, String>,
+    ) {
         match fetched {
-            Ok(incoming) => {
+            Ok(fetched) => {
                 self.shared.stats.snapshots_taken.fetch_add(1, Ordering::Relaxed);
-                self.install(link, incoming);
+                self.install(link, log, fetched);
             }
             Err(why) => {
                 tracing::warn!(why, "no snapshot could be fetched");

@@ -2,23 +2,24 @@
 //! place. Each step runs on a thread that may block.
 
 use std::{
+    os::unix::fs::DirBuilderExt as _,
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use larder_storage::{
-    FileError,
+    Directory, FileError,
     rewind::{self, Rewind, RewindError, Scope},
-    snapshot::{Incoming, SnapshotError},
 };
-use larder_types::SequenceNumber;
+use larder_types::{LogId, SequenceNumber};
 use tokio::task::spawn_blocking;
 
 use super::{
     DriverError, Order,
     engine::{Closed, Engine, Input, Opening},
     log_state,
+    snapshot::Fetched,
 };
 use crate::core::{Event, Link, LogState, Marker, RewindScope};
 
@@ -38,7 +39,8 @@ pub(super) enum Worked {
     Listed(Result<(Rewind, Option<Vec<u8>>), RewindError>),
     Applied(Result<Rewind, RewindError>),
     Ended(Result<(), FileError>),
-    Installed(Link, Result<(), SnapshotError>),
+    /// With the log to be made, where nothing was put in place.
+    Installed(Link, Result<Option<LogId>, String>),
 }
 
 /// A rewind under way: storage's part, which is away while a thread works with it.
@@ -69,8 +71,8 @@ impl Engine {
     }
 
     /// Puts a snapshot in place of log and state.
-    pub(super) fn install(&mut self, link: Link, incoming: Box<Incoming>) {
-        self.close(Closed::Install(link, incoming), INSTALLING);
+    pub(super) fn install(&mut self, link: Link, log: LogId, fetched: Box<Fetched>) {
+        self.close(Closed::Install(link, log, fetched), INSTALLING);
     }
 
     /// Has the store closed for this; does it at once where it is closed already.
@@ -93,10 +95,18 @@ impl Engine {
                 Worked::Marked(Rewind::mark(&directory, &database, parting, unix_ms()))
             }),
             Some(Closed::List) => self.list_keys(true),
-            Some(Closed::Install(link, incoming)) => {
+            Some(Closed::Install(link, log, fetched)) => {
                 let name = format!("before-snapshot-{}", unix_ms());
-                self.work(move || {
-                    Worked::Installed(link, incoming.install(&directory, &database, &name))
+                self.work(move || match *fetched {
+                    Fetched::State(incoming) => {
+                        let installed = incoming.install(&directory, &database, &name);
+                        let installed = installed.map_err(|error| error.to_string());
+                        Worked::Installed(link, installed.map(|()| None))
+                    }
+                    Fetched::Nothing => {
+                        let aside = set_aside(&directory, &name);
+                        Worked::Installed(link, aside.map(|()| Some(log)))
+                    }
                 });
             }
             None => {}
@@ -142,12 +152,12 @@ impl Engine {
             }
             Worked::Applied(Ok(rewind)) => (rewind, Some(Event::KeysApplied)),
             Worked::Ended(Ok(())) => return,
-            Worked::Installed(_, Ok(())) => {
+            Worked::Installed(_, Ok(log)) => {
                 self.rewinding = None;
                 self.opening = Some(Opening::Installed);
-                return (self.port.order)(Order::Open(None));
+                return (self.port.order)(Order::Open(log));
             }
-            Worked::Installed(link, Err(error)) => return self.install_failed(link, &error),
+            Worked::Installed(link, Err(why)) => return self.install_failed(link, why),
             Worked::Cut(Err(error)) => return self.fail(error),
             Worked::Marked(Err(error))
             | Worked::Listed(Err(error))
@@ -159,8 +169,7 @@ impl Engine {
     }
 
     /// What was there before is there still, unless a rewind had taken it apart.
-    fn install_failed(&mut self, link: Link, error: &SnapshotError) {
-        let why = error.to_string();
+    fn install_failed(&mut self, link: Link, why: String) {
         if self.rewinding.is_none() {
             self.opening = Some(Opening::Unchanged);
             (self.port.order)(Order::Open(None));
@@ -257,6 +266,26 @@ impl Engine {
             }
         }
     }
+}
+
+/// Moves log and state away: what comes begins with an empty log.
+fn set_aside(directory: &Directory, name: &str) -> Result<(), String> {
+    let aside = directory.set_aside().join(name);
+    let moved = std::fs::create_dir_all(&aside).and_then(|()| {
+        // The state first: a log alone is replayed, a state alone is refused.
+        for (part, from) in [("state", directory.state()), ("log", directory.log())] {
+            match std::fs::rename(&from, aside.join(part)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::File::open(directory.root())?.sync_all()?;
+        // As an opening of the directory makes it.
+        std::fs::DirBuilder::new().mode(0o700).create(directory.log())
+    });
+    moved
+        .and_then(|()| rewind::end(directory).map_err(std::io::Error::other))
+        .map_err(|error| format!("set log and state aside: {error}"))
 }
 
 /// For names of files and for people alone.

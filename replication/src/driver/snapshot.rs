@@ -1,7 +1,8 @@
 //! Snapshots over streams of their own: made once for several slaves, verified, gone on with after a
 //! break.
 //!
-//! The slave opens the stream and names its session (u64). The master answers with the manifest;
+//! The slave opens the stream and names its session (u64). The master answers with the manifest, or
+//! with an empty frame where the slave begins with an empty log;
 //! the slave with the file and the offset (two u64) where it wants to begin, or `u64::MAX` twice
 //! where it has everything; then pieces follow: file, offset (two u64), bytes. Little-endian.
 
@@ -13,7 +14,7 @@ use larder_storage::{
     Directory, StateError, Store,
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
-use larder_types::LogId;
+use larder_types::{LogId, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
     sync::mpsc,
@@ -38,33 +39,86 @@ const PIECE_HEADER_BYTES: usize = 16;
 /// "Everything is here": a file and an offset that none has.
 const NOTHING: u64 = u64::MAX;
 
-/// Snapshots that slaves may fetch.
+/// A stream on which a slave waits for a snapshot.
+pub(super) type Stream = (FrameSender, FrameReceiver);
+
+/// Snapshots that slaves may fetch, and those that wait for one that is being made.
 #[derive(Default)]
 pub(super) struct Served {
-    by_link: HashMap<Link, (Session, Snapshot)>,
+    by_link: HashMap<Link, (Session, Given)>,
+    /// Those that the one under way is for.
+    wanted: HashMap<Link, Session>,
+    /// A slave may ask before its snapshot is there.
+    waiting: HashMap<Link, (Session, Stream)>,
 }
 
 impl Served {
     /// One that is being fetched: several slaves share it.
-    pub(super) fn any(&self) -> Option<&Snapshot> {
-        self.by_link.values().next().map(|(_, snapshot)| snapshot)
+    pub(super) fn any(&self) -> Option<&Given> {
+        self.by_link.values().next().map(|(_, given)| given)
     }
 
-    pub(super) fn add(&mut self, link: Link, session: Session, snapshot: Snapshot) {
-        self.by_link.insert(link, (session, snapshot));
+    /// Notes that this slave is to have one; false where one is being made already, which then is
+    /// for this slave too.
+    pub(super) fn want(&mut self, link: Link, session: Session) -> bool {
+        let is_first = self.wanted.is_empty();
+        self.wanted.insert(link, session);
+        is_first
     }
 
-    pub(super) fn of(&self, link: Link, session: Session) -> Option<&Snapshot> {
-        self.by_link.get(&link).filter(|(of, _)| *of == session).map(|(_, snapshot)| snapshot)
+    /// Whom the one is for that has been made, or was not.
+    pub(super) fn take_wanted(&mut self) -> Vec<(Link, Session)> {
+        self.wanted.drain().collect()
+    }
+
+    /// Answers the stream of this slave, where it waits already.
+    pub(super) fn add(
+        &mut self,
+        link: Link,
+        session: Session,
+        given: Given,
+    ) -> Option<Stream> {
+        self.by_link.insert(link, (session, given));
+        let (of, stream) = self.waiting.remove(&link)?;
+        (of == session).then_some(stream)
+    }
+
+    /// Lets a slave wait whose snapshot is being made; false where none is.
+    pub(super) fn wait(&mut self, link: Link, session: Session, stream: Stream) -> bool {
+        let is_wanted = self.wanted.get(&link) == Some(&session);
+        if is_wanted {
+            self.waiting.insert(link, (session, stream));
+        }
+        is_wanted
+    }
+
+    pub(super) fn of(&self, link: Link, session: Session) -> Option<&Given> {
+        self.by_link.get(&link).filter(|(of, _)| *of == session).map(|(_, given)| given)
     }
 
     pub(super) fn forget(&mut self, link: Link) {
         self.by_link.remove(&link);
+        self.waiting.remove(&link);
     }
 
     pub(super) fn clear(&mut self) {
-        self.by_link.clear();
+        *self = Self::default();
     }
+}
+
+/// What a slave is given.
+#[derive(Clone)]
+pub(super) enum Given {
+    /// A state, and the log from there on.
+    State(Snapshot),
+    /// Nothing: the whole log is there, from its first record on.
+    Nothing,
+}
+
+/// What a slave has fetched.
+pub(super) enum Fetched {
+    State(Incoming),
+    Nothing,
 }
 
 /// Makes a snapshot. `flush` asks for everything to be folded, without which there may be nothing
@@ -73,18 +127,22 @@ pub(super) async fn make(
     store: Store,
     directory: Arc<Directory>,
     flush: impl Fn(),
-) -> Result<Snapshot, String> {
+) -> Result<Given, String> {
     let made = async {
         loop {
             let (store, directory) = (store.clone(), directory.clone());
+            let is_whole = store.log().first() == SequenceNumber::FIRST;
             let id = rand::rng().random();
             let made = spawn_blocking(move || store.snapshot(&directory, id)).await;
             match made.map_err(|error| error.to_string())? {
+                Err(SnapshotError::State(StateError::NothingApplied { .. })) if is_whole => {
+                    return Ok(Given::Nothing);
+                }
                 Err(SnapshotError::State(StateError::NothingApplied { .. })) => {
                     flush();
                     sleep(FLUSH_STEP).await;
                 }
-                made => return made.map_err(|error| error.to_string()),
+                made => return made.map(Given::State).map_err(|error| error.to_string()),
             }
         }
     };
@@ -103,8 +161,19 @@ pub(super) async fn wanted(
     Some(Input::SnapshotWanted { link, session, stream: Box::new((sender, receiver)) })
 }
 
-/// Sends a snapshot to a slave.
-pub(super) async fn send(
+/// Sends a slave what it is given.
+pub(super) async fn send(given: Given, mut stream: Stream) -> Result<(), String> {
+    match given {
+        Given::State(snapshot) => send_state(snapshot, stream).await,
+        Given::Nothing => {
+            let text = |error: larder_net::Error| error.to_string();
+            stream.0.send(Bytes::new()).await.map_err(text)?;
+            stream.0.finish().await.map_err(text)
+        }
+    }
+}
+
+async fn send_state(
     snapshot: Snapshot,
     (mut sender, mut receiver): (FrameSender, FrameReceiver),
 ) -> Result<(), String> {
@@ -165,11 +234,14 @@ pub(super) async fn fetch(
     session: Session,
     log: LogId,
     directory: Arc<Directory>,
-) -> Result<Incoming, String> {
+) -> Result<Fetched, String> {
     let text = |error: larder_net::Error| error.to_string();
     let (mut sender, mut receiver) = connection.open(StreamKind::Snapshot).await.map_err(text)?;
     sender.send(Bytes::copy_from_slice(&session.0.to_le_bytes())).await.map_err(text)?;
     let manifest = next(&mut receiver).await?.ok_or("the master gives no snapshot")?;
+    if manifest.is_empty() {
+        return Ok(Fetched::Nothing);
+    }
     let manifest = Manifest::decode(&manifest).map_err(|error| error.to_string())?;
     let of = manifest.head().map_err(|error| error.to_string())?.id;
     if of != log {
@@ -196,7 +268,7 @@ pub(super) async fn fetch(
         }
     }
     drop(pieces);
-    writing.await.map_err(|error| error.to_string())?
+    writing.await.map_err(|error| error.to_string())?.map(Fetched::State)
 }
 
 fn write_all(

@@ -218,8 +218,12 @@ impl Rewind {
     fn restart(&mut self, directory: &Directory) -> Result<(), RewindError> {
         (self.fetched, self.told_changed) = (0, false);
         if self.marker.settled && self.marker.scope == Scope::Keys {
-            // The state has gone on from where it was settled, along the log.
+            // The state has gone on from where it was settled, along the log; the hashes that had
+            // been changed by then are among the keys.
             let persisted = self.database(directory)?.persisted()?;
+            if let Some(at) = persisted {
+                self.marker.changed_from = self.marker.changed_from.max(at.position.seq.next());
+            }
             self.marker.settle_at = persisted.map(Into::into);
             self.marker.settled = false;
             self.marker.write(directory)?;

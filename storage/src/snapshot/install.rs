@@ -50,10 +50,7 @@ pub(crate) fn finish_install(directory: &Directory) -> Result<(), FileError> {
 }
 
 /// Takes the next step; false once there is none.
-///
-/// # Errors
-/// When the operating system refuses: the step is to be taken again.
-pub fn step(directory: &Directory) -> Result<bool, FileError> {
+pub(super) fn step(directory: &Directory) -> Result<bool, FileError> {
     let Some(order) = order_file(directory).read::<Order>(&RealFs)? else { return Ok(false) };
     let aside = directory.set_aside().join(&order.name);
     let incoming = directory.incoming();

@@ -20,8 +20,6 @@ use bytes::Bytes;
 use larder_types::SequenceNumber;
 
 pub(crate) use install::finish_install;
-#[cfg(any(test, feature = "test-util"))]
-pub use install::step as install_step;
 
 pub use self::{
     incoming::Incoming,
@@ -170,6 +168,16 @@ impl Drop for Inner {
             tracing::warn!(%error, "a snapshot in {dir} could not be removed; the next start does");
         }
     }
+}
+
+/// Takes one step of an installation that was decided for; false once there is none. For tests that
+/// stop in the middle.
+///
+/// # Errors
+/// When the operating system refuses.
+#[cfg(any(test, feature = "test-util"))]
+pub fn install_step(directory: &Directory) -> Result<bool, FileError> {
+    install::step(directory)
 }
 
 /// Removes snapshots that an earlier process had made for others: nobody fetches them any more.
