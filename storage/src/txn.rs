@@ -222,7 +222,9 @@ impl<'a> Txn<'a> {
     pub fn clear(&mut self) -> Result<(), TxnError> {
         self.reserve(Effect::Clear.encoded_bytes_max())?;
         Effect::Clear.encode(&mut self.writer.body);
-        self.writer.begin_layer(Some(self.seq));
+        if !self.writer.top.clear(self.seq.as_u64()) {
+            self.writer.begin_layer(Some(self.seq));
+        }
         Ok(())
     }
 

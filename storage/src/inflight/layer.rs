@@ -7,7 +7,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, LazyLock, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -84,6 +84,8 @@ pub(crate) struct Layer {
     blocks: Vec<RwLock<HashTable<Entry>>>,
     /// The record that cleared the shard and began this layer: nothing below is seen beyond it.
     cleared: Option<u64>,
+    /// Whether nothing was put into it.
+    blank: AtomicBool,
     /// Bytes of the records in this layer, as they are in the log.
     log_bytes: AtomicU64,
     records: AtomicU64,
@@ -105,6 +107,7 @@ impl Layer {
         Self {
             blocks: (0..BLOCKS).map(|_| RwLock::new(HashTable::new())).collect(),
             cleared,
+            blank: AtomicBool::new(true),
             log_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
             replicas: Mutex::new(Vec::new()),
@@ -112,11 +115,37 @@ impl Layer {
         }
     }
 
-    /// Whether the record that began this layer by clearing the shard is not beyond `seq`. A layer
-    /// may be sealed by the very record that cleared it, if that clears twice: then it belongs to
-    /// the layer above.
+    /// Whether the record that began this layer by clearing the shard is not beyond `seq`.
     pub(crate) fn cleared_by(&self, seq: u64) -> bool {
         self.cleared.is_some_and(|cleared| cleared <= seq)
+    }
+
+    /// Deletes every key as record `seq`, which is the newest and not visible yet, where no layer is
+    /// needed for it. False, and nothing is done, where one must begin: so one record begins one at
+    /// most, and none where the record before has left nothing.
+    #[must_use]
+    pub(crate) fn clear(&self, seq: u64) -> bool {
+        let Some(cleared) = self.cleared else { return false };
+        if self.blank.load(Ordering::Relaxed) {
+            return true;
+        }
+        if cleared != seq {
+            return false;
+        }
+        // All that is here was put by this same record, and is in nobody's sight.
+        for block in &self.blocks {
+            *block.write() = HashTable::new();
+        }
+        self.blank.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes over what a layer below, which nobody will see any more, stands for beside its rows. The
+    /// oldest is to be taken over first.
+    pub(crate) fn take_over(&self, hidden: &Self) {
+        self.log_bytes.fetch_add(hidden.log_bytes(), Ordering::Relaxed);
+        self.records.fetch_add(hidden.records(), Ordering::Relaxed);
+        self.replicas.lock().append(&mut hidden.replicas.lock());
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
@@ -152,6 +181,9 @@ impl Layer {
     }
 
     pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, visible: u64, row: RowBytes) {
+        if self.blank.load(Ordering::Relaxed) {
+            self.blank.store(false, Ordering::Relaxed);
+        }
         let mut block = self.blocks[key.block()].write();
         match block.entry(key.hash, |entry| *entry.key == *key.key, hash_of_entry) {
             TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, visible, row),

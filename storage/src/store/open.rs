@@ -384,16 +384,21 @@ impl Replay {
     }
 
     fn begin_layer(&mut self, cleared: Option<u64>) {
+        let below = std::mem::replace(&mut self.top, Arc::new(Layer::new(cleared)));
+        let hidden = cleared.is_some() && self.visible.is_none();
         match self.last {
-            Some(last) => self.top.seal(last),
-            // Nothing is below the first replayed record: the layer stays, as the cleared one.
-            None => {
-                self.top = Arc::new(Layer::new(cleared));
+            Some(last) if !hidden => {
+                below.seal(last);
+                self.inflight.push(self.top.clone());
+            }
+            // Below the first replayed record is nothing; and where everything replayed can be
+            // read, nobody reads what lies below a deletion of every key.
+            _ => {
+                for layer in self.inflight.stack().iter().rev() {
+                    self.top.take_over(layer);
+                }
                 self.inflight = InFlight::over(self.top.clone());
-                return;
             }
         }
-        self.top = Arc::new(Layer::new(cleared));
-        self.inflight.push(self.top.clone());
     }
 }

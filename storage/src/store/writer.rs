@@ -25,6 +25,9 @@ use crate::{
 
 /// Bytes of a record's frame beside its body, for counting what a layer stands for in the log.
 pub(super) const FRAME_BYTES: u64 = 48;
+/// Layers that are not folded, after which writes wait, and those folded, after which a flush comes:
+/// every deletion of all keys may begin one.
+pub(super) const LAYERS_MAX: usize = 16;
 
 /// Why writes are not taken now.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +114,6 @@ impl Writer {
     /// Whether there is room for more unfolded records. What is unfolded must be replayed after a
     /// crash, and is held in memory.
     pub fn has_room(&self) -> bool {
-        const LAYERS_MAX: usize = 16;
         let (options, inflight) = (&self.shared.options, &self.shared.inflight);
         inflight.log_bytes() <= options.unapplied_bytes_max
             && inflight.records() <= options.unapplied_records_max
