@@ -18,7 +18,7 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, LogError, Position, StoreError, StoreOptions, Visibility,
+    Directory, LogError, Position, StoreError, StoreOptions, Txn, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
@@ -242,7 +242,7 @@ fn a_transaction_that_deletes_every_key_again_and_again_begins_one_layer() {
 #[test]
 fn deletions_of_every_key_with_nothing_between_them_begin_one_layer() {
     let root = tempfile::tempdir().unwrap();
-    let options = || StoreOptions { layer_bytes: 8 << 20, layer_records: CLEARS * 2, ..tiny() };
+    let options = || StoreOptions { layer_bytes: 8 << 20, layer_changes: CLEARS * 4, ..tiny() };
     let mut node = Node::open(root.path(), options()).unwrap();
     node.put("key", "before");
     for _ in 0..CLEARS {
@@ -262,7 +262,7 @@ fn deletions_of_every_key_with_nothing_between_them_begin_one_layer() {
 #[test]
 fn what_lies_below_a_deletion_of_every_key_is_not_kept_when_it_is_replayed() {
     let root = tempfile::tempdir().unwrap();
-    let options = || StoreOptions { layer_bytes: 8 << 20, layer_records: CLEARS * 2, ..tiny() };
+    let options = || StoreOptions { layer_bytes: 8 << 20, layer_changes: CLEARS * 4, ..tiny() };
     let mut node = Node::open(root.path(), options()).unwrap();
     node.writer.append_replicas(b"set", WALL_MS).unwrap();
     node.put("key", "before");
@@ -372,38 +372,59 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     folding.join().unwrap().unwrap();
 }
 
-/// The worst that the default bounds allow: as much folded and not flushed as there may be, and
-/// then as much unfolded as there may be, in small records of keys that all differ.
-#[test]
-fn the_largest_unapplied_log_opens_in_time() {
+/// Writes one record of keys that begin with `number`, which is raised by as many.
+type Write = fn(&mut Txn<'_>, &mut u64);
+
+fn set(txn: &mut Txn<'_>, number: &mut u64) {
+    txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
+    *number += 1;
+}
+
+fn hset(txn: &mut Txn<'_>, number: &mut u64) {
+    txn.hash_put(&number.to_be_bytes(), &[(b"field", b"v")]).unwrap();
+    *number += 1;
+}
+
+fn mset(txn: &mut Txn<'_>, number: &mut u64) {
+    (0..50_000).for_each(|_| set(txn, number));
+}
+
+/// As many of the smallest rows as a record can hold.
+fn fill_record(txn: &mut Txn<'_>, number: &mut u64) {
+    while txn.put_string(&number.to_be_bytes()[3..], b"", None).is_ok() {
+        *number += 1;
+    }
+}
+
+/// The worst that the default bounds allow: as much folded and not flushed as there may be, then as
+/// much unfolded as there may be before writes wait, and the largest record, which may come just
+/// before they do.
+fn opens_in_time(what: &str, write: Write) {
     let root = tempfile::tempdir().unwrap();
     let options = || StoreOptions::new(DatabaseOptions::new(64 << 20, 128 << 20));
     let bounds = options();
     let mut node = Node::open(root.path(), options()).unwrap();
-    let mut number = 0_u64;
-    let mut fill = |node: &mut Node| {
-        for _ in 0..10_000 {
-            let mut txn = node.writer.transaction(WALL_MS);
-            txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
-            txn.commit().unwrap();
-            number += 1;
+    let mut number = 1_u64 << 32;
+    let mut append = |node: &mut Node, write: Write| {
+        let mut txn = node.writer.transaction(WALL_MS);
+        write(&mut txn, &mut number);
+        txn.commit().unwrap();
+        if node.writer.pending_bytes() > 1 << 20 {
+            node.commit();
         }
-        node.commit();
     };
     // Up to just before the fold flushes by itself.
     while !node.folder.owes_flush() {
-        fill(&mut node);
+        append(&mut node, write);
         let _ = node.folder.fold_one().unwrap();
     }
-    let full = |node: &Node| {
-        let stats = node.store.stats();
-        stats.unapplied_bytes > bounds.unapplied_bytes_max
-            || stats.unapplied_records > bounds.unapplied_records_max
-    };
-    while !full(&node) {
-        fill(&mut node);
+    while node.writer.has_room() {
+        append(&mut node, write);
     }
-    let (marks, bytes) = (node.store.watermarks(), node.store.log().bytes());
+    append(&mut node, fill_record);
+    node.commit();
+    let (stats, marks) = (node.store.stats(), node.store.watermarks());
+    assert!(stats.unapplied_changes > bounds.unapplied_changes_max + 700_000, "{stats:?}");
     assert_eq!(marks.persisted, 0, "something was flushed");
     drop(node);
     // What else the machine does is not the store's doing: the best of some counts.
@@ -411,12 +432,22 @@ fn the_largest_unapplied_log_opens_in_time() {
         let began = Instant::now();
         let node = Node::open(root.path(), options()).unwrap();
         let took = began.elapsed();
-        println!("{} records, {} MiB of log, opened in {took:?}", node.replayed, bytes >> 20);
-        assert_eq!(node.replayed, marks.durable + start);
-        assert!(node.store.view(WALL_MS).row(&(number - 1).to_be_bytes()).unwrap().is_some());
+        let (records, bytes) = (node.replayed, node.store.log().bytes() >> 20);
+        let changes = node.store.stats().unapplied_changes;
+        println!("{what}: {records} records, {changes} changes, {bytes} MiB, opened in {took:?}");
+        assert_eq!(records, marks.durable + start);
+        let last = &(number - 1).to_be_bytes()[3..];
+        assert!(node.store.view(WALL_MS).row(last).unwrap().is_some());
         took < OPENING_MAX
     });
     assert!(in_time, "no start took less than {OPENING_MAX:?}");
+}
+
+#[test]
+fn the_largest_unapplied_log_opens_in_time() {
+    opens_in_time("one row a record", set);
+    opens_in_time("50,000 rows a record", mset);
+    opens_in_time("a hash of one field a record", hset);
 }
 
 /// Appends records with these bodies, whose checksums are right, to a store's log.

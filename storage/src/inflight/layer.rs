@@ -89,6 +89,7 @@ pub(crate) struct Layer {
     /// Bytes of the records in this layer, as they are in the log.
     log_bytes: AtomicU64,
     records: AtomicU64,
+    changes: AtomicU64,
     /// Records of the replica set, oldest first.
     replicas: Mutex<Vec<ReplicasRecord>>,
     sealed: OnceLock<Applied>,
@@ -110,6 +111,7 @@ impl Layer {
             blank: AtomicBool::new(true),
             log_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             replicas: Mutex::new(Vec::new()),
             sealed: OnceLock::new(),
         }
@@ -145,6 +147,7 @@ impl Layer {
     pub(crate) fn take_over(&self, hidden: &Self) {
         self.log_bytes.fetch_add(hidden.log_bytes(), Ordering::Relaxed);
         self.records.fetch_add(hidden.records(), Ordering::Relaxed);
+        self.changes.fetch_add(hidden.changes(), Ordering::Relaxed);
         self.replicas.lock().append(&mut hidden.replicas.lock());
     }
 
@@ -156,9 +159,17 @@ impl Layer {
         self.records.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_record(&self, log_bytes: u64) {
+    /// What its records cost to replay, and at most so many rows and fields in memory: for each
+    /// record the rows and fields that it puts or deletes, or one where it does neither.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a record and the rows and fields that it puts or deletes.
+    pub(crate) fn count_record(&self, log_bytes: u64, changes: u64) {
         self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(changes.max(1), Ordering::Relaxed);
     }
 
     /// Keeps a record of the replica set, for the fold.
