@@ -8,7 +8,7 @@ use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_reques
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
     shard::{Task, Transaction, Work},
 };
 
@@ -197,6 +197,7 @@ impl Connection {
     /// Puts the replies of a transaction together: those of the writer, and those of the commands
     /// that it left to the connection.
     async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<(), End> {
+        let begin = self.replies.len();
         self.writer().array(done.commands.len());
         let mut reply_start = 0;
         for (index, command) in done.commands.iter().enumerate() {
@@ -205,7 +206,10 @@ impl Connection {
             let outcome = match command.handler {
                 Handler::Session(run) => {
                     let Self { node, session, replies, .. } = self;
-                    run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
+                    let mut writer = ReplyWriter::new(replies, session.protocol);
+                    let outcome = run(request, session, node, &mut writer);
+                    let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
+                    outcome.and(if is_too_large { Err(CommandError::ReplyTooLarge) } else { Ok(()) })
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
                 Handler::Loop(LoopCommand::After) => self.after(request, false).await?,
