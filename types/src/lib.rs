@@ -6,11 +6,13 @@ mod epoch;
 mod hybrid;
 mod ids;
 pub mod limits;
+mod names;
 mod sequence;
 mod unit;
 
 pub use epoch::{Epoch, Position};
 pub use hybrid::{HybridClock, HybridTime};
 pub use ids::{LogId, RegionId};
+pub use names::{BadName, ClusterId, NodeId};
 pub use sequence::SequenceNumber;
 pub use unit::{UNITS, Unit};
