@@ -10,6 +10,7 @@ mod disks;
 mod handing_over;
 mod killing;
 mod parting;
+mod playground;
 mod reading;
 mod returning;
 mod support;

@@ -56,9 +56,14 @@ impl Alone {
     }
 }
 
+/// Waits until no other story is told.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A cluster of the plan that is up; `None` where there is no kvd to run.
 pub(crate) fn cluster(plan: &Plan) -> Result<Option<Alone>> {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = alone();
     let began = Instant::now();
     match kvd_path() {
         Ok(binary) => {
