@@ -6,8 +6,10 @@ pids=()
 
 finish() {
     local pid
-    for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
+    # The shell tells of each that is killed.
+    exec 2>/dev/null
+    for pid in "${pids[@]}"; do kill -9 "$pid" || true; done
+    wait || true
     rm -rf "$work"
 }
 
