@@ -14,6 +14,7 @@ export LARDER_KVD="$CARGO_TARGET_DIR/release/kvd"
 say "== fuzzing"
 export LARDER_FUZZ_SECONDS=$((minutes * 60 / 8))
 cargo test --locked --release -p larder-resp --test fuzz -- --nocapture
+cargo test --locked --release -p larder-net --test wire_fuzz -- --nocapture
 cargo test --locked --release -p larder-storage --test log_fuzz --test keys_fuzz -- --nocapture
 say "== crash images"
 LARDER_CRASH_IMAGES=$((minutes * 25000)) cargo test --locked --release -p larder-storage --test log_crash_points -- --nocapture

@@ -30,6 +30,11 @@ impl Row {
         Ok(Self(bytes))
     }
 
+    /// The row as it is stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The row's parts.
     pub fn as_ref(&self) -> RowRef<'_> {
         RowRef::parse(&self.0).expect("checked when the row was read")
@@ -49,6 +54,11 @@ impl FieldValue {
     /// The version that the field was written with.
     pub fn version(&self) -> HybridTime {
         self.parts().version()
+    }
+
+    /// The field's row as it is stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn parts(&self) -> FieldRef<'_> {
@@ -179,6 +189,27 @@ impl<'a> View<'a> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
+        let found = self.fields_within(key, after, limit, usize::MAX)?;
+        Ok(found.map(|found| (found.row, found.fields)))
+    }
+
+    /// The live row of `key` and, if it is a hash, all of its fields, unless they take more than
+    /// `bytes_max`.
+    pub(crate) fn whole_key(
+        &self,
+        key: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<RowAndAllFields>, StateError> {
+        self.fields_within(key, None, usize::MAX, bytes_max)
+    }
+
+    fn fields_within(
+        &self,
+        key: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Option<RowAndAllFields>, StateError> {
         let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
@@ -191,23 +222,28 @@ impl<'a> View<'a> {
         else {
             return Ok(None);
         };
-        let Some(generation) = generation else { return Ok(Some((row, Vec::new()))) };
-        let mut merged = Merge { changed: changed.into_iter().peekable(), out: Vec::new(), limit };
+        let Some(generation) = generation else {
+            return Ok(Some(RowAndAllFields { row, fields: Vec::new(), complete: true }));
+        };
+        let changed = changed.into_iter().peekable();
+        let mut merged = Merge { changed, out: Vec::new(), limit, room: bytes_max };
+        let mut complete = true;
         if reach == Reach::Stored {
             let database = self.shared.database()?;
             let elements = database.elements_after(key, generation, after);
             if self.stored_is_beyond(reached) {
-                return self.renewed().row_and_fields_after(key, after, limit);
+                return self.renewed().fields_within(key, after, limit, bytes_max);
             }
             for element in elements {
                 let (field, stored) = element?;
-                if !merged.stored(&field, &stored)? {
-                    return Ok(Some((row, merged.out)));
+                complete = merged.stored(&field, &stored)?;
+                if !complete {
+                    break;
                 }
             }
         }
-        merged.rest()?;
-        Ok(Some((row, merged.out)))
+        complete = complete && merged.rest()?;
+        Ok(Some(RowAndAllFields { row, fields: merged.out, complete }))
     }
 
     /// Visits live rows in (unit, key) order, from `from` on. When `visit` breaks, the scan stops
@@ -418,11 +454,21 @@ fn generation_of(row: impl AsRef<[u8]>) -> Option<Generation> {
     }
 }
 
+/// A row with its fields, or the first of them.
+pub(crate) struct RowAndAllFields {
+    pub(crate) row: Row,
+    pub(crate) fields: Vec<NamedField>,
+    /// Whether no field was left out.
+    pub(crate) complete: bool,
+}
+
 /// Merges stored fields with the changes above them, in field order, up to a limit.
 struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> {
     changed: std::iter::Peekable<I>,
     out: Vec<NamedField>,
     limit: usize,
+    /// Bytes of names and rows that may still be taken.
+    room: usize,
 }
 
 impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
@@ -439,13 +485,14 @@ impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
         }
     }
 
-    fn rest(&mut self) -> Result<(), StateError> {
+    /// Takes the changes behind the last stored field. False when the limit is reached.
+    fn rest(&mut self) -> Result<bool, StateError> {
         while let Some((name, change)) = self.changed.next() {
             if !self.push(name, change)? {
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn push(&mut self, name: Arc<[u8]>, row: RowBytes) -> Result<bool, StateError> {
@@ -453,6 +500,10 @@ impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
             return Ok(false);
         }
         if let Some(row) = row {
+            let Some(room) = self.room.checked_sub(name.len() + row.len()) else {
+                return Ok(false);
+            };
+            self.room = room;
             self.out.push((name, FieldValue::parse(row)?));
         }
         Ok(true)

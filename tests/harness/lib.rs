@@ -1,5 +1,6 @@
 //! The harness: real processes on loopback, clients that see every byte, and the suites' parts.
 pub mod client;
+pub mod cluster;
 pub mod deadline;
 pub mod differential;
 pub mod faults;

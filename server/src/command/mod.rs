@@ -7,6 +7,7 @@ mod hashes;
 mod keys;
 mod number;
 mod pattern;
+mod replication;
 mod scan;
 mod server;
 mod strings;
@@ -44,6 +45,8 @@ pub enum Handler {
 /// The commands that the connection loop runs itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoopCommand {
+    /// Waits until a write is visible here.
+    After,
     /// Saves a checkpoint in the background.
     Bgsave,
     /// Counts the live keys, on a thread that may block.

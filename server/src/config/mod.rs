@@ -5,6 +5,9 @@
 //! known is refused, because a misspelt bound is no bound. `deploy/kvd.toml` is the annotated
 //! example; `kvd --print-default-config` prints the defaults.
 
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod error;
 mod password;
 pub mod tuning;
@@ -21,6 +24,7 @@ use std::{
 use larder_types::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{LabConfig, NodeConfig, PeerConfig, ReplicationConfig};
 pub use error::ConfigError;
 pub use password::Password;
 pub use values::{ByteSize, Durability, LogFormat};
@@ -61,6 +65,13 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is written to the standard error.
     pub tracing: TracingConfig,
+    /// Who this node is in its cluster; nothing for a single node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeConfig>,
+    /// When a write counts, and what is kept for followers.
+    pub replication: ReplicationConfig,
+    /// What only tests and drills may do.
+    pub lab: LabConfig,
 }
 
 /// A namespace.
@@ -134,6 +145,9 @@ impl Default for Config {
             state: StateConfig::default(),
             limits: LimitsConfig::default(),
             tracing: TracingConfig::default(),
+            node: None,
+            replication: ReplicationConfig::default(),
+            lab: LabConfig::default(),
         }
     }
 }
@@ -213,6 +227,12 @@ impl Config {
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
         in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
+        cluster::validate(
+            self.node.as_ref(),
+            &self.replication,
+            &self.lab,
+            self.namespace.durability,
+        )?;
         let password = self.password()?;
         for (key, address) in [("resp", Some(self.resp)), ("admin", self.admin)] {
             match address {

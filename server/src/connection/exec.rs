@@ -1,18 +1,14 @@
-//! What the connection runs itself: transactions, watches, and commands that wait for others.
+//! What the connection runs itself: transactions, watches, and what concerns the whole node.
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
-use tokio::net::TcpStream;
 
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome, parse_integer},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome},
     shard::{Task, Transaction, Work},
 };
 
@@ -110,6 +106,7 @@ impl Connection {
                 self.writer().simple("OK");
                 Ok(())
             }
+            LoopCommand::After => self.after(request, true).await?,
             LoopCommand::Wait => self.wait(request, true).await?,
             LoopCommand::Watch => self.watch(request).await?,
         };
@@ -145,6 +142,9 @@ impl Connection {
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
         let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        if let Some(refusal) = work.refusal {
+            return Ok(Err(CommandError::Message(refusal)));
+        }
         let Task::Watch { keys, present, .. } = work.task else {
             unreachable!("work comes back as it went")
         };
@@ -179,9 +179,12 @@ impl Connection {
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
-        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
         self.unwatch();
-        self.session.last_write = work.written.or(self.session.last_write);
+        self.settle(&mut work).await;
+        if let Some(refusal) = work.refusal {
+            return Ok(Err(CommandError::Message(refusal)));
+        }
         let Task::Transaction(done) = work.task else { unreachable!("work comes back as it went") };
         if done.aborted {
             self.writer().null_array();
@@ -205,6 +208,7 @@ impl Connection {
                     run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
+                Handler::Loop(LoopCommand::After) => self.after(request, false).await?,
                 Handler::Loop(LoopCommand::Wait) => self.wait(request, false).await?,
                 Handler::Loop(LoopCommand::Unwatch) => {
                     self.writer().simple("OK");
@@ -261,34 +265,6 @@ impl Connection {
         Ok(Ok(()))
     }
 
-    /// Waits for replicas, of which a single node has none.
-    async fn wait(&mut self, request: Request<'_>, may_block: bool) -> Result<Outcome, End> {
-        let Some(replicas) = parse_integer(request.arg(1)) else {
-            return Ok(Err(CommandError::NotInteger));
-        };
-        let Some(timeout_ms) = parse_integer(request.arg(2)) else {
-            let text = "ERR timeout is not an integer or out of range";
-            return Ok(Err(CommandError::message(text)));
-        };
-        let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
-            return Ok(Err(CommandError::message("ERR timeout is negative")));
-        };
-        if may_block && replicas > 0 {
-            self.send().await?;
-            // Without a timeout it ends with the connection, as in Redis, or with the server.
-            let forever = Duration::from_secs(u64::MAX >> 32);
-            let patience =
-                if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
-            tokio::select! {
-                () = tokio::time::sleep(patience) => {}
-                () = self.stop.requested() => {}
-                () = closed(&self.stream) => return Err(End::Closed),
-            }
-        }
-        self.writer().integer(0);
-        Ok(Ok(()))
-    }
-
     fn shutdown(&self, request: Request<'_>) -> Outcome {
         let mut words: Vec<_> = request.iter().skip(1).map(<[u8]>::to_ascii_lowercase).collect();
         words.sort_unstable();
@@ -305,12 +281,5 @@ impl Connection {
         }
         self.stop.request();
         Ok(())
-    }
-}
-
-/// Done when the client closes the connection. Never, if it sends more before that.
-async fn closed(stream: &TcpStream) {
-    if stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
-        std::future::pending().await
     }
 }

@@ -62,6 +62,15 @@ impl Watches {
         }
     }
 
+    /// Records changed keys that nobody looked at.
+    pub(super) fn touch_every(&self) {
+        if self.any() {
+            let keys = self.keys.lock();
+            let watchers = keys.values().flatten();
+            watchers.for_each(|watcher| watcher.touched.store(true, Ordering::Release));
+        }
+    }
+
     /// A record deleted every key: of the watched ones, those changed that were there.
     pub(super) fn touch_all(&self) {
         let keys = self.keys.lock();

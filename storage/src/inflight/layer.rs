@@ -13,10 +13,10 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry as TableEntry};
 use larder_types::Unit;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::versions::Versions;
-use crate::{Applied, row::Generation};
+use crate::{Applied, row::Generation, state::ReplicasRecord};
 
 /// Bytes of a row; `None` stands for a deletion.
 pub(crate) type RowBytes = Option<Arc<[u8]>>;
@@ -87,6 +87,8 @@ pub(crate) struct Layer {
     /// Bytes of the records in this layer, as they are in the log.
     log_bytes: AtomicU64,
     records: AtomicU64,
+    /// Records of the replica set, oldest first.
+    replicas: Mutex<Vec<ReplicasRecord>>,
     sealed: OnceLock<Applied>,
 }
 
@@ -105,6 +107,7 @@ impl Layer {
             cleared,
             log_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            replicas: Mutex::new(Vec::new()),
             sealed: OnceLock::new(),
         }
     }
@@ -127,6 +130,16 @@ impl Layer {
     pub(crate) fn count_record(&self, log_bytes: u64) {
         self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps a record of the replica set, for the fold.
+    pub(crate) fn add_replicas(&self, record: ReplicasRecord) {
+        self.replicas.lock().push(record);
+    }
+
+    /// The records of the replica set in this layer, oldest first.
+    pub(crate) fn replicas(&self) -> Vec<ReplicasRecord> {
+        self.replicas.lock().clone()
     }
 
     /// Says that no record after `last` writes to this layer.

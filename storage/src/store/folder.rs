@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use larder_types::SequenceNumber;
+
 use super::Shared;
 use crate::{
     Applied,
@@ -57,6 +59,9 @@ impl Folder {
             if self.owes_flush() {
                 self.flush()?;
             }
+            if self.shared.retention.take_moved() {
+                self.trim()?;
+            }
             let background_errors = self.shared.database()?.background_errors();
             if background_errors > 0 {
                 return Err(StateError::Background { errors: background_errors }.into());
@@ -95,6 +100,7 @@ impl Folder {
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
         self.folded_bytes += bottom.log_bytes();
+        self.shared.digests.reached(&self.shared, *last);
         Ok(ControlFlow::Continue(()))
     }
 
@@ -133,7 +139,19 @@ impl Folder {
         let marks = &self.shared.watermarks;
         let seq = persisted.position.seq;
         self.shared.raise(&marks.persisted, seq.as_u64(), &marks.applied);
-        self.shared.log.trim(seq.next())?;
+        self.trim()
+    }
+
+    /// Trims what neither the state nor a snapshot needs; of that, what followers need only beyond
+    /// the cap.
+    fn trim(&self) -> Result<(), FoldError> {
+        let shared = &*self.shared;
+        let persisted = shared.watermarks.persisted.load(Ordering::Acquire);
+        let Some(persisted) = SequenceNumber::new(persisted) else { return Ok(()) };
+        let retention = &shared.retention;
+        let limit = retention.pinned().map_or(persisted.next(), |pin| pin.min(persisted.next()));
+        let floor = retention.followers().map_or(limit, |floor| floor.min(limit));
+        shared.log.trim_capped(floor, limit, shared.options.retain_bytes_max)?;
         Ok(())
     }
 }
@@ -154,6 +172,9 @@ fn batch_of(layer: &Layer, seq: u64) -> Result<FoldBatch, StateError> {
     let mut batch = FoldBatch::new();
     if layer.cleared_by(seq) {
         batch.clear();
+    }
+    for record in layer.replicas() {
+        batch.put_replicas(&record);
     }
     let mut result = Ok(());
     layer.visit_sorted(seq, |rows| {
