@@ -74,15 +74,17 @@ pub enum Action {
         token: Token,
     },
     /// Keep the log from this record on for other replicas, as far as the cap on retained bytes
-    /// allows; `None`: nothing is kept for others.
+    /// allows; `None`: nothing is kept for others. Before the first of these after a start,
+    /// everything is kept.
     RetainFrom {
         /// The first record to keep.
         seq: Option<SequenceNumber>,
     },
-    /// Take no new writes, and see to it that those under way become durable.
+    /// Take no new writes, and see to it that those under way become durable. Comes also with
+    /// every end of a mastership: what is still on its way to the disk belongs to the log.
     /// [`Event::WritesPaused`](super::Event::WritesPaused) follows.
     PauseWrites,
-    /// Take writes again.
+    /// Take writes again, if this node is the master.
     ResumeWrites,
     /// This node's part has changed. On leaving [`Role::Master`]: writes that wait for their
     /// commit are answered that they may yet be applied, and no new ones are taken.
@@ -94,7 +96,7 @@ pub enum Action {
     CreateLog,
     /// The log parted from the master's: serve nothing, export the records from `parting` on to a
     /// readable file, and sync a marker with the keys they touch. Where a marker stands already,
-    /// its keys are taken over. [`Event::RewindMarked`](super::Event::RewindMarked) follows.
+    /// its keys and a wider scope are taken over, and the log is to be cut at the new point. [`Event::RewindMarked`](super::Event::RewindMarked) follows.
     StartRewind {
         /// The first parted record.
         parting: SequenceNumber,
@@ -126,7 +128,8 @@ pub enum Action {
         /// The keys, in the driver's coding.
         reply: Bytes,
     },
-    /// The rewind is over: remove its marker.
+    /// The rewind is over: flush the state, and only when it has persisted all that was applied so
+    /// far remove the marker. A state from before would be a mixture without it.
     EndRewind,
     /// At the master: send a snapshot on a stream of its own.
     /// [`Event::SnapshotServed`](super::Event::SnapshotServed) follows.

@@ -63,7 +63,8 @@ pub enum Event {
         /// What is wrong with them, for the operator.
         why: String,
     },
-    /// What readers of this node see has moved.
+    /// What readers of this node see has moved. After a rewind's keys are applied, right before
+    /// the [`Event::KeysListed`] that says so, back to the parting point.
     Progress {
         /// The last record that readers see.
         visible: Option<SequenceNumber>,

@@ -72,7 +72,7 @@ impl Core {
     /// Answers, once no grant runs and the log is at rest.
     pub(super) fn pay_answer(&mut self) {
         let at_rest = match &self.part {
-            Part::Following(following) => following.appending.is_none(),
+            Part::Following(following) => following.is_at_rest(),
             _ => false,
         };
         if self.owed.is_none() || !at_rest || !self.grants.over(self.now) {
@@ -132,7 +132,9 @@ impl Core {
             && self.is_whole()
     }
 
-    /// Whether log and state are what they should be.
+    /// Whether log and state are what they should be. Of a replica that rewinds the log is good
+    /// once it has been cut, and so are its acknowledgements; it cannot lead, and is not counted on
+    /// by a promotion.
     pub(super) fn is_whole(&self) -> bool {
         let following_whole = match &self.part {
             Part::Following(following) => {

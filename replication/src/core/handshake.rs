@@ -23,8 +23,7 @@ pub(super) enum Joint {
     Parted(SequenceNumber),
     /// The slave has more of the same epoch.
     Wait,
-    /// The slave has no log, asks for a snapshot, or lacks what the master no longer keeps. What
-    /// parted it has exported before.
+    /// The slave has no log, or lacks what the master no longer keeps.
     Snapshot,
     /// They do not join.
     Refused(RefusedWhy),
@@ -35,9 +34,6 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
     let Some(log) = slave.log else { return Joint::Snapshot };
     if log != master.id {
         return Joint::Refused(RefusedWhy::OtherLog);
-    }
-    if slave.snapshot {
-        return Joint::Snapshot;
     }
     let Some(last) = slave.tail.last else {
         return kept(master, SequenceNumber::FIRST);

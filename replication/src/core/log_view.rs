@@ -19,7 +19,9 @@ pub(super) struct LogView {
 impl LogView {
     pub(super) fn new(state: LogState) -> Self {
         let LogState { id, first, tail, epochs, sets, applied } = state;
-        Self { id, first, tail, epochs, sets, applied, visible: applied }
+        let mut log = Self { id, first, tail, epochs, sets, applied: None, visible: None };
+        log.show(applied, applied);
+        log
     }
 
     /// An empty log of this identity.
@@ -41,6 +43,18 @@ impl LogView {
         self.tail = durable.tail;
         self.epochs.extend_from_slice(&durable.epochs);
         self.sets.extend_from_slice(&durable.sets);
+    }
+
+    /// Takes in what readers see and what is folded: less than before after a rewind, and never
+    /// more than the log has, although a state may hold what was cut until it is put back.
+    pub(super) fn show(
+        &mut self,
+        visible: Option<SequenceNumber>,
+        applied: Option<SequenceNumber>,
+    ) {
+        let last = self.tail.last.map(|last| last.seq);
+        self.visible = visible.min(last);
+        self.applied = applied.min(last);
     }
 
     /// The epoch of the last record.

@@ -159,7 +159,10 @@ impl Core {
     /// The caller sees to the standing.
     pub(super) fn stop_leading(&mut self) {
         self.standing.leads = None;
-        let part = std::mem::replace(&mut self.part, Part::Following(Following::after_leading()));
+        self.out.push(Action::PauseWrites);
+        let mut following = Following::after_leading();
+        following.settling = true;
+        let part = std::mem::replace(&mut self.part, Part::Following(following));
         if let Part::Leading(leading) = part {
             let leading = *leading;
             leading.awaits.give_up(&mut self.out);

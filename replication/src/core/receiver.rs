@@ -22,6 +22,8 @@ const STALLED_MAX: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Following {
     pub(super) upstream: Upstream,
+    /// Whether records that this node appended as a master may still be on their way to the disk.
+    pub(super) settling: bool,
     /// The tail that the log has once everything asked for is durable.
     pub(super) appending: Option<Tail>,
     /// What the master of the session said is committed.
@@ -90,6 +92,11 @@ impl Following {
         Self { fenced: true, ..Self::default() }
     }
 
+    /// Whether nothing is on its way into the log.
+    pub(super) const fn is_at_rest(&self) -> bool {
+        self.appending.is_none() && !self.settling
+    }
+
     /// Leaves whom it follows; it looks for a master again.
     pub(super) fn leave(&mut self) {
         self.upstream = Upstream::None;
@@ -140,7 +147,7 @@ impl Core {
             _ => return,
         }
         let rewinding = following.rewind.as_ref().is_some_and(|rewind| !rewind.may_follow());
-        let busy = following.appending.is_some() || following.snapshot_over.is_some();
+        let busy = !following.is_at_rest() || following.snapshot_over.is_some();
         if rewinding || busy || !self.is_stored() {
             return;
         }
@@ -315,7 +322,7 @@ impl Core {
 
     /// Tells the master what is durable here. Only what is in this log, as it joins the master's.
     pub(super) fn acknowledge(&mut self) {
-        let counts = self.is_whole();
+        let counts = !self.standing.set_aside;
         let (Some(log), Part::Following(following)) = (&self.log, &self.part) else { return };
         let Upstream::Streaming { link, session, received, .. } = following.upstream else {
             return;
@@ -380,8 +387,7 @@ impl Core {
         applied: Option<SequenceNumber>,
     ) {
         let Some(log) = &mut self.log else { return };
-        log.visible = log.visible.max(visible);
-        log.applied = log.applied.max(applied);
+        log.show(visible, applied);
         let visible = self.visible();
         if let Part::Following(following) = &mut self.part {
             following.freshness.see(visible);

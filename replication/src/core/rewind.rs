@@ -11,8 +11,8 @@ use bytes::Bytes;
 use larder_types::{Epoch, Position, SequenceNumber};
 
 use super::{
-    Action, Alert, Core, Link, LogState, Marker, Part, RewindScope, Time, log_view::LogView,
-    receiver::Upstream,
+    Action, Alert, Core, Link, LogState, Marker, Part, RewindScope, Time, heartbeat::Freshness,
+    log_view::LogView, receiver::Upstream,
 };
 use crate::message::Message;
 
@@ -56,10 +56,10 @@ impl Core {
     pub(super) fn resume_rewind(&mut self, marker: Marker) {
         let Part::Following(following) = &mut self.part else { return };
         match (marker.cut, marker.scope) {
-            (_, RewindScope::Everything) => following.needs_snapshot = true,
+            (true, RewindScope::Everything) => following.needs_snapshot = true,
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
             (true, RewindScope::Keys) => following.rewind = Some(Rewind::Looking),
-            (false, RewindScope::Log | RewindScope::Keys) => {
+            (false, _) => {
                 let parting = marker.parting;
                 following.rewind = Some(Rewind::Marking { parting });
                 self.out.push(Action::StartRewind { parting });
@@ -72,6 +72,7 @@ impl Core {
         let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
         let Part::Following(following) = &mut self.part else { return };
         following.leave();
+        following.freshness = Freshness::default();
         if parting.as_u64() > tail {
             following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
             return;
@@ -89,7 +90,8 @@ impl Core {
             let from = parting.max(log.first);
             self.out.push(Action::Alert(Alert::Parted { from, to }));
         }
-        if scope == RewindScope::Everything {
+        let there = parting >= log.first;
+        if scope == RewindScope::Everything && !there {
             following.rewind = None;
             following.needs_snapshot = true;
         } else {
@@ -103,6 +105,7 @@ impl Core {
         let Some(Rewind::Cutting { scope }) = following.rewind else { return };
         following.appending = None;
         following.rewind = (scope == RewindScope::Keys).then_some(Rewind::Looking);
+        following.needs_snapshot = scope == RewindScope::Everything;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
         }

@@ -33,8 +33,10 @@ pub(super) struct Slave {
     /// The last asking that was answered.
     attempt: u64,
     flow: Flow,
-    /// Whether its acknowledgements count: not while it rewinds.
+    /// Whether its acknowledgements count: not before the first, nor while it is set aside.
     pub(super) counts: bool,
+    /// Whether it follows with its log alone, until a snapshot can be given to it.
+    awaits_snapshot: bool,
     /// Whether its state was found to differ.
     pub(super) aside: bool,
     /// Further behind than the log is kept.
@@ -103,6 +105,7 @@ impl Slave {
             attempt: 0,
             flow: Flow::from(SequenceNumber::FIRST),
             counts: false,
+            awaits_snapshot: false,
             aside: false,
             detached: false,
             pin: None,
@@ -129,7 +132,8 @@ impl Slave {
     ) {
         let (Some(link), Stage::Streaming) = (self.link, self.stage) else { return };
         let (session, flow) = (self.session, &mut self.flow);
-        if flow.reading {
+        // No more is sent once the epoch has a commit, so that the state can come up with it.
+        if flow.reading || self.awaits_snapshot && committed.is_some() {
             return;
         }
         let upto = committed.map_or(0, |committed| committed.seq.as_u64());
@@ -137,7 +141,8 @@ impl Slave {
             flow.reading = true;
             let bytes_max = CHUNK_BYTES_MAX.min(window - flow.bytes);
             out.push(Action::Read { link, session, from: flow.next, bytes_max });
-        } else if upto > flow.told {
+        } else if upto > flow.told && flow.told < flow.next.as_u64() - 1 {
+            // It was sent records that it does not know to be committed.
             flow.told = upto;
             let records = Records { session, committed, packing: Packing::Raw, chunk: None };
             out.push(Action::Send { link, message: Message::Records(records) });
@@ -182,7 +187,18 @@ impl Core {
         slave.aside = follow.aside;
         let lost = slave.acked.is_some_and(|acked| follow.tail.number() < acked.seq.as_u64());
         let epoch = leading.epoch;
-        let verdict = match judge(&self.config, log, epoch, follow) {
+        let joint = judge(&self.config, log, epoch, follow);
+        let covered = covers(log, leading.first, follow.tail);
+        slave.awaits_snapshot = follow.snapshot && !covered;
+        let joint = match joint {
+            Joint::Refused(_) => joint,
+            _ if follow.snapshot && covered => Joint::Snapshot,
+            // Until then it may at least have the records.
+            Joint::Continue => joint,
+            _ if follow.snapshot => Joint::Wait,
+            _ => joint,
+        };
+        let verdict = match joint {
             Joint::Continue | Joint::Wait if lost && follow.log.is_some() => {
                 slave.stage = Stage::Waiting;
                 self.out.push(Action::Alert(Alert::LostAcknowledged { node: peer }));
@@ -203,7 +219,7 @@ impl Core {
                 slave.stage = Stage::Waiting;
                 Verdict::Wait
             }
-            Joint::Snapshot if covers(log, leading.first, follow.tail) => {
+            Joint::Snapshot if covered => {
                 return self.give_snapshot(link, peer, follow.attempt);
             }
             Joint::Snapshot => {
@@ -231,6 +247,7 @@ impl Core {
         let session = Session(self.ids.draw());
         slave.session = session;
         slave.stage = Stage::Snapshot;
+        slave.awaits_snapshot = false;
         slave.full_syncs += 1;
         slave.counts = false;
         slave.pin = Some(log.first);
@@ -238,6 +255,19 @@ impl Core {
         let verdict = Verdict::Snapshot { session, epoch, log };
         self.send(link, Message::Verdict { attempt, verdict });
         self.out.push(Action::ServeSnapshot { link, session });
+    }
+
+    /// Gives a snapshot to whoever waits until there is one that covers its log.
+    pub(super) fn give_snapshots(&mut self) {
+        let Some((log, leading)) = self.leading() else { return };
+        let applied = log.applied.map_or(0, |applied| applied.as_u64());
+        let due = |(_, slave): &(&NodeId, &Slave)| {
+            slave.awaits_snapshot && !slave.flow.reading && slave.flow.next.as_u64() <= applied + 1
+        };
+        let found = leading.slaves.iter().find(due);
+        if let Some((peer, link)) = found.and_then(|(peer, it)| Some((peer.clone(), it.link?))) {
+            self.give_snapshot(link, peer, 0);
+        }
     }
 
     /// A snapshot for a slave is made: the log is kept from its position on.
@@ -355,6 +385,7 @@ impl Core {
             slave.stage = Stage::Away;
             slave.attempt = 0;
             slave.counts = false;
+            slave.awaits_snapshot = false;
             slave.since = now;
             slave.lag_micros = None;
         }

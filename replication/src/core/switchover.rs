@@ -71,6 +71,10 @@ impl Core {
     }
 
     pub(super) fn on_writes_paused(&mut self) {
+        if let Part::Following(following) = &mut self.part {
+            following.settling = false;
+            self.out.push(Action::ResumeWrites);
+        }
         if let Part::Leading(leading) = &mut self.part
             && let Some(switching) = &mut leading.switching
             && switching.stage == Stage::Pausing

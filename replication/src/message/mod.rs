@@ -40,8 +40,8 @@ pub enum Message {
         session: Session,
         /// The last durable record.
         durable: Position,
-        /// Whether it counts for anything but the flow of records: not while the slave rewinds or
-        /// is set aside.
+        /// Whether it counts for anything but the flow of records: not while the slave is set
+        /// aside.
         counts: bool,
     },
     /// Take nothing older than this term, and say what you have.

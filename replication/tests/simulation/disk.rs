@@ -141,6 +141,8 @@ impl<T: Clone + PartialEq> File<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct Rewind {
     pub(crate) marker: Marker,
+    /// The last record that the state stands at once every key was fetched; 0 for none.
+    pub(crate) back_to: u64,
     /// The touched keys; true for those that have been fetched and applied.
     pub(crate) keys: BTreeMap<usize, bool>,
     /// Whether the state stands at the parting point, so that records may be folded again.

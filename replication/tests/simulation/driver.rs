@@ -43,7 +43,7 @@ impl Cluster {
             Action::ResumeWrites => self.with(node, |process| process.writes_paused = false),
             Action::Become(role) => self.become_role(node, role),
             Action::Reads(gate) => self.open_gate(node, gate),
-            Action::EndRewind => self.nodes[node].disk.rewind = None,
+            Action::EndRewind => self.end_rewind(node),
             Action::Reached { request, reached, .. } => self.reached(node, request, reached),
             Action::Answer { request, outcome } => self.answered(request, outcome),
             Action::Alert(alert) => self.alert(node, alert),

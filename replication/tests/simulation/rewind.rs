@@ -13,6 +13,7 @@ use crate::{
     history::{Fact, Reply},
     marks::Mark,
     network::NodeIndex,
+    node::Node,
 };
 
 /// Keys that are fetched at a time.
@@ -45,10 +46,10 @@ impl Cluster {
                 _ => None,
             })
             .collect();
-        let mut parting = parting;
+        let mut back_to = from - 1;
         if let Some(before) = &this.disk.rewind {
             keys.extend(before.keys.keys().map(|&key| (key, false)));
-            parting = parting.min(before.marker.parting);
+            back_to = back_to.min(before.back_to);
             scope = wider(scope, before.marker.scope);
         }
         if self
@@ -62,7 +63,8 @@ impl Cluster {
         this.disk.exported.extend(&parted);
         this.disk.flushed = process.state;
         let marker = Marker { parting, scope, cut: false };
-        this.disk.rewind = Some(Rewind { marker, keys, settled: scope == RewindScope::Log });
+        this.disk.rewind =
+            Some(Rewind { marker, back_to, keys, settled: scope == RewindScope::Log });
         self.marks.reach(match scope {
             RewindScope::Log => Mark::RewindOfLog,
             RewindScope::Keys => Mark::RewindOfKeys,
@@ -89,6 +91,16 @@ impl Cluster {
         self.tell(node, Event::LogCut(log));
     }
 
+    /// Flushes the state, which has passed all that was fetched, and only then takes the marker away.
+    pub(crate) fn end_rewind(&mut self, node: NodeIndex) {
+        let Node { process, disk, .. } = &mut self.nodes[node];
+        if let (Some(process), Some(rewind)) = (process, disk.rewind.take())
+            && rewind.marker.scope != RewindScope::Log
+        {
+            disk.flushed = process.state;
+        }
+    }
+
     /// Names the next keys to fetch. Once there are none the state stands at the parting point.
     pub(crate) fn list_keys(&mut self, node: NodeIndex, restart: bool) {
         let this = &mut self.nodes[node];
@@ -106,7 +118,7 @@ impl Cluster {
             return;
         }
         if !rewind.settled {
-            let before = rewind.marker.parting.as_u64() - 1;
+            let before = rewind.back_to;
             let tip = this.disk.log.last_durable();
             process.state.applied = tip.and_then(|tip| self.book.ancestor(tip, before));
             this.disk.flushed = process.state;

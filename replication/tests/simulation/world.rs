@@ -108,7 +108,8 @@ impl Cluster {
             Turn::Pause => {
                 let node = self.any_node();
                 let time = self.random.between(100 * MS, 2 * self.options.lease);
-                self.nodes[node].paused_until = self.now() + time;
+                let end = (self.now() + time).min(self.options.faulty);
+                self.nodes[node].paused_until = end;
             }
             Turn::Cut => {
                 let (from, to) = (self.any_node(), self.any_node());

@@ -31,8 +31,8 @@ impl Invariant for AppliedAtMostCommitted {
                 self.detached.push(node.clone());
                 Ok(())
             }
-            Fact::Began { .. } => {
-                self.detached.clear();
+            Fact::Removed { node, .. } => {
+                self.detached.retain(|name| *name != cluster.nodes[node].name);
                 Ok(())
             }
             Fact::CommittedWithoutRecord { node, position } => {
