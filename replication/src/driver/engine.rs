@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_net::{FrameReceiver, FrameSender};
-use larder_storage::{
-    Directory, Store,
-    state::DatabaseOptions,
-};
+use larder_storage::{Directory, Store, state::DatabaseOptions};
 use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
@@ -289,7 +286,8 @@ impl Engine {
             }
             self.told.digest_at = next;
         }
-        if let Some(digest) = store.digest().filter(|digest| Some(digest.position) != self.told.digest)
+        if let Some(digest) =
+            store.digest().filter(|digest| Some(digest.position) != self.told.digest)
         {
             self.told.digest = Some(digest.position);
             self.events.push_back(Event::Digested { at: digest.position, digest: digest.hash });

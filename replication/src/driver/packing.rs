@@ -1,8 +1,8 @@
 //! Packs records on their way, where both ends can and it is worth it.
 
 use bytes::Bytes;
-use lz4_flex::block::{compress, decompress};
 use larder_net::Features;
+use lz4_flex::block::{compress, decompress};
 
 use crate::{
     core::Chunk,
