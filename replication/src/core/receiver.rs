@@ -268,10 +268,13 @@ impl Core {
             if chunk.last.seq.as_u64() <= received.number() {
                 return self.hear_committed(records.committed);
             }
-            let joins = chunk.prev == *received
-                || planted!(self.config, TrimmedSkipped)
-                || planted!(self.config, PositionWithoutEpoch)
-                    && chunk.prev.number() == received.number();
+            let mut joins = chunk.prev == *received;
+            if planted!(self.config, TrimmedSkipped) {
+                joins = true;
+            }
+            if planted!(self.config, PositionWithoutEpoch) {
+                joins |= chunk.prev.number() == received.number();
+            }
             if !joins && chunk.prev.number() == received.number() {
                 self.conflict(on, RefusedWhy::Differs);
                 return self.close(on, "its records do not join this log");

@@ -31,7 +31,7 @@ fn the_example_names_every_key() {
         admin: Some(([127, 0, 0, 1], 9).into()),
         requirepass: Some("x".into()),
         requirepass_file: Some("x".into()),
-        node: Some(super::cluster_tests::node("a", &[("b", "east")])),
+        node: Some(cluster_tests::node("a", &[("b", "east")])),
         replication: ReplicationConfig {
             first_master: larder_types::NodeId::new("a"),
             ..ReplicationConfig::default()
