@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::args::Target;
+use crate::args::{ServerAddress, Target};
 use crate::failure::Failure;
 
 /// Bounds on a reply: a value of 512 MiB, the largest that Redis stores, and its framing.
@@ -34,25 +34,32 @@ impl Connection {
     /// # Errors
     /// No connection within the time allowed, or credentials which the server does not take.
     pub(crate) async fn open(target: &Target) -> Result<Self, Failure> {
-        let server = target.server.to_string();
+        let mut connection = Self::to(&target.server, target.timeout()).await?;
+        connection.authenticate(target).await?;
+        Ok(connection)
+    }
+
+    /// Connects to a server that wants no credentials.
+    ///
+    /// # Errors
+    /// No connection within the time allowed.
+    pub(crate) async fn to(address: &ServerAddress, timeout: Duration) -> Result<Self, Failure> {
+        let server = address.to_string();
         let failed = |reason: String| Failure::Connect { server: server.clone(), reason };
-        let timeout = target.timeout();
-        let connecting = TcpStream::connect((target.server.host.as_str(), target.server.port));
+        let connecting = TcpStream::connect((address.host.as_str(), address.port));
         let stream = tokio::time::timeout(timeout, connecting)
             .await
-            .map_err(|_| failed(format!("no answer within {} ms", target.timeout_ms)))?
+            .map_err(|_| failed(format!("no answer within {} ms", timeout.as_millis())))?
             .map_err(|error| failed(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let mut connection = Self {
+        Ok(Self {
             stream,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             decoder: ReplyDecoder::new(REPLY_LIMITS),
             timeout,
             server,
-        };
-        connection.authenticate(target).await?;
-        Ok(connection)
+        })
     }
 
     async fn authenticate(&mut self, target: &Target) -> Result<(), Failure> {

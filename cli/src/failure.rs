@@ -34,6 +34,12 @@ pub(crate) enum Failure {
     /// The server wants other credentials: exit code 5.
     #[error("{0} (set LARDER_PASSWORD, and --user where the server knows users)")]
     Denied(String),
+    /// A process of the playground could not be started, or was not ready in time: exit code 7.
+    #[error("{0}")]
+    Process(String),
+    /// Certificates cannot be made: exit code 6.
+    #[error("{}", causes(.0))]
+    Certificates(#[from] larder_net::Error),
     /// Standard output, standard input or a file: exit code 6.
     #[error("{what}: {source}")]
     Local {
@@ -53,7 +59,8 @@ impl Failure {
             Self::Connect { .. } => 3,
             Self::Lost { .. } => 4,
             Self::Denied(_) => 5,
-            Self::Local { .. } => 6,
+            Self::Local { .. } | Self::Certificates(_) => 6,
+            Self::Process(_) => 7,
         }
     }
 
@@ -63,6 +70,11 @@ impl Failure {
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Denied(message.to_owned()),
             _ => Self::Refused(message.to_owned()),
         }
+    }
+
+    /// A file or directory that failed.
+    pub(crate) fn local(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Local { what: what.into(), source }
     }
 
     /// Whether the reader of our output has closed it, as `head` does: no failure to speak of.
@@ -75,6 +87,17 @@ impl From<io::Error> for Failure {
     fn from(source: io::Error) -> Self {
         Self::Local { what: "cannot write the output".to_owned(), source }
     }
+}
+
+/// An error and what caused it, on one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// The code that an error reply begins with, such as `ERR` or `MOVED`.

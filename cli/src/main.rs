@@ -1,12 +1,15 @@
 //! `kv`: the tool for people and scripts. Reads the arguments, runs one command, ends with the exit
 //! code that [`failure::Failure`] documents.
 
+mod admin;
 mod args;
 mod bench;
+mod cluster;
 mod connection;
 mod data;
 mod failure;
 mod output;
+mod playground;
 mod status;
 
 use std::io::Write;
@@ -14,12 +17,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command};
+use args::{Cli, Command, Log};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let outcome = match playground::become_node(std::env::args_os()) {
+        Some(failure) => Err(failure),
+        None => run(Cli::parse()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
@@ -54,6 +60,11 @@ async fn run_command(target: &args::Target, command: Command) -> Result<(), Fail
         Command::Scan(scan) => data::scan(target, &scan).await,
         Command::Ping => status::ping(target).await,
         Command::Info { section } => status::info(target, section.as_deref()).await,
+        Command::Ca(ca) => cluster::ca(target, &ca),
+        Command::Replica(replica) => cluster::replica(target, &replica).await,
+        Command::Shard(shard) => cluster::shard(target, &shard).await,
+        Command::Log(Log::Parted(parted)) => cluster::parted(target, &parted).await,
+        Command::Playground(run) => playground::playground(target, &run).await,
         Command::Bench(_) | Command::Completion { .. } => {
             unreachable!("run() has taken the commands without a runtime of one thread")
         }

@@ -86,6 +86,24 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// A point in time, milliseconds since 1970, for people: UTC, to the second.
+pub(crate) fn utc(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of year 0, in eras of 400 years, so that a leap day is the last
+    // day of its year.
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// An empty table in the style of all tables here, columns from `right_from` on aligned right.
 pub(crate) fn table(header: &[&str], right_from: usize) -> Table {
     let mut table = Table::new();
@@ -118,6 +136,20 @@ mod tests {
         insert_bytes(&mut object, "key", "gr\u{fc}n\n".as_bytes());
         insert_bytes(&mut object, "value", &[0xff, 0]);
         assert_eq!(Json::Object(object).to_string(), r#"{"key":"grün\n","value_base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn points_in_time_are_told_in_utc() {
+        for (ms, text) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_400_000, "2000-02-29 00:00:00Z"),
+            (1_764_362_644_999, "2025-11-28 20:44:04Z"),
+            (4_107_542_399_000, "2100-02-28 23:59:59Z"),
+            (4_107_542_400_000, "2100-03-01 00:00:00Z"),
+        ] {
+            assert_eq!(utc(ms), text);
+        }
+        assert!(utc(u64::MAX).ends_with('Z'));
     }
 
     #[test]

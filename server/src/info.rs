@@ -12,6 +12,7 @@ use crate::{
     config::Durability,
     node::{Node, Phase},
     process::Process,
+    replica::{Duty, Replica},
 };
 
 /// The version of Redis whose commands these are.
@@ -120,10 +121,66 @@ fn stats(node: &Node, out: &mut String) {
 }
 
 fn replication(node: &Node, out: &mut String) {
-    line!(out, "role", "master");
-    line!(out, "connected_slaves", 0);
-    line!(out, "master_replid", node.run_id);
-    line!(out, "master_repl_offset", node.store().watermarks().durable);
+    let durable = node.store().watermarks().durable;
+    line!(out, "role", if node.is_master() { "master" } else { "slave" });
+    let Some(replica) = &node.replica else {
+        line!(out, "connected_slaves", 0);
+        line!(out, "master_replid", node.run_id);
+        line!(out, "master_repl_offset", durable);
+        return;
+    };
+    if !node.is_master() {
+        slave(replica, durable, out);
+    }
+    let followers = node.followers();
+    line!(out, "connected_slaves", followers.len());
+    for (index, follower) in followers.iter().enumerate() {
+        let (ip, port) = (follower.address.ip(), follower.address.port());
+        let lag = follower.lag.map_or(0, |lag| lag.as_secs());
+        let _ = write!(
+            out,
+            "slave{index}:ip={ip},port={port},state=online,offset={},lag={lag}\r\n",
+            follower.acked
+        );
+    }
+    // 40 digits, as Redis' clients expect them: those of the log, which is the same everywhere.
+    let _ = write!(out, "master_replid:{}{:08x}\r\n", node.store().log().id(), 0);
+    line!(out, "master_repl_offset", durable);
+    larder_replication(replica, out);
+}
+
+fn slave(replica: &Replica, durable: u64, out: &mut String) {
+    let duty = replica.duty();
+    let master = match &**duty {
+        Duty::Slave { master } => master.as_ref().and_then(|master| replica.resp_of(master)),
+        _ => None,
+    };
+    line!(out, "master_host", master.map_or_else(String::new, |master| master.ip().to_string()));
+    line!(out, "master_port", master.map_or(0, |master| master.port()));
+    line!(out, "master_link_status", if master.is_some() { "up" } else { "down" });
+    let staleness = replica.driver.staleness();
+    line!(out, "master_last_io_seconds_ago", staleness.map_or(-1, |stale| stale.as_secs() as i64));
+    line!(out, "master_sync_in_progress", u8::from(!replica.driver.may_read()));
+    line!(out, "slave_repl_offset", durable);
+    line!(out, "slave_read_only", 1);
+}
+
+/// What Redis has no word for.
+fn larder_replication(replica: &Replica, out: &mut String) {
+    line!(out, "larder_node", replica.node.id);
+    line!(out, "larder_region", replica.node.region);
+    line!(out, "larder_role", replica.duty().name());
+    line!(out, "larder_level", replica.level);
+    line!(out, "larder_ack_timeout_ms", replica.ack_timeout.as_millis());
+    if let Some(status) = replica.status() {
+        line!(out, "larder_term", status.term);
+        if let Some(lease) = status.lease_left {
+            line!(out, "larder_lease_ms_left", lease.as_millis());
+        }
+    }
+    if let Some(staleness) = replica.driver.staleness() {
+        line!(out, "larder_lag_ms", staleness.as_millis());
+    }
 }
 
 fn cpu(_: &Node, out: &mut String) {

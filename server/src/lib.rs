@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod metrics;
 pub mod node;
 pub mod process;
+pub mod replica;
 pub mod run;
 pub mod session;
 pub mod settings;

@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc, sync::atomic::Ordering};
 
+use larder_replication::core::{MemberState, MemberStatus, Status};
 use larder_storage::Watermarks;
 use prometheus_client::{
     collector::Collector,
@@ -14,6 +15,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    admin::replication::record_bytes,
     config::Durability,
     node::{Node, Phase},
     process::{self, Process},
@@ -48,6 +50,7 @@ impl Collector for NodeCollector {
         log(&self.0, &mut out)?;
         state(&self.0, &mut out)?;
         clients(&self.0, &mut out)?;
+        replication(&self.0, &mut out)?;
         process(&self.0, &mut out)
     }
 }
@@ -67,6 +70,22 @@ impl Out<'_, '_> {
     fn put(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
         let encoder = self.0.encode_descriptor(name, help, None, metric.metric_type())?;
         metric.encode(encoder)
+    }
+
+    /// A gauge for each value of the one label.
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: &[(&str, f64)],
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (value, figure) in values {
+            let labels = [(label, *value)];
+            ConstGauge::new(*figure).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 
     /// A counter for each value of the one label.
@@ -169,6 +188,78 @@ fn clients(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
         "Commands that were refused",
         "command",
         counters.commands().map(|count| (count.command.name, count.failures)),
+    )
+}
+
+/// Nothing on a single node.
+fn replication(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let Some(replica) = &node.replica else { return Ok(()) };
+    let is_master = u64::from(replica.duty().is_master());
+    out.gauge("replication_master", "1 while this node is the master", is_master)?;
+    let undecided = node.shard.undecided() + replica.unreached();
+    out.counter(
+        "replication_undecided",
+        "Writes that did not reach their level in time",
+        undecided,
+    )?;
+    let stats = replica.driver.stats();
+    out.counter(
+        "replication_sent_bytes",
+        "Bytes sent to other nodes, as packed",
+        stats.sent_bytes,
+    )?;
+    out.counter("replication_rewinds", "Times that this node's log had parted", stats.rewinds)?;
+    let served = stats.snapshots_served;
+    out.counter("replication_snapshots_served", "Snapshots given to other nodes", served)?;
+    let taken = stats.snapshots_taken;
+    out.counter("replication_snapshots_taken", "Snapshots taken from the master", taken)?;
+    out.counter("replication_alerts", "Things that a human must know", stats.alerts)?;
+    if let Some(staleness) = replica.driver.staleness() {
+        let help = "How late readers of this slave may be";
+        out.put("replication_lag_seconds", help, &ConstGauge::new(staleness.as_secs_f64()))?;
+    }
+    let Some(status) = replica.status() else { return Ok(()) };
+    out.gauge("replication_term", "The newest term that is known", status.term.into())?;
+    if let Some(lease) = status.lease_left {
+        let help = "What is left of the master's lease";
+        out.put("replication_lease_seconds", help, &ConstGauge::new(lease.as_secs_f64()))?;
+    }
+    members(node, &status, out)
+}
+
+/// How each member stands, as far as this node knows: a master knows all.
+fn members(node: &Node, status: &Status, out: &mut Out<'_, '_>) -> fmt::Result {
+    let record_bytes = record_bytes(node) as f64;
+    let of = |figure: &dyn Fn(&MemberStatus) -> Option<f64>| -> Vec<(&str, f64)> {
+        let members = status.members.iter();
+        members.filter_map(|member| Some((member.node.as_str(), figure(member)?))).collect()
+    };
+    let records = of(&|member| member.lag_records.map(|records| records as f64));
+    out.gauges("replication_member_lag_records", "Records that it lacks", "node", &records)?;
+    let bytes = of(&|member| member.lag_records.map(|records| records as f64 * record_bytes));
+    out.gauges("replication_member_lag_bytes", "Bytes that it lacks, about", "node", &bytes)?;
+    let lag = of(&|member| member.lag.map(|lag| lag.as_secs_f64()));
+    out.gauges("replication_member_lag_seconds", "How late its readers are", "node", &lag)?;
+    let session = of(&|member| member.session_age.map(|age| age.as_secs_f64()));
+    let help = "How long it has followed without a break";
+    out.gauges("replication_member_session_seconds", help, "node", &session)?;
+    let full_syncs = of(&|member| Some(member.full_syncs as f64));
+    let help = "Snapshots that it was given in this epoch";
+    out.gauges("replication_member_full_syncs", help, "node", &full_syncs)?;
+    let detached = of(&|member| Some(f64::from(u8::from(member.detached))));
+    let help = "1 once it is further behind than the log is kept";
+    out.gauges("replication_member_detached", help, "node", &detached)?;
+    let streaming = of(&|member| {
+        Some(f64::from(u8::from(matches!(
+            member.state,
+            MemberState::Streaming | MemberState::Master
+        ))))
+    });
+    out.gauges(
+        "replication_member_up",
+        "1 while it has every record as it comes",
+        "node",
+        &streaming,
     )
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use larder_replication::core::MemberState;
 use larder_storage::Store;
 use larder_types::SequenceNumber;
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use crate::{
     clock::wall_ms,
     command::{Command, table},
     config::{Config, ConfigError},
+    replica::Replica,
     settings::Settings,
     shard::Shard,
 };
@@ -36,6 +38,8 @@ pub struct Node {
     pub counters: Counters,
     /// The shard.
     pub shard: Arc<Shard>,
+    /// Its replication; nothing on a single node.
+    pub replica: Option<Arc<Replica>>,
     /// Where clients connect: the configured address with the port that was taken.
     pub resp: SocketAddr,
     /// What recovery found and did when the store was opened.
@@ -56,6 +60,17 @@ struct Saves {
     /// The last save asked for, while it is not known to be on disk: the record that it goes up to,
     /// and when it was asked for.
     asked: Option<(Option<SequenceNumber>, u64)>,
+}
+
+/// A slave that follows this master.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower {
+    /// Where its clients connect.
+    pub address: SocketAddr,
+    /// The last record that it acknowledged; 0 for none.
+    pub acked: u64,
+    /// How late its readers are.
+    pub lag: Option<Duration>,
 }
 
 /// What opening the store took.
@@ -89,6 +104,7 @@ impl Node {
     pub fn new(
         config: Config,
         shard: Arc<Shard>,
+        replica: Option<Arc<Replica>>,
         resp: SocketAddr,
         opening: Opening,
     ) -> Result<Self, ConfigError> {
@@ -101,6 +117,7 @@ impl Node {
             clients: Arc::default(),
             counters: Counters::new(),
             shard,
+            replica,
             resp,
             opening,
             run_id,
@@ -114,6 +131,30 @@ impl Node {
     /// The shard's store as it is now, for figures.
     pub fn store(&self) -> Guard<Arc<Store>> {
         self.shard.store()
+    }
+
+    /// The slaves that follow this master, with where their clients connect.
+    pub fn followers(&self) -> Vec<Follower> {
+        let Some(replica) = self.replica.as_ref().filter(|replica| replica.duty().is_master())
+        else {
+            return Vec::new();
+        };
+        let Some(status) = replica.status() else { return Vec::new() };
+        let following = status.members.iter().filter(|member| {
+            matches!(member.state, MemberState::Streaming | MemberState::CatchingUp)
+        });
+        following
+            .filter_map(|member| {
+                let address = replica.resp_of(&member.node)?;
+                let acked = member.acked.map_or(0, |at| at.seq.as_u64());
+                Some(Follower { address, acked, lag: member.lag })
+            })
+            .collect()
+    }
+
+    /// Whether clients write here.
+    pub fn is_master(&self) -> bool {
+        self.replica.as_ref().is_none_or(|replica| replica.duty().is_master())
     }
 
     /// How long ago the node was started.

@@ -8,12 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use larder_replication::driver::DriverError;
 use larder_storage::{
-    self as storage, DirectoryError, LogError, StoreError, StoreOptions, state::DatabaseOptions,
+    self as storage, Directory, DirectoryError, LogError, StoreError, StoreOptions, Visibility,
+    state::DatabaseOptions,
 };
+use larder_types::AckLevel;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
@@ -23,11 +26,14 @@ use crate::{
     config::{Config, ConfigError, Durability},
     connection::{Stop, Workers, serve},
     node::{Node, Opening, Phase},
+    replica::{self, Replica, StartError},
     shard::{Shard, ShardError, Threads},
 };
 
 /// How long a node whose log failed waits for its threads: a disk that hangs must not keep it.
 const FAILED_STOP: Duration = Duration::from_secs(5);
+/// How long the end of replication may take: the other nodes notice by themselves too.
+const REPLICATION_STOP: Duration = Duration::from_secs(2);
 
 /// Why a node did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,12 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// Replication did not start, or ended.
+    #[error(transparent)]
+    Cluster(#[from] StartError),
+    /// The node ended before its store was open.
+    #[error("the node ends before its store was open")]
+    Interrupted,
     /// The threads that serve connections were refused.
     #[error(
         "cannot start the threads that serve connections: {0}; lower `threads`, or raise what the system allows"
@@ -72,15 +84,34 @@ impl RunError {
             Self::Config(_) => 78,
             Self::Listen { .. } => 73,
             Self::Failed(_) => 74,
-            Self::Task(_) | Self::Workers(_) => 70,
-            Self::Shard(shard) => match shard {
-                ShardError::Directory(directory)
-                | ShardError::Store(StoreError::Directory(directory)) => directory_code(directory),
-                ShardError::Log(log) | ShardError::Store(StoreError::Log(log)) => log_code(log),
-                ShardError::Store(_) => 65,
-                _ => 70,
-            },
+            Self::Task(_) | Self::Interrupted | Self::Workers(_) => 70,
+            Self::Shard(shard) | Self::Cluster(StartError::Shard(shard)) => shard_code(shard),
+            Self::Cluster(StartError::Driver(driver)) => driver_code(driver),
+            Self::Cluster(_) => 70,
         }
+    }
+}
+
+fn shard_code(error: &ShardError) -> u8 {
+    match error {
+        ShardError::Directory(directory) | ShardError::Store(StoreError::Directory(directory)) => {
+            directory_code(directory)
+        }
+        ShardError::Log(log) | ShardError::Store(StoreError::Log(log)) => log_code(log),
+        ShardError::Store(_) => 65,
+        _ => 70,
+    }
+}
+
+/// Certificates are configuration; the UDP address is one that cannot be had.
+fn driver_code(error: &DriverError) -> u8 {
+    match error {
+        DriverError::OtherNode { .. } => 78,
+        DriverError::Net(larder_net::Error::Bind { .. }) => 73,
+        DriverError::Net(_) => 78,
+        DriverError::Read(_) | DriverError::ReplicaSet { .. } | DriverError::Store(_) => 65,
+        DriverError::Standing { .. } | DriverError::Rewind(_) => 74,
+        _ => 70,
     }
 }
 
@@ -94,7 +125,11 @@ pub fn directory_code(error: &DirectoryError) -> u8 {
 
 /// The exit code for a log that was refused or failed.
 pub fn log_code(error: &LogError) -> u8 {
-    if error.is_io() { 74 } else { 65 }
+    match error {
+        LogError::UnsupportedVersion { .. } | LogError::UnsupportedKind { .. } => 73,
+        _ if error.is_io() => 74,
+        _ => 65,
+    }
 }
 
 /// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the shard fails.
@@ -117,10 +152,23 @@ pub async fn run(
     let admin = start_admin(&config, started.clone()).await?;
 
     let (failed, mut failures) = mpsc::channel(1);
-    let (shard, threads, opening) = open(&config, failed).await?;
+    let began = Instant::now();
+    let (opened, cluster) = open(&config, failed).await?;
+    let mut shutdown = Box::pin(shutdown);
+    let (shard, threads) = match opened {
+        Opened::Now(shard, threads) => (shard, threads),
+        // A rewind that was under way has to end first.
+        Opened::Later(shard) => tokio::select! {
+            opened = shard => opened.map_err(|_| RunError::Interrupted)?,
+            Some(cause) = failures.recv() => return Err(cause),
+            () = &mut shutdown => return Ok(()),
+        },
+    };
+    let opening = describe_opening(&shard, began);
     let workers = Workers::start(config.threads, &shard).map_err(RunError::Workers)?;
     let drain = Duration::from_millis(config.drain_ms);
-    let node = Arc::new(Node::new(config, shard.clone(), resp_address, opening)?);
+    let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
+    let node = Arc::new(Node::new(config, shard.clone(), replica, resp_address, opening)?);
     // Nobody else sets it.
     let _ = started.set(node.clone());
     node.enter(Phase::Serving);
@@ -129,10 +177,13 @@ pub async fn run(
     let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
         () = serve(resp, &workers, node.clone(), shard, stop.clone(), drain) => Ok(()),
-        Some(cause) = failures.recv() => Err(RunError::Failed(cause)),
+        Some(cause) = failures.recv() => Err(cause),
     };
     node.enter(Phase::Draining);
     stopping.abort();
+    if let Some(cluster) = cluster {
+        cluster.end().await;
+    }
     let closing = node.clone();
     let stopped = spawn_blocking(move || {
         threads.stop();
@@ -149,7 +200,7 @@ pub async fn run(
         admin.abort();
     }
     if let Ok(cause) = failures.try_recv() {
-        return Err(RunError::Failed(cause));
+        return Err(cause);
     }
     tracing::info!("kvd ends; everything is on disk");
     Ok(())
@@ -176,19 +227,70 @@ async fn start_admin(
     })))
 }
 
+/// A shard whose store is open, or will be.
+enum Opened {
+    Now(Arc<Shard>, Threads),
+    Later(oneshot::Receiver<(Arc<Shard>, Threads)>),
+}
+
+/// What a node of a cluster runs beside its shard.
+struct Cluster {
+    replica: Arc<Replica>,
+    watcher: JoinHandle<()>,
+}
+
+impl Cluster {
+    /// Ends replication: the other nodes are told.
+    async fn end(self) {
+        let _ = timeout(REPLICATION_STOP, self.replica.driver.end()).await;
+        self.watcher.abort();
+    }
+}
+
 async fn open(
     config: &Config,
-    failed: mpsc::Sender<ShardError>,
-) -> Result<(Arc<Shard>, Threads, Opening), RunError> {
+    failed: mpsc::Sender<RunError>,
+) -> Result<(Opened, Option<Cluster>), RunError> {
     let (root, options) = (config.data.clone(), store_options(config));
-    let began = Instant::now();
-    let opened = spawn_blocking(move || {
-        Shard::start(&root, options, move |error| {
-            // The first failure is what ends the node, which may have ended already.
-            let _ = failed.try_send(error);
-        })
+    let directory = spawn_blocking(move || Directory::open(&root)).await?;
+    let directory = Arc::new(directory.map_err(ShardError::from)?);
+    let Some(node) = config.node.clone() else {
+        let opened = spawn_blocking(move || {
+            Shard::start(directory, options, None, move |error| {
+                // The first failure is what ends the node, which may have ended already.
+                let _ = failed.try_send(RunError::Failed(error));
+            })
+        });
+        let (shard, threads) = opened.await??;
+        return Ok((Opened::Now(shard, threads), None));
+    };
+    let (replication, is_lab, told) =
+        (config.replication.clone(), config.lab.enabled, failed.clone());
+    let started = spawn_blocking(move || {
+        let failed: replica::Failed = Arc::new(move |error| {
+            // The first failure is what ends the node.
+            let _ = told.try_send(match error {
+                StartError::Shard(shard) => RunError::Failed(shard),
+                error => RunError::Cluster(error),
+            });
+        });
+        replica::start(&node, &replication, is_lab, directory, options, &failed)
     });
-    let (shard, threads) = opened.await??;
+    let replica::Started { replica, mut shard, thread } = started.await??;
+    let watcher = tokio::spawn(async move {
+        let ended = spawn_blocking(move || thread.join().expect("a panic ends the process")).await;
+        if let Ok(Err(error)) = ended {
+            let _ = failed.try_send(RunError::Cluster(error.into()));
+        }
+    });
+    let opened = match shard.try_recv() {
+        Ok((shard, threads)) => Opened::Now(shard, threads),
+        Err(_) => Opened::Later(shard),
+    };
+    Ok((opened, Some(Cluster { replica, watcher })))
+}
+
+fn describe_opening(shard: &Shard, began: Instant) -> Opening {
     let recovered = shard.recovered();
     let torn_bytes = recovered.torn.as_ref().map_or(0, |torn| torn.bytes);
     let opening = Opening { replayed_records: shard.replayed(), torn_bytes, took: began.elapsed() };
@@ -211,7 +313,7 @@ async fn open(
     if let Some(file) = &recovered.set_aside {
         tracing::warn!(file = %file.display(), "a segment without a header was set aside");
     }
-    Ok((shard, threads, opening))
+    opening
 }
 
 fn store_options(config: &Config) -> StoreOptions {
@@ -233,6 +335,11 @@ fn store_options(config: &Config) -> StoreOptions {
         hot_cache_bytes: state.hot_cache_bytes.0,
         layer_bytes: state.layer_bytes.0,
         unapplied_bytes_max: state.unapplied_bytes_max.0,
+        visibility: match config.replication.level {
+            AckLevel::Local => Visibility::Durable,
+            AckLevel::Near | AckLevel::Majority | AckLevel::All => Visibility::Committed,
+        },
+        retain_bytes_max: config.replication.retain_bytes_max.0,
         ..StoreOptions::new(database)
     }
 }
@@ -271,6 +378,8 @@ mod tests {
         assert_eq!(code(DirectoryError::Locked { path: path() }.into()), 73);
         let damaged = LogError::UnexpectedFile { path: path() };
         assert_eq!(code(StoreError::from(damaged).into()), 65);
+        let version = LogError::UnsupportedVersion { segment: "1".into(), found: 9, supported: 1 };
+        assert_eq!(code(StoreError::from(version).into()), 73);
         let full = LogError::Poisoned { cause: "no space".into() };
         assert_eq!(code(full.into()), 74);
         let damaged = LogError::UnexpectedFile { path: path() };

@@ -4,10 +4,13 @@
 //! published to the [`Client`] of the connection, and counters are handed to the node, once a
 //! batch of requests.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use larder_resp::Protocol;
-use larder_types::Position;
+use larder_types::{AckLevel, Position};
 
 use crate::{
     clients::{Client, Registration},
@@ -43,6 +46,18 @@ impl ReplyMode {
     }
 }
 
+/// Where a slave sends this connection's commands that touch keys, as READONLY and READWRITE set it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Redirect {
+    /// Nowhere: reads are answered and writes refused, as a replica of Redis without cluster does.
+    #[default]
+    Nothing,
+    /// Writes go to the master; reads are answered: READONLY.
+    Writes,
+    /// Both go to the master: READWRITE.
+    All,
+}
+
 /// One connection's state.
 pub struct Session {
     registration: Registration,
@@ -54,6 +69,13 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// Where the last write of this connection stands in the log; what KV.TOKEN answers.
     pub last_write: Option<Position>,
+    /// Where its writes must be durable before they are answered, where that is more than the
+    /// namespace asks for: KV.ACK.
+    pub ack_level: AckLevel,
+    /// What a slave does not answer itself.
+    pub redirect: Redirect,
+    /// Reads at a slave that may be staler than this are refused: KV.MAXLAG.
+    pub lag_max: Option<Duration>,
     tally: Tally,
 }
 
@@ -77,6 +99,9 @@ impl Session {
             authenticated: !node.settings.load().is_password_set(),
             reply_mode: ReplyMode::default(),
             last_write: None,
+            ack_level: AckLevel::Local,
+            redirect: Redirect::default(),
+            lag_max: None,
             tally: Tally::default(),
         }
     }
@@ -117,6 +142,9 @@ impl Session {
         self.protocol = Protocol::default();
         self.authenticated = !node.settings.load().is_password_set();
         self.reply_mode = ReplyMode::On;
+        self.ack_level = AckLevel::Local;
+        self.redirect = Redirect::default();
+        self.lag_max = None;
         self.client().update(|details| {
             details.name.clear();
             details.protocol = Protocol::default();

@@ -30,6 +30,11 @@ impl Row {
         Ok(Self(bytes))
     }
 
+    /// The row as it is stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The row's parts.
     pub fn as_ref(&self) -> RowRef<'_> {
         RowRef::parse(&self.0).expect("checked when the row was read")
@@ -49,6 +54,11 @@ impl FieldValue {
     /// The version that the field was written with.
     pub fn version(&self) -> HybridTime {
         self.parts().version()
+    }
+
+    /// The field's row as it is stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn parts(&self) -> FieldRef<'_> {
@@ -130,6 +140,20 @@ impl<'a> View<'a> {
         key: &[u8],
         fields: &[&[u8]],
     ) -> Result<Option<RowAndFields>, StateError> {
+        self.row_and_fields_within(key, fields, usize::MAX)
+    }
+
+    /// As [`View::row_and_fields`], for at most `bytes_max` of fields' rows: answers fewer fields than
+    /// were asked for where they take more.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_fields_within(
+        &self,
+        key: &[u8],
+        fields: &[&[u8]],
+        bytes_max: usize,
+    ) -> Result<Option<RowAndFields>, StateError> {
         let mut wanted: Vec<Option<RowBytes>> = vec![None; fields.len()];
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
@@ -144,16 +168,21 @@ impl<'a> View<'a> {
         };
         let Some(generation) = generation else { return Ok(Some((row, vec![None; fields.len()]))) };
         let mut found = Vec::with_capacity(fields.len());
+        let mut room = bytes_max;
         for (field, change) in fields.iter().zip(wanted) {
             let bytes = match (change, reach) {
                 (Some(change), _) => change,
                 (None, Reach::Stored) => self.shared.database()?.element(key, generation, field)?,
                 (None, Reach::Cleared) => None,
             };
+            let Some(left) = room.checked_sub(bytes.as_ref().map_or(0, |bytes| bytes.len())) else {
+                break;
+            };
+            room = left;
             found.push(bytes.map(FieldValue::parse).transpose()?);
         }
         if self.stored_is_beyond(reached) {
-            return self.renewed().row_and_fields(key, fields);
+            return self.renewed().row_and_fields_within(key, fields, bytes_max);
         }
         Ok(Some((row, found)))
     }
@@ -179,6 +208,45 @@ impl<'a> View<'a> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
+        let found = self.fields_within(key, after, limit, usize::MAX, named_field)?;
+        Ok(found.map(|found| (found.row, found.fields)))
+    }
+
+    /// The live row of `key` and, if it is a hash, its fields in field order, as many as take at most
+    /// `bytes_max` with their names.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn whole_key(
+        &self,
+        key: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<WholeRow<NamedField>>, StateError> {
+        self.fields_within(key, None, usize::MAX, bytes_max, named_field)
+    }
+
+    /// The live row of `key` and, if it is a hash, the names of its fields in order, as many as take
+    /// at most `bytes_max`.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_names(
+        &self,
+        key: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<WholeRow<Arc<[u8]>>>, StateError> {
+        let name = |name: Arc<[u8]>, _: Arc<[u8]>| Ok((name.len(), name));
+        self.fields_within(key, None, usize::MAX, bytes_max, name)
+    }
+
+    fn fields_within<T>(
+        &self,
+        key: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes_max: usize,
+        keep: Keep<T>,
+    ) -> Result<Option<WholeRow<T>>, StateError> {
         let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
@@ -191,23 +259,28 @@ impl<'a> View<'a> {
         else {
             return Ok(None);
         };
-        let Some(generation) = generation else { return Ok(Some((row, Vec::new()))) };
-        let mut merged = Merge { changed: changed.into_iter().peekable(), out: Vec::new(), limit };
+        let Some(generation) = generation else {
+            return Ok(Some(WholeRow { row, fields: Vec::new(), complete: true }));
+        };
+        let changed = changed.into_iter().peekable();
+        let mut merged = Merge { changed, out: Vec::new(), limit, room: bytes_max, keep };
+        let mut complete = true;
         if reach == Reach::Stored {
             let database = self.shared.database()?;
             let elements = database.elements_after(key, generation, after);
             if self.stored_is_beyond(reached) {
-                return self.renewed().row_and_fields_after(key, after, limit);
+                return self.renewed().fields_within(key, after, limit, bytes_max, keep);
             }
             for element in elements {
                 let (field, stored) = element?;
-                if !merged.stored(&field, &stored)? {
-                    return Ok(Some((row, merged.out)));
+                complete = merged.stored(&field, &stored)?;
+                if !complete {
+                    break;
                 }
             }
         }
-        merged.rest()?;
-        Ok(Some((row, merged.out)))
+        complete = complete && merged.rest()?;
+        Ok(Some(WholeRow { row, fields: merged.out, complete }))
     }
 
     /// Visits live rows in (unit, key) order, from `from` on. When `visit` breaks, the scan stops
@@ -418,14 +491,35 @@ fn generation_of(row: impl AsRef<[u8]>) -> Option<Generation> {
     }
 }
 
-/// Merges stored fields with the changes above them, in field order, up to a limit.
-struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> {
-    changed: std::iter::Peekable<I>,
-    out: Vec<NamedField>,
-    limit: usize,
+/// A row with what was asked for of its fields, or of the first of them.
+#[derive(Debug)]
+pub struct WholeRow<T> {
+    /// The row.
+    pub row: Row,
+    /// Of each field, in field order.
+    pub fields: Vec<T>,
+    /// Whether no field was left out.
+    pub complete: bool,
 }
 
-impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
+/// Makes of a field's name and row what is kept of it, and says how many bytes that takes.
+type Keep<T> = fn(Arc<[u8]>, Arc<[u8]>) -> Result<(usize, T), StateError>;
+
+fn named_field(name: Arc<[u8]>, row: Arc<[u8]>) -> Result<(usize, NamedField), StateError> {
+    Ok((name.len() + row.len(), (name, FieldValue::parse(row)?)))
+}
+
+/// Merges stored fields with the changes above them, in field order, up to a limit.
+struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>, T> {
+    changed: std::iter::Peekable<I>,
+    out: Vec<T>,
+    limit: usize,
+    /// Bytes that may still be kept.
+    room: usize,
+    keep: Keep<T>,
+}
+
+impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>, T> Merge<I, T> {
     /// Takes a stored field, and the changes before it. False when the limit is reached.
     fn stored(&mut self, field: &[u8], row: &[u8]) -> Result<bool, StateError> {
         while let Some((name, change)) = self.changed.next_if(|(name, _)| **name < *field) {
@@ -439,13 +533,14 @@ impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
         }
     }
 
-    fn rest(&mut self) -> Result<(), StateError> {
+    /// Takes the changes behind the last stored field. False when the limit is reached.
+    fn rest(&mut self) -> Result<bool, StateError> {
         while let Some((name, change)) = self.changed.next() {
             if !self.push(name, change)? {
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn push(&mut self, name: Arc<[u8]>, row: RowBytes) -> Result<bool, StateError> {
@@ -453,7 +548,10 @@ impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
             return Ok(false);
         }
         if let Some(row) = row {
-            self.out.push((name, FieldValue::parse(row)?));
+            let (bytes, kept) = (self.keep)(name, row)?;
+            let Some(room) = self.room.checked_sub(bytes) else { return Ok(false) };
+            self.room = room;
+            self.out.push(kept);
         }
         Ok(true)
     }

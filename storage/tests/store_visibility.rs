@@ -22,8 +22,10 @@ use std::{
 };
 
 use larder_storage::{
-    Batch, Durability, ScanPosition, Store, StoreOptions, Syncer, Txn, Writer, row::RowValue,
+    Batch, Durability, ScanPosition, Store, StoreOptions, Syncer, Txn, Visibility, Writer,
+    row::RowValue,
 };
+use larder_types::SequenceNumber;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store_support::{Node, WALL_MS, seed, tiny, wait_for};
 
@@ -106,16 +108,41 @@ struct Committed {
     wrote: BTreeMap<usize, u64>,
 }
 
-fn sync(mut syncer: Syncer, batches: &mpsc::Receiver<Committed>, acknowledged: &Acknowledged) {
-    while let Ok(Committed { batch, wrote }) = batches.recv() {
-        syncer.commit(batch).unwrap();
+/// Makes batches durable. Where visibility waits for commits they come a batch late, as they do
+/// from other nodes, unless no batch follows.
+fn sync(
+    mut syncer: Syncer,
+    store: &Store,
+    visibility: Visibility,
+    batches: &mpsc::Receiver<Committed>,
+    acknowledged: &Acknowledged,
+) {
+    let mut held: Option<(SequenceNumber, BTreeMap<usize, u64>)> = None;
+    let release = |held: &mut Option<(SequenceNumber, BTreeMap<usize, u64>)>| {
+        let Some((last, wrote)) = held.take() else { return };
+        store.commit(last);
         for (index, seq) in wrote {
             acknowledged[index].store(seq, Ordering::Release);
+        }
+    };
+    loop {
+        let next = batches.try_recv().or_else(|_| {
+            release(&mut held);
+            batches.recv()
+        });
+        let Ok(Committed { batch, wrote }) = next else { break };
+        let last = batch.last();
+        syncer.commit(batch).unwrap();
+        release(&mut held);
+        held = Some((last, wrote));
+        if visibility == Visibility::Durable {
+            release(&mut held);
         }
         if syncer.patience().is_some() {
             syncer.idle().unwrap();
         }
     }
+    release(&mut held);
     syncer.close().unwrap();
 }
 
@@ -227,17 +254,17 @@ fn count(value: RowValue<'_>) -> u64 {
     }
 }
 
-fn read_beside_writes(durability: Durability) {
+fn read_beside_writes(durability: Durability, visibility: Visibility) {
     let seed = seed();
     let root = tempfile::tempdir().unwrap();
-    let options = StoreOptions { durability, ..tiny() };
+    let options = StoreOptions { durability, visibility, ..tiny() };
     let node = Node::open(root.path(), options).unwrap();
     let Node { mut writer, syncer, folder, store, directory: _directory, .. } = node;
     let acknowledged: Arc<Acknowledged> = Arc::default();
     let (hand_over, batches) = mpsc::sync_channel(2);
     let syncing = thread::spawn({
-        let acknowledged = acknowledged.clone();
-        move || sync(syncer, &batches, &acknowledged)
+        let (acknowledged, store) = (acknowledged.clone(), store.clone());
+        move || sync(syncer, &store, visibility, &batches, &acknowledged)
     });
     let folding = thread::spawn(move || folder.run());
 
@@ -289,7 +316,7 @@ fn read_beside_writes(durability: Durability) {
     // RocksDB works may hang.
     let figures: Vec<(u64, u64)> = ends.into_iter().map(Result::unwrap).collect();
     println!(
-        "{durability:?}: {last} records; reads, and of these with news: {figures:?}; {marks:?}"
+        "{durability:?}, {visibility:?}: {last} records; reads, and of these with news: {figures:?}; {marks:?}"
     );
     assert!(last > 500 && marks.applied > 300, "too little happened");
     assert!(figures.iter().all(|(reads, news)| *reads > 5_000 && *news > 100), "too few reads");
@@ -297,12 +324,17 @@ fn read_beside_writes(durability: Durability) {
 
 #[test]
 fn readers_see_whole_visible_records_only_and_never_go_back() {
-    read_beside_writes(Durability::Fsync);
+    read_beside_writes(Durability::Fsync, Visibility::Durable);
+}
+
+#[test]
+fn the_same_where_records_are_visible_only_once_they_are_committed() {
+    read_beside_writes(Durability::Fsync, Visibility::Committed);
 }
 
 #[test]
 fn the_same_where_writes_are_visible_before_they_are_durable() {
-    read_beside_writes(Durability::Interval(3_600_000));
+    read_beside_writes(Durability::Interval(3_600_000), Visibility::Durable);
 }
 
 #[test]

@@ -60,6 +60,15 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// An epoch and the number of the record that opened it: one line of a log's table of epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its first record.
+    pub first: SequenceNumber,
+}
+
 /// A place in a log that means the same on every node: a sequence number alone is not identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {

@@ -25,6 +25,9 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// Bytes of the longest name.
+            pub const BYTES_MAX: usize = NAME_BYTES_MAX;
+
             /// `None` unless the text is 1 to 63 bytes of `[a-z0-9-]`.
             pub fn new(text: &str) -> Option<Self> {
                 is_name(text).then(|| Self(text.into()))

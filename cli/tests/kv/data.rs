@@ -253,6 +253,6 @@ fn wrong_arguments_end_with_2() {
 fn completion_scripts_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script) = outcome(&kv("127.0.0.1:1", &["completion", shell], b""));
-        assert!(code == 0 && script.contains("bench") && script.contains("scan"), "{shell}");
+        assert!(code == 0 && script.contains("bench") && script.contains("playground"), "{shell}");
     }
 }

@@ -109,7 +109,7 @@ impl Raw {
 /// `kv` with a clean environment.
 pub(crate) fn command(server: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
-    command.env_remove("LARDER_PASSWORD").env("LARDER_SERVER", server);
+    command.env_remove("LARDER_PASSWORD").env_remove("LARDER_ADMIN").env("LARDER_SERVER", server);
     command
 }
 

@@ -81,6 +81,7 @@ impl Link {
             return false;
         }
         self.stats.carried += 1;
+        self.stats.carried_bytes += bytes as u64;
         true
     }
 

@@ -55,6 +55,8 @@ impl Shape {
 pub struct ShapeStats {
     /// Sent on.
     pub carried: u64,
+    /// Their bytes.
+    pub carried_bytes: u64,
     /// Lost at random.
     pub lost: u64,
     /// Dropped because the line was cut, in either direction.

@@ -1,8 +1,13 @@
-//! The admin port: metrics and health over HTTP.
+//! The admin port: metrics and health over HTTP, and the replication of the log.
 //!
-//! It is for the machines that watch the node. It changes nothing and tells no data.
+//! It is for the machines and the operators that watch over the node. Who changes something needs the
+//! password, where one is set. Of data it tells the records of parted logs alone, for the same.
 
+mod answer;
+mod lab;
 mod listener;
+mod parted;
+pub(crate) mod replication;
 
 use std::{
     io,
@@ -13,11 +18,13 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get, post},
 };
 use tokio::net::TcpListener;
 
+use answer::authorize;
 use listener::BoundedListener;
 
 use crate::{
@@ -38,6 +45,18 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
+        .route("/replication", get(replication::show))
+        .route("/replication/promote", post(replication::promote))
+        .route("/replication/switchover", post(replication::switchover))
+        .route("/replication/members", post(replication::add))
+        .route("/replication/members/{node}", delete(replication::remove))
+        .route("/replication/members/{node}/resync", post(replication::resync))
+        .route("/replication/parted", get(parted::list))
+        .route("/replication/parted/{name}", get(parted::show))
+        .route("/replication/parted/{name}/reapply", post(parted::reapply))
+        .route("/lab/shapes", get(lab::show).put(lab::set))
+        .route("/lab/shapes/{node}", delete(lab::clear))
+        .layer(middleware::from_fn_with_state(started.clone(), authorize))
         .with_state(started);
     axum::serve(BoundedListener::new(listener), router).await
 }
@@ -58,10 +77,19 @@ async fn healthz(State(started): State<Started>) -> Response {
     "ok\n".into_response()
 }
 
-/// Whether clients should be sent here.
+/// Whether clients should be sent here, and in a cluster for what: `ready master` and `ready slave`.
 async fn readyz(State(started): State<Started>) -> Response {
     match started.get().map_or(Phase::Starting, |node| node.phase()) {
-        Phase::Serving => "ready\n".into_response(),
+        Phase::Serving => match started.get().and_then(|node| node.replica.as_ref()) {
+            None => "ready\n".into_response(),
+            Some(replica) if replica.driver.may_read() => {
+                format!("ready {}\n", replica.duty().name()).into_response()
+            }
+            Some(replica) => {
+                let text = format!("not ready: {}\n", replica.duty().name());
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            }
+        },
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
     }

@@ -39,7 +39,6 @@ pub(super) static COMMANDS: &[Command] = &[
     row("quit", -1, FREE, FAST, Handler::Loop(LoopCommand::Quit)),
     row("reset", 1, FREE, FAST, Handler::Loop(LoopCommand::Reset)),
     row("select", 2, &["loading", "stale", "fast"], FAST, Handler::Session(select)),
-    row("kv.token", 1, &["loading", "stale", "fast"], FAST, Handler::Session(token)),
 ];
 
 pub(super) static CLIENT: &[Subcommand] = &[
@@ -88,23 +87,6 @@ fn select(request: Request<'_>, _: &mut Session, _: &Node, reply: &mut ReplyWrit
         return Err(CommandError::message("ERR DB index is out of range"));
     }
     reply.simple("OK");
-    Ok(())
-}
-
-/// The place of the session's last write in the log: what a reader elsewhere can wait for.
-fn token(
-    _: Request<'_>,
-    session: &mut Session,
-    node: &Node,
-    reply: &mut ReplyWriter<'_>,
-) -> Outcome {
-    match session.last_write {
-        Some(written) => {
-            let token = format!("{}:{}:{}", node.store().log().id(), written.epoch, written.seq);
-            reply.bulk(token.as_bytes());
-        }
-        None => reply.null(),
-    }
     Ok(())
 }
 
@@ -179,7 +161,8 @@ fn hello(
     reply.integer(if protocol == Protocol::Resp3 { 3 } else { 2 });
     reply.bulk(b"id");
     reply.integer(client_number(session.id()));
-    for (key, value) in [("mode", "standalone"), ("role", "master")] {
+    let role = if node.is_master() { "master" } else { "replica" };
+    for (key, value) in [("mode", "standalone"), ("role", role)] {
         reply.bulk(key.as_bytes());
         reply.bulk(value.as_bytes());
     }

@@ -56,13 +56,6 @@ pub(super) static COMMANDS: &[Command] = &[
     row("lastsave", 1, LOADING_FAST, OF_ADMIN_FAST, Handler::Session(lastsave)),
     row("multi", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Multi)),
     row(
-        "role",
-        1,
-        &["noscript", "loading", "stale", "fast"],
-        OF_ADMIN_FAST,
-        Handler::Session(role),
-    ),
-    row(
         "shutdown",
         -1,
         &["admin", "noscript", "loading", "stale", "no_multi", "allow_busy"],
@@ -71,7 +64,6 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     row("time", 1, LOADING_FAST, &["@fast"], Handler::Session(time)),
     row("unwatch", 1, TRANSACTION, OF_TRANSACTION, Handler::Loop(LoopCommand::Unwatch)),
-    row("wait", 3, &["noscript"], &["@slow", "@connection"], Handler::Loop(LoopCommand::Wait)),
     Command {
         name: "watch",
         arity: -2,
@@ -133,14 +125,6 @@ fn lastsave(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWrite
 }
 
 /// A master without followers; its offset is the last durable record.
-fn role(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
-    reply.array(3);
-    reply.bulk(b"master");
-    reply.integer(i64::try_from(node.store().watermarks().durable).unwrap_or(i64::MAX));
-    reply.array(0);
-    Ok(())
-}
-
 fn config_get(
     request: Request<'_>,
     _: &mut Session,

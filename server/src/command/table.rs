@@ -9,8 +9,8 @@ use std::{borrow::Cow, sync::LazyLock};
 use larder_resp::{ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Handler, Outcome, connection, hashes, keys, scan, server, strings,
-    versions,
+    Command, CommandError, Handler, Outcome, connection, hashes, keys, replication, scan, server,
+    strings, versions,
 };
 use crate::{node::Node, session::Session};
 
@@ -197,6 +197,7 @@ impl Table {
             strings::COMMANDS,
             hashes::COMMANDS,
             versions::COMMANDS,
+            replication::COMMANDS,
         ];
         let commands: Box<[Command]> =
             families.into_iter().flatten().map(|row| Command { ..*row }).collect();

@@ -1,19 +1,19 @@
-//! What the connection runs itself: transactions, watches, and commands that wait for others.
+//! What the connection runs itself: transactions, watches, and what concerns the whole node.
 
 use std::{
+    borrow::Cow,
+    collections::HashSet,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
-use tokio::net::TcpStream;
 
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome, parse_integer},
-    shard::{Task, Transaction, Work},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
+    shard::{Task, Transaction, WatchedKeys, Work},
 };
 
 /// A transaction being queued.
@@ -46,11 +46,48 @@ impl Multi {
     }
 }
 
+/// Keys that one connection may watch.
+const WATCHED_KEYS_MAX: usize = 65_536;
+/// Bytes of keys that one connection may watch.
+const WATCHED_BYTES_MAX: usize = 4 << 20;
+
 /// What a connection watches.
 #[derive(Default)]
 pub(super) struct Watched {
-    keys: Vec<(Vec<u8>, bool)>,
+    keys: WatchedKeys,
+    /// Of the keys.
+    bytes: usize,
     touched: Arc<AtomicBool>,
+}
+
+impl Watched {
+    /// Those of the keys that are not watched yet, each once.
+    ///
+    /// # Errors
+    /// When all together would be too many; none is to be watched then.
+    fn fresh<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Arc<[u8]>>, CommandError> {
+        let (mut fresh, mut bytes) = (HashSet::new(), self.bytes);
+        for key in keys.filter(|key| !self.keys.contains_key(*key)) {
+            if fresh.insert(key) {
+                bytes += key.len();
+            }
+            if self.keys.len() + fresh.len() > WATCHED_KEYS_MAX || bytes > WATCHED_BYTES_MAX {
+                return Err(CommandError::Message(Cow::Owned(format!(
+                    "ERR a connection may watch {WATCHED_KEYS_MAX} keys, of {WATCHED_BYTES_MAX} \
+                     bytes together; UNWATCH, or watch fewer"
+                ))));
+            }
+        }
+        Ok(fresh.into_iter().map(Arc::from).collect())
+    }
+
+    fn add(&mut self, keys: Vec<Arc<[u8]>>, present: Vec<bool>) {
+        self.bytes += keys.iter().map(|key| key.len()).sum::<usize>();
+        self.keys.extend(keys.into_iter().zip(present));
+    }
 }
 
 impl Connection {
@@ -110,6 +147,7 @@ impl Connection {
                 self.writer().simple("OK");
                 Ok(())
             }
+            LoopCommand::After => self.after(request, true).await?,
             LoopCommand::Wait => self.wait(request, true).await?,
             LoopCommand::Watch => self.watch(request).await?,
         };
@@ -139,16 +177,20 @@ impl Connection {
         if self.multi.is_some() {
             return Ok(Err(CommandError::message("ERR WATCH inside MULTI is not allowed")));
         }
-        let known = |key: &[u8]| self.watched.keys.iter().any(|(watched, _)| watched == key);
-        let keys: Vec<_> = request.iter().skip(1).filter(|key| !known(key)).collect();
-        let keys = keys.into_iter().map(<[u8]>::to_vec).collect();
+        let keys = match self.watched.fresh(request.iter().skip(1)) {
+            Ok(keys) => keys,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
         let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        if let Some(refusal) = work.refusal {
+            return Ok(Err(CommandError::Message(refusal)));
+        }
         let Task::Watch { keys, present, .. } = work.task else {
             unreachable!("work comes back as it went")
         };
-        self.watched.keys.extend(keys.into_iter().zip(present));
+        self.watched.add(keys, present);
         self.writer().simple("OK");
         Ok(Ok(()))
     }
@@ -168,20 +210,26 @@ impl Connection {
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return Ok(Err(CommandError::message(text)));
         }
+        let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
             refused: Vec::new(),
-            watched: self.watched.keys.clone(),
-            touched: self.watched.touched.clone(),
+            watched,
+            touched,
             aborted: false,
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
-        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
-        self.unwatch();
-        self.session.last_write = work.written.or(self.session.last_write);
+        let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        if let Task::Transaction(done) = &work.task {
+            self.shard.watches().remove(&done.watched, &done.touched);
+        }
+        self.settle(&mut work).await;
+        if let Some(refusal) = work.refusal {
+            return Ok(Err(CommandError::Message(refusal)));
+        }
         let Task::Transaction(done) = work.task else { unreachable!("work comes back as it went") };
         if done.aborted {
             self.writer().null_array();
@@ -194,6 +242,7 @@ impl Connection {
     /// Puts the replies of a transaction together: those of the writer, and those of the commands
     /// that it left to the connection.
     async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<(), End> {
+        let begin = self.replies.len();
         self.writer().array(done.commands.len());
         let mut reply_start = 0;
         for (index, command) in done.commands.iter().enumerate() {
@@ -202,9 +251,13 @@ impl Connection {
             let outcome = match command.handler {
                 Handler::Session(run) => {
                     let Self { node, session, replies, .. } = self;
-                    run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
+                    let mut writer = ReplyWriter::new(replies, session.protocol);
+                    let outcome = run(request, session, node, &mut writer);
+                    let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
+                    outcome.and(if is_too_large { Err(CommandError::ReplyTooLarge) } else { Ok(()) })
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
+                Handler::Loop(LoopCommand::After) => self.after(request, false).await?,
                 Handler::Loop(LoopCommand::Wait) => self.wait(request, false).await?,
                 Handler::Loop(LoopCommand::Unwatch) => {
                     self.writer().simple("OK");
@@ -261,34 +314,6 @@ impl Connection {
         Ok(Ok(()))
     }
 
-    /// Waits for replicas, of which a single node has none.
-    async fn wait(&mut self, request: Request<'_>, may_block: bool) -> Result<Outcome, End> {
-        let Some(replicas) = parse_integer(request.arg(1)) else {
-            return Ok(Err(CommandError::NotInteger));
-        };
-        let Some(timeout_ms) = parse_integer(request.arg(2)) else {
-            let text = "ERR timeout is not an integer or out of range";
-            return Ok(Err(CommandError::message(text)));
-        };
-        let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
-            return Ok(Err(CommandError::message("ERR timeout is negative")));
-        };
-        if may_block && replicas > 0 {
-            self.send().await?;
-            // Without a timeout it ends with the connection, as in Redis, or with the server.
-            let forever = Duration::from_secs(u64::MAX >> 32);
-            let patience =
-                if timeout_ms == 0 { forever } else { Duration::from_millis(timeout_ms) };
-            tokio::select! {
-                () = tokio::time::sleep(patience) => {}
-                () = self.stop.requested() => {}
-                () = closed(&self.stream) => return Err(End::Closed),
-            }
-        }
-        self.writer().integer(0);
-        Ok(Ok(()))
-    }
-
     fn shutdown(&self, request: Request<'_>) -> Outcome {
         let mut words: Vec<_> = request.iter().skip(1).map(<[u8]>::to_ascii_lowercase).collect();
         words.sort_unstable();
@@ -305,12 +330,5 @@ impl Connection {
         }
         self.stop.request();
         Ok(())
-    }
-}
-
-/// Done when the client closes the connection. Never, if it sends more before that.
-async fn closed(stream: &TcpStream) {
-    if stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
-        std::future::pending().await
     }
 }

@@ -8,6 +8,7 @@
 mod accept;
 mod exec;
 mod run;
+mod wait;
 mod workers;
 
 use std::{io, sync::Arc, time::Duration};

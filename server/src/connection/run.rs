@@ -1,12 +1,13 @@
 //! Runs requests: here, on the shard's writer, or as part of a transaction.
 
 use larder_resp::{Pipeline, ReplyWriter, Request};
+use larder_types::AckLevel;
 
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome},
-    shard::{Run, Task, Work},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
+    shard::{Run, Task, Work, undecided},
 };
 
 /// A client that has not authenticated is disconnected after so many refusals: nobody who means
@@ -38,6 +39,11 @@ impl Connection {
             return Ok((pipeline, Next::Command));
         }
         match command.handler {
+            Handler::ReadMany(_) if self.reads_what_others_commit() => {
+                self.run_here(command, request);
+                *index += 1;
+                Ok((pipeline, Next::Command))
+            }
             Handler::Write(_) | Handler::ReadMany(_) => {
                 let pipeline = self.run_on_writer(pipeline, index).await?;
                 Ok((pipeline, Next::Command))
@@ -64,7 +70,19 @@ impl Connection {
         if self.multi.is_some() && matches!(command.handler, Handler::Loop(LoopCommand::Shutdown)) {
             return Err(CommandError::message("ERR Command not allowed inside a transaction"));
         }
+        if let Some(replica) = &self.node.replica {
+            replica.admit(command, request, &self.session)?;
+        }
         Ok(command)
+    }
+
+    /// Whether records that this node has may not be read yet, and it cannot commit them itself: the
+    /// writer, which sees them, is then not asked.
+    fn reads_what_others_commit(&self) -> bool {
+        self.node
+            .replica
+            .as_ref()
+            .is_some_and(|replica| replica.level > AckLevel::Local && !replica.duty().is_master())
     }
 
     /// Runs a command that needs no writer.
@@ -72,10 +90,15 @@ impl Connection {
         let Self { node, shard, session, replies, .. } = self;
         let start = replies.len();
         let mut writer = ReplyWriter::new(replies, session.protocol);
+        writer.set_room(REPLY_BYTES_MAX);
         let outcome = match command.handler {
-            Handler::Read(read) => read(request, &shard.store().view(wall_ms()), &mut writer),
+            Handler::Read(read) | Handler::ReadMany(read) => {
+                let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);
+                let replica = node.replica.as_ref();
+                outcome.and_then(|()| replica.map_or(Ok(()), |replica| replica.stands_by_reads()))
+            }
             Handler::Session(run) => run(request, session, node, &mut writer),
-            Handler::ReadMany(_) | Handler::Write(_) | Handler::Loop(_) => {
+            Handler::Write(_) | Handler::Loop(_) => {
                 unreachable!("these run elsewhere")
             }
         };
@@ -141,10 +164,13 @@ impl Connection {
         work.replies = std::mem::take(&mut self.replies);
         work.protocol = self.session.protocol;
         let start = work.replies.len();
-        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        self.settle(&mut work).await;
         self.replies = work.replies;
-        self.session.last_write = work.written.or(self.session.last_write);
-        let Task::Run(run) = work.task else { unreachable!("work comes back as it went") };
+        let Task::Run(mut run) = work.task else { unreachable!("work comes back as it went") };
+        if let Some(refusal) = work.refusal {
+            self.refuse_run(&mut run, start, &refusal);
+        }
         *index = run.next;
         if self.session.is_muted() {
             self.replies.truncate(start);
@@ -154,6 +180,46 @@ impl Connection {
         }
         self.session.finish_command();
         Ok(run.pipeline)
+    }
+
+    /// Ends work that came back: notes what it wrote, and waits until that has got as far as this
+    /// connection asks for.
+    pub(super) async fn settle(&mut self, work: &mut Work) {
+        self.session.last_write = work.written.or(self.session.last_write);
+        let Some(replica) = &self.node.replica else { return };
+        if work.refusal.is_some() {
+            return;
+        }
+        if let Err(refusal) = replica.stands_by_reads() {
+            work.refusal = Some(match work.written {
+                None => refusal.to_string().into(),
+                Some(_) => undecided(replica.level, "before this node ceased to be the master"),
+            });
+            return;
+        }
+        let level = self.session.ack_level;
+        if level <= replica.level {
+            return;
+        }
+        if let Some(written) = work.written
+            && !replica.reach(written, level).await
+        {
+            let within = format!("within {} ms", replica.ack_timeout.as_millis());
+            work.refusal = Some(undecided(level, &within));
+        }
+    }
+
+    /// Answers the commands that ran, or all of them where none did, with a refusal.
+    fn refuse_run(&mut self, run: &mut Run, start: usize, refusal: &str) {
+        self.replies.truncate(start);
+        if run.refused.is_empty() {
+            run.next += run.commands.len();
+            run.refused.resize(run.commands.len(), true);
+        }
+        run.refused.fill(true);
+        for _ in 0..run.refused.len() {
+            self.writer().error(refusal);
+        }
     }
 
     /// The commands from `first` on that the writer can run in one go. With CLIENT REPLY in force

@@ -121,6 +121,7 @@ fn kind_name(kind: RecordKind) -> &'static str {
     match kind {
         RecordKind::Data => "data",
         RecordKind::Epoch => "epoch",
+        RecordKind::Replicas => "replicas",
     }
 }
 

@@ -6,7 +6,12 @@
 //! whom holds it. Evaluation may read from the disk and may wait for the fold; it then holds up
 //! the thread it runs on, and reads go on on the others.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use larder_storage::{Batch, Writer};
@@ -17,6 +22,9 @@ use crate::clock::wall_ms;
 
 /// Evaluation waits for the sync thread while this much is staged: memory is bounded by it.
 const STAGED_BYTES_MAX: usize = 64 << 20;
+/// How long evaluation waits for room that other nodes must make.
+const ROOM_PATIENCE: Duration = Duration::from_millis(50);
+const ROOM_STEP: Duration = Duration::from_millis(1);
 
 /// The sync thread is woken once so many pieces of work are staged, though the thread that stages
 /// them has more to do: it must not starve those that wait.
@@ -33,6 +41,28 @@ pub(super) struct Staged {
 pub(super) struct Desk {
     pub(super) writer: Writer,
     pub(super) staged: Arc<Queue<Staged>>,
+    /// What clients' writes are refused with, where this node does not take them.
+    pub(super) closed_to_clients: Option<Cow<'static, str>>,
+    /// Whether records become visible, and are folded, only once other nodes have them.
+    pub(super) waits_for_others: bool,
+}
+
+/// When what is staged is to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// At once: nobody will wake the sync thread for it.
+    Now,
+    /// When the thread that staged it has nothing to add.
+    OnWake,
+}
+
+/// Where the writer is.
+enum Place {
+    Open(Desk),
+    /// The state is being opened again: work waits.
+    Suspended,
+    /// The state is being replaced, which may take long: work is refused with this.
+    Refusing(Cow<'static, str>),
 }
 
 /// The writer and those who wait for it.
@@ -40,8 +70,7 @@ pub(super) struct Combiner {
     /// `None` once the shard takes no more work: what is handed in then is dropped, which its
     /// connection sees.
     waiting: Mutex<Option<Vec<Work>>>,
-    /// `None` while the state is being opened again: work waits.
-    desk: Mutex<Option<Desk>>,
+    place: Mutex<Place>,
     /// That of the desk, or of the last one.
     staged: ArcSwap<Queue<Staged>>,
     watches: Arc<Watches>,
@@ -52,7 +81,7 @@ impl Combiner {
         let staged = ArcSwap::new(desk.staged.clone());
         Self {
             waiting: Mutex::new(Some(Vec::new())),
-            desk: Mutex::new(Some(desk)),
+            place: Mutex::new(Place::Open(desk)),
             staged,
             watches,
         }
@@ -70,12 +99,17 @@ impl Combiner {
     fn combine(&self) {
         // Whoever holds the writer looks once more after letting it go, so that work which was
         // handed in just before is not left behind.
-        while let Some(mut desk) = self.desk.try_lock() {
-            let Some(open) = &mut *desk else { return };
-            if !self.evaluate_waiting(open) {
-                return;
+        while let Some(mut place) = self.place.try_lock() {
+            match &mut *place {
+                Place::Open(desk) => {
+                    if !self.evaluate_waiting(desk) {
+                        return;
+                    }
+                }
+                Place::Suspended => return,
+                Place::Refusing(why) => self.refuse_waiting(why),
             }
-            drop(desk);
+            drop(place);
             if self.waiting.lock().as_ref().is_none_or(Vec::is_empty) {
                 break;
             }
@@ -91,23 +125,54 @@ impl Combiner {
         &self.watches
     }
 
+    /// Does something with the writer, after whoever has it now; `None` where there is none at the
+    /// moment. What was appended goes to the sync thread.
+    pub(super) fn with_desk<T>(&self, run: impl FnOnce(&mut Desk) -> T) -> Option<T> {
+        let mut place = self.place.lock();
+        let Place::Open(desk) = &mut *place else { return None };
+        let done = run(desk);
+        desk.stage(Vec::new(), Urgency::Now);
+        drop(place);
+        // Whoever came meanwhile has left its work here.
+        self.combine();
+        Some(done)
+    }
+
     /// Lets nothing more be evaluated: the state has failed. What was evaluated goes to the log all
     /// the same, and is answered; what waits goes on waiting. The sync thread then ends.
     pub(super) fn suspend(&self) {
-        if let Some(desk) = self.desk.lock().take() {
+        self.take_desk(Place::Suspended);
+    }
+
+    /// The same, and refuses what waits and what comes: the state is being replaced.
+    pub(super) fn refuse_all(&self, why: Cow<'static, str>) {
+        self.take_desk(Place::Refusing(why));
+        self.combine();
+    }
+
+    fn take_desk(&self, instead: Place) {
+        if let Place::Open(desk) = std::mem::replace(&mut *self.place.lock(), instead) {
             desk.staged.close();
+        }
+    }
+
+    fn refuse_waiting(&self, why: &Cow<'static, str>) {
+        let works = self.waiting.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        for mut work in works {
+            work.refusal = Some(why.clone());
+            work.answer();
         }
     }
 
     /// Goes on with the writer of a store that was opened again.
     pub(super) fn resume(&self, desk: Desk) {
-        let mut place = self.desk.lock();
+        let mut place = self.place.lock();
         if self.waiting.lock().is_none() {
             desk.end();
             return;
         }
         self.staged.store(desk.staged.clone());
-        *place = Some(desk);
+        *place = Place::Open(desk);
         drop(place);
         self.combine();
     }
@@ -115,12 +180,12 @@ impl Combiner {
     /// Takes no more work, finishes what was handed in, and seals the top layer, so that all of it
     /// gets folded.
     pub(super) fn close(&self) {
-        let mut place = self.desk.lock();
-        if let Some(desk) = &mut *place {
+        let mut place = self.place.lock();
+        if let Place::Open(desk) = &mut *place {
             self.evaluate_waiting(desk);
         }
         let left = self.waiting.lock().take().unwrap_or_default();
-        if let Some(mut desk) = place.take() {
+        if let Place::Open(mut desk) = std::mem::replace(&mut *place, Place::Suspended) {
             self.evaluate(&mut desk, left);
             desk.end();
         }
@@ -136,7 +201,7 @@ impl Combiner {
             if works.is_empty() {
                 return true;
             }
-            desk.writer.wait_for_room();
+            desk.make_room();
             if desk.writer.state_failed() {
                 if let Some(waiting) = &mut *self.waiting.lock() {
                     waiting.splice(0..0, works);
@@ -147,11 +212,31 @@ impl Combiner {
         }
     }
 
-    fn evaluate(&self, Desk { writer, staged }: &mut Desk, mut works: Vec<Work>) {
+    fn evaluate(&self, desk: &mut Desk, mut works: Vec<Work>) {
         let now_ms = wall_ms();
         for work in &mut works {
-            evaluate(work, writer, &self.watches, now_ms);
+            evaluate(work, desk, &self.watches, now_ms);
         }
+        desk.stage(works, Urgency::OnWake);
+    }
+}
+
+impl Desk {
+    /// Before clients' work is evaluated: waits for the fold. Where the fold waits for other nodes,
+    /// which may not come, only for a moment: writes are refused then.
+    fn make_room(&self) {
+        if !self.waits_for_others {
+            return self.writer.wait_for_room();
+        }
+        let until = Instant::now() + ROOM_PATIENCE;
+        while !self.writer.has_room() && Instant::now() < until {
+            thread::sleep(ROOM_STEP);
+        }
+    }
+
+    /// Hands what was appended to the sync thread, with the work that rests on it.
+    fn stage(&mut self, mut works: Vec<Work>, urgency: Urgency) {
+        let Self { writer, staged, .. } = self;
         staged.wait_while(|staged| {
             staged.batch.as_ref().is_some_and(|batch| batch.record_bytes() > STAGED_BYTES_MAX)
         });
@@ -164,12 +249,10 @@ impl Combiner {
                 (Some(_), None) => {}
             }
             staged.works.append(&mut works);
-            staged.works.len() >= STAGED_WORKS
+            urgency == Urgency::Now || staged.works.len() >= STAGED_WORKS
         });
     }
-}
 
-impl Desk {
     /// Seals the top layer, so that everything gets folded, and lets the sync thread end.
     fn end(mut self) {
         self.writer.seal();

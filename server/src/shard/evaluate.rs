@@ -3,28 +3,29 @@
 use std::{borrow::Cow, sync::atomic::Ordering};
 
 use larder_resp::ReplyWriter;
-use larder_storage::{Position, Touched, Txn, Writer};
+use larder_storage::{Position, Touched, Txn, parted::PartedRecord};
 
 use super::{
+    combine::Desk,
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
-use crate::command::{CommandError, Handler, LoopCommand, Outcome};
+use crate::command::{CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX};
 
 /// A run stops when its replies have grown beyond this; the connection sends them first.
 const REPLY_BYTES: usize = 1 << 20;
 
 /// Does the work at this wall clock, in milliseconds since the Unix epoch.
-pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, now_ms: u64) {
+pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_ms: u64) {
     let Work { task, replies, protocol, written, .. } = work;
     let mut replies = ReplyWriter::new(replies, *protocol);
     match task {
-        Task::Run(run) => evaluate_run(run, writer, watches, now_ms, &mut replies, written),
+        Task::Run(run) => evaluate_run(run, desk, watches, now_ms, &mut replies, written),
         Task::Transaction(transaction) => {
-            evaluate_transaction(transaction, writer, watches, now_ms, &mut replies, written);
+            evaluate_transaction(transaction, desk, watches, now_ms, &mut replies, written);
         }
         Task::Watch { keys, touched, present } => {
-            let view = writer.view(now_ms);
+            let view = desk.writer.view(now_ms);
             for key in keys {
                 // A key that cannot be read counts as there: EXEC then aborts rather than errs.
                 let there = view.row(key).map_or(true, |row| row.is_some());
@@ -32,13 +33,35 @@ pub(super) fn evaluate(work: &mut Work, writer: &mut Writer, watches: &Watches, 
                 present.push(there);
             }
         }
-        Task::Seal => *written = writer.seal(),
+        Task::Reapply { records, applied, failed } => {
+            *failed = reapply(records, applied, desk, watches, now_ms, written).err();
+        }
+        Task::Seal => *written = desk.writer.seal(),
     }
+}
+
+/// Writes the records' effects once more, until one is refused.
+fn reapply(
+    records: &[PartedRecord],
+    applied: &mut usize,
+    desk: &mut Desk,
+    watches: &Watches,
+    now_ms: u64,
+    written: &mut Option<Position>,
+) -> Result<(), String> {
+    for record in records {
+        admit(desk)?;
+        let mut txn = desk.writer.transaction(now_ms);
+        record.reapply(&mut txn).map_err(|error| error.to_string())?;
+        finish(txn, watches, written);
+        *applied += 1;
+    }
+    Ok(())
 }
 
 fn evaluate_run(
     run: &mut Run,
-    writer: &mut Writer,
+    desk: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
@@ -49,18 +72,19 @@ fn evaluate_run(
     while let Some(command) = run.commands.get(run.refused.len()) {
         let request = run.pipeline.request(run.next);
         let start = replies.position();
+        replies.set_room(REPLY_BYTES_MAX);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => {
-                read(request, &writer.view(now_ms), replies)
+                read(request, &desk.writer.view(now_ms), replies)
             }
-            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(writer)) {
+            Handler::Write(write) => match admitted.get_or_insert_with(|| admit(desk)).clone() {
                 Ok(()) => {
-                    let mut txn = writer.transaction(now_ms);
+                    let mut txn = desk.writer.transaction(now_ms);
                     let outcome = write(request, &mut txn, replies);
                     finish(txn, watches, written);
                     outcome
                 }
-                Err(refusal) => Err(CommandError::Message(refusal.clone())),
+                Err(refusal) => Err(CommandError::Message(refusal)),
             },
             Handler::Session(_) | Handler::Loop(_) => unreachable!("the connection runs these"),
         };
@@ -75,14 +99,14 @@ fn evaluate_run(
 
 fn evaluate_transaction(
     transaction: &mut Transaction,
-    writer: &mut Writer,
+    desk: &mut Desk,
     watches: &Watches,
     now_ms: u64,
     replies: &mut ReplyWriter<'_>,
     written: &mut Option<Position>,
 ) {
-    let admitted = admit(writer);
-    let mut txn = writer.transaction(now_ms);
+    let admitted = admit(desk);
+    let mut txn = desk.writer.transaction(now_ms);
     let expired = transaction
         .watched
         .iter()
@@ -91,6 +115,7 @@ fn evaluate_transaction(
         transaction.aborted = true;
         return;
     }
+    replies.set_room(REPLY_BYTES_MAX);
     for (index, command) in transaction.commands.iter().enumerate() {
         let request = transaction.requests[index].request(0);
         let start = replies.position();
@@ -130,8 +155,14 @@ fn finish(txn: Txn<'_>, watches: &Watches, written: &mut Option<Position>) {
 }
 
 /// Whether writes are taken now; else what to refuse them with.
-fn admit(writer: &Writer) -> Result<(), Cow<'static, str>> {
-    writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
+fn admit(desk: &Desk) -> Result<(), Cow<'static, str>> {
+    if let Some(refusal) = &desk.closed_to_clients {
+        return Err(refusal.clone());
+    }
+    if desk.waits_for_others && !desk.writer.has_room() {
+        return Err("TRYAGAIN too many writes wait for other nodes; try again".into());
+    }
+    desk.writer.admit().map_err(|refusal| format!("ERR {refusal}").into())
 }
 
 /// Replaces what a refused command wrote by its refusal.

@@ -10,6 +10,8 @@
 //! 3. The directory is opened again, which replays what the state lacks, and work goes on.
 //!
 //! A state that fails again soon after that is beyond this cure: the process ends.
+//!
+//! The same closes the store for those who work on its directory: see [`super::pause`].
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -18,20 +20,25 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, Folder, Recovered, Store, StoreOptions, open,
-    store::{FoldError, Opened},
+    Directory, Folder, Recovered, Store, StoreOptions, Visibility, open_as,
+    store::{FoldError, OpenAs, Opened},
 };
+use larder_types::LogId;
 use rand::Rng as _;
 
 use super::{
+    awaiting::Awaiting,
     combine::Desk,
     queue::Queue,
-    threads::{Failed, Shard, ShardError, spawn, sync_until_closed},
+    threads::{Failed, Happened, Replicated, Shard, ShardError, spawn, sync_until_closed},
 };
 use crate::clock::wall_ms;
 
 /// A state that fails within this time of having been opened again is given up.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// What clients are told until a node of a cluster knows what it is.
+const STARTING: &str = "LOADING this node does not know yet whether it is the master; try again";
 
 /// What works while a store is open, beside the desk.
 pub(super) struct Parts {
@@ -50,21 +57,41 @@ pub(super) struct Opening {
     pub(super) replayed: u64,
 }
 
-impl Opening {
-    pub(super) fn begin(
-        directory: &Directory,
-        options: &StoreOptions,
-        failed: &Arc<Failed>,
-    ) -> Result<Self, ShardError> {
-        let epoch_id = rand::rng().random();
-        let opened = open(directory, options.clone(), wall_ms(), epoch_id)?;
+/// How a shard's store is opened, each time.
+pub(super) struct Plan {
+    pub(super) directory: Arc<Directory>,
+    pub(super) options: StoreOptions,
+    pub(super) replicated: Option<Replicated>,
+    pub(super) awaiting: Option<Arc<Awaiting>>,
+    pub(super) failed: Arc<Failed>,
+}
+
+impl Plan {
+    /// Opens the store: as the master of its log where nobody else knows of it, else as a follower,
+    /// which writes nothing and takes no writes until it is told to.
+    pub(super) fn open(&self, new_log: Option<LogId>) -> Result<Opening, ShardError> {
+        let (role, closed_to_clients) = match &self.replicated {
+            None => {
+                let epoch_id = rand::rng().random();
+                (OpenAs::Master { wall_ms: wall_ms(), epoch_id }, None)
+            }
+            Some(_) => (OpenAs::Follower { log: new_log }, Some(STARTING.into())),
+        };
+        let opened = open_as(&self.directory, self.options.clone(), role)?;
         let Opened { writer, syncer, folder, store, recovered, replayed, .. } = opened;
+        if let Some(replicated) = &self.replicated {
+            let tell = replicated.tell.clone();
+            store.on_durable(move |seq| tell(Happened::Durable(seq)));
+        }
         let staged = Arc::new(Queue::new());
-        let desk = Desk { writer, staged: staged.clone() };
+        let waits_for_others = self.options.visibility == Visibility::Committed;
+        let desk = Desk { writer, staged: staged.clone(), closed_to_clients, waits_for_others };
         let sync = {
-            let (store, failed) = (store.clone(), failed.clone());
+            let (store, failed, awaiting) =
+                (store.clone(), self.failed.clone(), self.awaiting.clone());
             move || {
-                if let Err(error) = sync_until_closed(syncer, &staged) {
+                if let Err(error) = sync_until_closed(syncer, &staged, &store, awaiting.as_deref())
+                {
                     staged.close();
                     failed(error.into());
                 }
@@ -72,20 +99,19 @@ impl Opening {
             }
         };
         let parts = Parts { folder, syncer: spawn("syncer", sync)?, store: store.clone() };
-        Ok(Self { parts, desk, store, recovered, replayed })
+        Ok(Opening { parts, desk, store, recovered, replayed })
     }
 }
 
 /// The fold thread's part of a shard.
 pub(super) struct Keeper {
     pub(super) shard: Arc<Shard>,
-    pub(super) directory: Directory,
-    pub(super) options: StoreOptions,
-    pub(super) failed: Arc<Failed>,
+    pub(super) plan: Plan,
 }
 
 impl Keeper {
-    /// Folds until the shard is closed, and opens the state again when it fails.
+    /// Folds until the shard is closed. Opens the state again when it fails, and when somebody has
+    /// worked on its directory.
     pub(super) fn keep(self, mut parts: Parts) {
         let mut reopened_at: Option<Instant> = None;
         loop {
@@ -95,41 +121,69 @@ impl Keeper {
                 self.shard.combiner.suspend();
             }
             syncer.join().expect("a panic ends the process");
-            let why = match folded {
-                Ok(()) => return,
-                Err(FoldError::State(why)) if !store.log().poisoned() => why,
-                Err(FoldError::Log(error)) => return (self.failed)(error.into()),
+            let reopened = match folded {
+                Err(FoldError::Log(error)) => return (self.plan.failed)(error.into()),
                 // The sync thread has told of the log.
-                Err(_) => return,
-            };
-            if reopened_at.is_some_and(|at| at.elapsed() < HEALTHY_AFTER) {
-                return (self.failed)(ShardError::State(why));
-            }
-            parts = match self.reopen(&store) {
-                Ok(parts) => parts,
-                Err(ShardError::Store(error)) => {
-                    return (self.failed)(ShardError::Reopening(error));
+                Err(_) if store.log().poisoned() => return,
+                _ if self.shard.pause.is_asked() => match self.hand_over(&store) {
+                    None => return,
+                    Some(reopened) => reopened,
+                },
+                Ok(()) => return,
+                Err(FoldError::State(why))
+                    if reopened_at.is_some_and(|at| at.elapsed() < HEALTHY_AFTER) =>
+                {
+                    Err(ShardError::State(why))
                 }
-                Err(error) => return (self.failed)(error),
+                Err(_) => {
+                    reopened_at = Some(Instant::now());
+                    self.reopen_failed(&store)
+                }
             };
-            reopened_at = Some(Instant::now());
+            parts = match reopened {
+                Ok(parts) => parts,
+                Err(error) => {
+                    self.shard.pause.stop();
+                    return (self.plan.failed)(error);
+                }
+            };
         }
     }
 
-    fn reopen(&self, store: &Store) -> Result<Parts, ShardError> {
+    /// Closes the store, waits until its directory has been worked on, and opens it again; `None`
+    /// when the shard ends instead.
+    fn hand_over(&self, store: &Store) -> Option<Result<Parts, ShardError>> {
+        store.close();
+        let new_log = self.shard.pause.closed()?;
+        let opened = self.open_again(new_log);
+        if opened.is_ok() {
+            self.shard.pause.opened();
+        }
+        Some(opened)
+    }
+
+    fn reopen_failed(&self, store: &Store) -> Result<Parts, ShardError> {
         let began = Instant::now();
         store.close();
         let closed_after = began.elapsed();
-        let opening = Opening::begin(&self.directory, &self.options, &self.failed)?;
-        self.shard.store.store(Arc::new(opening.store));
+        let parts = self.open_again(None).map_err(|error| match error {
+            ShardError::Store(error) => ShardError::Reopening(error),
+            error => error,
+        })?;
         self.shard.reopened.fetch_add(1, Ordering::Relaxed);
+        let took = began.elapsed();
+        tracing::warn!(?closed_after, ?took, "the state was opened again");
+        if let Some(replicated) = &self.plan.replicated {
+            (replicated.tell)(Happened::Reopened(parts.store.clone()));
+        }
+        Ok(parts)
+    }
+
+    fn open_again(&self, new_log: Option<LogId>) -> Result<Parts, ShardError> {
+        let opening = self.plan.open(new_log)?;
+        tracing::info!(replayed = opening.replayed, "the store is open again");
+        self.shard.store.store(Arc::new(opening.store));
         self.shard.combiner.resume(opening.desk);
-        tracing::warn!(
-            replayed = opening.replayed,
-            ?closed_after,
-            took = ?began.elapsed(),
-            "the state was opened again"
-        );
         Ok(opening.parts)
     }
 }

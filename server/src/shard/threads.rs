@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,14 +13,18 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use larder_storage::{
     Directory, DirectoryError, LogError, Recovered, StateError, Store, StoreError, StoreOptions,
-    Syncer,
+    Syncer, Watermarks,
 };
+use larder_types::{AckLevel, LogId, SequenceNumber};
 use tokio::sync::oneshot;
 
 use super::{
+    awaiting::Awaiting,
     combine::{Combiner, Staged},
-    keeper::{Keeper, Opening},
+    keeper::{Keeper, Opening, Plan},
+    pause::Pause,
     queue::{Queue, Taken},
+    replicate::OrderError,
     watch::Watches,
     work::Work,
 };
@@ -42,6 +45,9 @@ pub enum ShardError {
         "the log failed, and the server ends so that nothing is acknowledged that is not safe: {0}"
     )]
     Log(#[from] LogError),
+    /// The log did not take what the replication of it wrote.
+    #[error("the log does not take what replication writes, which is a defect or damage: {0}")]
+    Order(#[source] OrderError),
     /// The state failed, and so did opening it again.
     #[error("the state failed and cannot be opened again; what was acknowledged is in the log")]
     Reopening(#[source] StoreError),
@@ -61,15 +67,38 @@ pub enum ShardError {
 /// Told, once, why the process must end.
 pub(super) type Failed = dyn Fn(ShardError) + Send + Sync;
 
+/// What a shard tells those who replicate it.
+pub enum Happened {
+    /// Everything up to this record is on disk. Told on the sync thread, after each fsync.
+    Durable(SequenceNumber),
+    /// The state failed and was opened again: as a follower, closed to clients.
+    Reopened(Store),
+}
+
+/// What a shard that is replicated needs to know beside its store.
+pub struct Replicated {
+    /// The namespace's level.
+    pub level: AckLevel,
+    /// How long a write may wait for it.
+    pub ack_timeout: Duration,
+    /// Told what happens.
+    pub tell: Arc<dyn Fn(Happened) + Send + Sync>,
+    /// The identity of the log to be made, where there is none.
+    pub new_log: Option<LogId>,
+}
+
 /// A shard at work; a handle for connections.
 pub struct Shard {
     pub(super) combiner: Combiner,
+    /// What waits for other nodes; nothing does on a single node.
+    pub(super) awaiting: Option<Arc<Awaiting>>,
+    pub(super) pause: Pause,
     /// Another one each time the state was opened again.
     pub(super) store: ArcSwap<Store>,
     pub(super) reopened: AtomicU64,
     recovered: Recovered,
     replayed: u64,
-    root: PathBuf,
+    pub(super) directory: Arc<Directory>,
 }
 
 /// The threads of a shard, for whoever started it.
@@ -79,30 +108,41 @@ pub struct Threads {
 }
 
 impl Shard {
-    /// Opens the shard's store under `root` and starts its threads. `failed` is called, on one of
+    /// Opens the shard's store in the directory and starts its threads. `failed` is called, on one of
     /// them, when the log fails, or when the state does and opening it again did not help; the
     /// process must then end.
     ///
     /// # Errors
     /// When the store is refused or a thread cannot be started.
     pub fn start(
-        root: &Path,
+        directory: Arc<Directory>,
         options: StoreOptions,
+        replicated: Option<Replicated>,
         failed: impl Fn(ShardError) + Send + Sync + 'static,
     ) -> Result<(Arc<Self>, Threads), ShardError> {
-        let directory = Directory::open(root)?;
-        let failed: Arc<Failed> = Arc::new(failed);
-        let Opening { parts, desk, store, recovered, replayed } =
-            Opening::begin(&directory, &options, &failed)?;
+        let awaiting = replicated
+            .as_ref()
+            .map(|replicated| Arc::new(Awaiting::new(replicated.level, replicated.ack_timeout)));
+        let new_log = replicated.as_ref().and_then(|replicated| replicated.new_log);
+        let plan = Plan {
+            directory,
+            options,
+            awaiting: awaiting.clone(),
+            replicated,
+            failed: Arc::new(failed),
+        };
+        let Opening { parts, desk, store, recovered, replayed } = plan.open(new_log)?;
         let shard = Arc::new(Self {
             combiner: Combiner::new(desk, Arc::new(Watches::default())),
+            awaiting,
+            pause: Pause::default(),
             store: ArcSwap::from_pointee(store),
             reopened: AtomicU64::new(0),
             recovered,
             replayed,
-            root: root.to_path_buf(),
+            directory: plan.directory.clone(),
         });
-        let keeper = Keeper { shard: shard.clone(), directory, options, failed };
+        let keeper = Keeper { shard: shard.clone(), plan };
         let keeper = spawn("folder", move || keeper.keep(parts))?;
         Ok((shard.clone(), Threads { shard, keeper }))
     }
@@ -149,8 +189,14 @@ impl Shard {
     }
 
     /// The data directory.
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub const fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// Writes and what rests on them that were answered without anybody knowing what becomes of
+    /// them.
+    pub fn undecided(&self) -> u64 {
+        self.awaiting.as_ref().map_or(0, |awaiting| awaiting.undecided())
     }
 }
 
@@ -158,6 +204,7 @@ impl Threads {
     /// Takes no more work, finishes what was handed in, folds everything and flushes, so that the
     /// next start has nothing to replay. Blocks until that is done.
     pub fn stop(self) {
+        self.shard.pause.stop();
         self.shard.combiner.close();
         self.keeper.join().expect("a panic ends the process");
     }
@@ -170,29 +217,36 @@ pub(super) fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(run).map_err(ShardError::Thread)
 }
 
-/// Commits what is staged and answers its work, until the queue is closed.
+/// Commits what is staged and answers its work, until the queue is closed. Work that must wait for
+/// other nodes is left with those that wait.
 pub(super) fn sync_until_closed(
     mut syncer: Syncer,
     staged: &Queue<Staged>,
+    store: &Store,
+    awaiting: Option<&Awaiting>,
 ) -> Result<(), LogError> {
-    let is_empty = |staged: &Staged| staged.works.is_empty();
+    let is_empty = |staged: &Staged| staged.works.is_empty() && staged.batch.is_none();
     loop {
         match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
             Taken::All(Staged { batch, works }) => {
                 if let Some(batch) = batch {
                     syncer.commit(batch)?;
                 }
-                works.into_iter().for_each(answer);
+                match awaiting {
+                    None => works.into_iter().for_each(Work::answer),
+                    Some(awaiting) => {
+                        let Watermarks { durable, .. } = store.watermarks();
+                        let (resting, free): (Vec<_>, Vec<_>) =
+                            works.into_iter().partition(|work| work.task.shows_records());
+                        free.into_iter().for_each(Work::answer);
+                        awaiting.add(durable, resting);
+                        // After adding: what is committed meanwhile is not missed.
+                        awaiting.release(store.watermarks().visible);
+                    }
+                }
             }
             Taken::Nothing => syncer.idle()?,
             Taken::Closed => return syncer.close(),
         }
-    }
-}
-
-fn answer(mut work: Work) {
-    if let Some(done) = work.done.take() {
-        // The connection may have gone meanwhile; what it wrote stays.
-        let _ = done.send(work);
     }
 }

@@ -1,12 +1,17 @@
 //! What connections hand to the shard's writer.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use bytes::BytesMut;
 use larder_resp::{Pipeline, Protocol};
+use larder_storage::parted::PartedRecord;
 use larder_types::Position;
 use tokio::sync::oneshot;
 
+use super::watch::WatchedKeys;
 use crate::command::Command;
 
 /// A piece of work, which comes back to its connection when it is done and durable.
@@ -19,6 +24,9 @@ pub struct Work {
     pub protocol: Protocol,
     /// The position of the last record that this work wrote, or sealed.
     pub written: Option<Position>,
+    /// What the client is told instead of the replies: of all commands where none ran, else of those
+    /// that did.
+    pub refusal: Option<Cow<'static, str>>,
     /// Where the work goes when it is done; taken by the shard.
     pub done: Option<oneshot::Sender<Self>>,
 }
@@ -31,7 +39,15 @@ impl Work {
             replies: BytesMut::new(),
             protocol: Protocol::default(),
             written: None,
+            refusal: None,
             done: None,
+        }
+    }
+
+    /// Sends the work back to its connection, which may have gone meanwhile: what it wrote stays.
+    pub(super) fn answer(mut self) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(self);
         }
     }
 }
@@ -45,14 +61,33 @@ pub enum Task {
     /// Watches keys, so that EXEC can tell whether they changed.
     Watch {
         /// The keys.
-        keys: Vec<Vec<u8>>,
+        keys: Vec<Arc<[u8]>>,
         /// Set when one of them changes.
         touched: Arc<AtomicBool>,
         /// For each key, once done, whether it was there.
         present: Vec<bool>,
     },
+    /// Writes the effects of records that parted from the log once more, each a record of its own.
+    Reapply {
+        /// The records.
+        records: Vec<PartedRecord>,
+        /// How many were written.
+        applied: usize,
+        /// What one was refused with, after which none was written.
+        failed: Option<String>,
+    },
     /// Seals the top layer, so that all there is now gets folded.
     Seal,
+}
+
+impl Task {
+    /// Whether its answer tells what records did, so that it waits for them to be committed.
+    pub(super) const fn shows_records(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Transaction(_) | Self::Reapply { .. } => true,
+            Self::Watch { .. } | Self::Seal => false,
+        }
+    }
 }
 
 /// Commands of one connection, in their order.
@@ -79,8 +114,8 @@ pub struct Transaction {
     pub reply_ends: Vec<usize>,
     /// For each command, whether it was refused.
     pub refused: Vec<bool>,
-    /// The keys watched, each with whether it was there when it was watched.
-    pub watched: Vec<(Vec<u8>, bool)>,
+    /// The keys watched.
+    pub watched: WatchedKeys,
     /// Whether a watched key changed.
     pub touched: Arc<AtomicBool>,
     /// Whether the transaction was given up because of it.

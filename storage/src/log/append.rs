@@ -2,14 +2,13 @@
 
 use std::{mem, sync::Arc};
 
-use larder_types::{Epoch, HybridTime, RegionId, SequenceNumber, limits};
+use larder_types::{Epoch, EpochStart, HybridTime, RegionId, SequenceNumber, limits};
 use parking_lot::Mutex;
 
 use super::{
-    error::AppendError,
-    format::{
-        ChainPoint, EpochStart, MARK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Sums,
-    },
+    chain::CheckedFrames,
+    error::{AcceptError, AppendError},
+    format::{ChainPoint, MARK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Sums},
     handle::Shared,
     segment::{INDEX_STRIDE_BYTES, IndexEntry},
 };
@@ -166,9 +165,70 @@ impl Appender {
         hybrid: HybridTime,
         body: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SequenceNumber, AppendError> {
+        self.append_kind(RecordKind::Data, hybrid, body)
+    }
+
+    /// Appends a record of the replica set, as [`Appender::append`] does one of data.
+    ///
+    /// # Errors
+    /// As [`Appender::append`].
+    pub fn append_replicas(
+        &mut self,
+        hybrid: HybridTime,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<SequenceNumber, AppendError> {
+        self.append_kind(RecordKind::Replicas, hybrid, body)
+    }
+
+    fn append_kind(
+        &mut self,
+        kind: RecordKind,
+        hybrid: HybridTime,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<SequenceNumber, AppendError> {
         match self.chain.epoch {
-            Some(start) if self.begun => self.encode(RecordKind::Data, start.epoch, hybrid, body),
+            Some(start) if self.begun => self.encode(kind, start.epoch, hybrid, body),
             _ => Err(AppendError::NoEpoch),
+        }
+    }
+
+    /// Checks whole frames that another node's log of the same identity holds next. Nothing is
+    /// taken yet.
+    ///
+    /// # Errors
+    /// [`AcceptError`] for the first frame that is damaged or does not continue this log.
+    pub fn check<'a>(&self, frames: &'a [u8]) -> Result<CheckedFrames<'a>, AcceptError> {
+        CheckedFrames::check(self.sums, self.chain, frames)
+    }
+
+    /// Appends frames of another node byte by byte; returns the number of the last. This node
+    /// follows from now on: it appends nothing of its own until it begins an epoch.
+    ///
+    /// # Panics
+    /// If something was appended since they were checked.
+    pub fn accept(&mut self, frames: &CheckedFrames<'_>) -> SequenceNumber {
+        assert_eq!(frames.before, self.chain, "frames are accepted where they were checked");
+        let mut offset = self.buffer.len();
+        let mut prev_crc = self.chain.crc;
+        self.buffer.extend_from_slice(frames.bytes);
+        for record in &frames.records {
+            self.note(record.seq, offset, prev_crc);
+            if record.kind == RecordKind::Epoch {
+                self.epochs.push(EpochStart { epoch: record.epoch, first: record.seq });
+            }
+            (prev_crc, offset) = (record.crc, offset + RECORD_HEADER_BYTES + record.body.len());
+        }
+        self.chain = frames.after;
+        self.begun = false;
+        frames.last()
+    }
+
+    /// Notes that a record begins at `offset` of the buffer, if it lies a stride beyond the last
+    /// place noted.
+    fn note(&mut self, seq: SequenceNumber, offset: usize, prev_crc: u32) {
+        let offset = offset as u64;
+        if self.places.last().is_none_or(|place| offset >= place.offset + INDEX_STRIDE_BYTES) {
+            self.places.push(IndexEntry { seq, offset, prev_crc });
         }
     }
 
@@ -189,11 +249,7 @@ impl Appender {
             return Err(AppendError::TooLarge { bytes: length, limit: limits::RECORD_BYTES_MAX });
         }
         let seq = self.chain.next;
-        if self.places.last().is_none_or(|place| start as u64 >= place.offset + INDEX_STRIDE_BYTES)
-        {
-            let place = IndexEntry { seq, offset: start as u64, prev_crc: self.chain.crc };
-            self.places.push(place);
-        }
+        self.note(seq, start, self.chain.crc);
         let header = RecordHeader {
             length: length as u32,
             crc: 0,

@@ -142,9 +142,22 @@ pub enum AppendError {
         /// The bound.
         limit: usize,
     },
-    /// `Appender::begin_epoch` was not called since the log was opened.
-    #[error("no epoch has been begun since the log was opened")]
+    /// `Appender::begin_epoch` was not called since the log was opened, or since records of
+    /// another node were accepted.
+    #[error("this node has begun no epoch, or has followed another since: it may not append")]
     NoEpoch,
+}
+
+/// Frames of another node that do not continue this log, or are damaged. Nothing was taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("at byte {offset} of the frames received: expected {expected}, found {found}")]
+pub struct AcceptError {
+    /// Where the frame that is refused begins.
+    pub offset: usize,
+    /// What should stand there.
+    pub expected: String,
+    /// What stands there.
+    pub found: String,
 }
 
 /// Why a log cannot be read from, or on from, a record.

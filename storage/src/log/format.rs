@@ -4,6 +4,7 @@
 //! here is a change of [`VERSION`]. Little-endian throughout.
 
 use crc32fast::Hasher;
+pub use larder_types::EpochStart;
 use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
 
 /// First bytes of every segment file.
@@ -43,6 +44,8 @@ pub enum RecordKind {
     /// Opens an epoch: the record's epoch is the new one, the body the one before (16 bytes) or
     /// empty if there was none.
     Epoch,
+    /// The replica set from here on; the body is replication's. Belongs to the epoch in effect.
+    Replicas,
 }
 
 impl RecordKind {
@@ -51,6 +54,7 @@ impl RecordKind {
         match self {
             Self::Data => 1,
             Self::Epoch => 2,
+            Self::Replicas => 3,
         }
     }
 
@@ -59,18 +63,10 @@ impl RecordKind {
         match kind {
             1 => Some(Self::Data),
             2 => Some(Self::Epoch),
+            3 => Some(Self::Replicas),
             _ => None,
         }
     }
-}
-
-/// An epoch and the number of the record that opened it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochStart {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Its first record.
-    pub first: SequenceNumber,
 }
 
 /// Where a chain of records stands: what the next record has to continue.

@@ -9,9 +9,12 @@ use std::{io, sync::Arc};
 use larder_types::{Epoch, HybridTime, RegionId, SequenceNumber};
 use memchr::memmem;
 
-use super::format::{
-    ChainPoint, EpochStart, FOOTER_FIXED_BYTES, FOOTER_MAGIC, Footer, MARK_BYTES, MARK_MAGIC, Mark,
-    RECORD_HEADER_BYTES, RecordHeader, RecordKind, Sums, record_length_fits, u32_at,
+use super::{
+    chain::Mismatch,
+    format::{
+        ChainPoint, FOOTER_FIXED_BYTES, FOOTER_MAGIC, Footer, MARK_BYTES, MARK_MAGIC, Mark,
+        RECORD_HEADER_BYTES, RecordHeader, RecordKind, Sums, record_length_fits, u32_at,
+    },
 };
 use crate::fs::{File, read_full_at};
 
@@ -63,23 +66,6 @@ impl From<Record<'_>> for OwnedRecord {
     }
 }
 
-/// Why bytes are not the frame that has to stand there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mismatch {
-    pub(super) expected: String,
-    pub(super) found: String,
-}
-
-impl Mismatch {
-    pub(super) fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { expected: expected.into(), found: found.into() }
-    }
-
-    fn crc(expected: u32, found: u32) -> Self {
-        Self::new(format!("checksum {expected:#010x}"), format!("{found:#010x}"))
-    }
-}
-
 /// What stands at the reader's place.
 pub(super) enum Frame<'a> {
     Record(Record<'a>),
@@ -118,6 +104,8 @@ pub(super) struct FrameReader {
     buffer: Vec<u8>,
     /// The offset of the buffer's first byte.
     buffer_offset: u64,
+    /// Where the record that was returned last lies in the buffer.
+    frame: std::ops::Range<usize>,
 }
 
 impl FrameReader {
@@ -139,6 +127,7 @@ impl FrameReader {
             check_epochs: true,
             buffer: Vec::new(),
             buffer_offset: range.start,
+            frame: 0..0,
         }
     }
 
@@ -155,6 +144,11 @@ impl FrameReader {
     /// What the next record has to continue.
     pub(super) const fn chain(&self) -> &ChainPoint {
         &self.chain
+    }
+
+    /// The whole frame of the record that [`FrameReader::next`] has just returned.
+    pub(super) fn frame(&self) -> &[u8] {
+        &self.buffer[self.frame.clone()]
     }
 
     /// Frames up to `end` can be read from now on.
@@ -177,6 +171,17 @@ impl FrameReader {
             Next::Bad(mismatch) => Frame::Bad(mismatch),
             Next::End => Frame::End,
         })
+    }
+
+    /// Passes over marks; answers the length of the record that comes next, 0 where none does.
+    pub(super) fn peek_length(&mut self) -> io::Result<usize> {
+        while self.window(MARK_MAGIC.len())?.starts_with(&MARK_MAGIC) {
+            if !matches!(self.mark()?, Next::Mark(_)) {
+                return Ok(0);
+            }
+        }
+        let length = u32_at(self.window(4)?, 0).unwrap_or(0);
+        Ok(if record_length_fits(length) { length as usize } else { 0 })
     }
 
     fn advance(&mut self) -> io::Result<Next> {
@@ -219,50 +224,14 @@ impl FrameReader {
         let Some(kind) = RecordKind::from_u8(header.kind) else {
             return Ok(Next::UnknownKind(header.kind));
         };
-        if let Err(mismatch) = self.admit(&header, kind) {
+        let epochs = self.check_epochs;
+        if let Err(mismatch) = self.chain.admit(&header, kind, epochs) {
             return Ok(Next::Bad(mismatch));
         }
         let start = (self.offset - self.buffer_offset) as usize;
+        self.frame = start..start + length as usize;
         self.offset += u64::from(length);
         Ok(Next::Record(header, kind, start))
-    }
-
-    /// Checks that a record continues the chain, and moves the chain on.
-    fn admit(&mut self, header: &RecordHeader, kind: RecordKind) -> Result<(), Mismatch> {
-        let chain = &mut self.chain;
-        if header.seq != chain.next {
-            return Err(Mismatch::new(
-                format!("record {}", chain.next),
-                format!("record {}", header.seq),
-            ));
-        }
-        if header.prev_crc != chain.crc {
-            return Err(Mismatch::new(
-                format!("a record after checksum {:#010x}", chain.crc),
-                format!("one after {:#010x}", header.prev_crc),
-            ));
-        }
-        let current = chain.epoch.map(|start| start.epoch);
-        let continues = match kind {
-            RecordKind::Epoch => current.is_none_or(|current| {
-                current.order(header.epoch) == Some(std::cmp::Ordering::Less)
-            }),
-            RecordKind::Data => current == Some(header.epoch),
-        };
-        if self.check_epochs && !continues {
-            let current = current.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string());
-            return Err(Mismatch::new(
-                format!("a record that continues epoch {current}"),
-                format!("{:?} record of epoch {}", kind, header.epoch),
-            ));
-        }
-        if kind == RecordKind::Epoch {
-            chain.epoch = Some(EpochStart { epoch: header.epoch, first: header.seq });
-        }
-        chain.crc = header.crc;
-        chain.hybrid = chain.hybrid.max(header.hybrid);
-        chain.next = header.seq.next();
-        Ok(())
     }
 
     fn mark(&mut self) -> io::Result<Next> {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_types::{LogId, RegionId, SequenceNumber};
+use larder_types::{Epoch, EpochStart, LogId, RegionId, SequenceNumber};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) hot: HotTail,
     /// Ascending and never empty; the last is the one being written.
     pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Ascending: every epoch with a record written, and the one in effect before the first.
+    epochs: RwLock<Vec<EpochStart>>,
     /// Numbers of the last records; 0 for none. `trimmed <= durable <= appended`.
     trimmed: AtomicU64,
     durable: AtomicU64,
@@ -64,6 +66,7 @@ impl Shared {
         id: LogId,
         options: &LogOptions,
         segments: Vec<Arc<Segment>>,
+        epochs: Vec<EpochStart>,
         tail: SequenceNumber,
     ) -> Self {
         let first = segments.first().expect("an open log has a segment").base();
@@ -77,6 +80,7 @@ impl Shared {
             origin: options.origin,
             hot: HotTail::new(options.hot_tail_bytes),
             segments: RwLock::new(segments),
+            epochs: RwLock::new(epochs),
             trimmed: AtomicU64::new(first.as_u64() - 1),
             durable: AtomicU64::new(last),
             appended: AtomicU64::new(last),
@@ -103,6 +107,12 @@ impl Shared {
         assert!(last.as_u64() <= self.appended.load(Ordering::Acquire), "durable <= appended");
         let before = self.durable.swap(last.as_u64(), Ordering::AcqRel);
         assert!(before <= last.as_u64(), "durable never goes back");
+    }
+
+    pub(super) fn add_epochs(&self, epochs: &[EpochStart]) {
+        if !epochs.is_empty() {
+            self.epochs.write().extend_from_slice(epochs);
+        }
     }
 
     pub(super) fn add_written(&self, bytes: u64) {
@@ -152,6 +162,11 @@ impl Log {
         self.shared.id
     }
 
+    /// The region whose records are appended here.
+    pub fn origin(&self) -> RegionId {
+        self.shared.origin
+    }
+
     /// The last durable record; `None` before the first.
     pub fn durable(&self) -> Option<SequenceNumber> {
         self.shared.durable()
@@ -170,6 +185,30 @@ impl Log {
     /// The segment files, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.shared.segments.read().iter().map(|segment| segment.info()).collect()
+    }
+
+    /// The epoch table of the durable records, ascending. It begins with the epoch in effect at
+    /// the first record kept, whose own first record may have been trimmed.
+    pub fn epochs(&self) -> Vec<EpochStart> {
+        let durable = self.shared.durable();
+        let epochs = self.shared.epochs.read();
+        epochs.iter().filter(|start| Some(start.first) <= durable).copied().collect()
+    }
+
+    /// The epoch and the checksum of a durable record. The record before the first that is kept
+    /// is known as well: the log continues it.
+    ///
+    /// # Errors
+    /// As [`Log::read`], and [`ReadError::Beyond`] for the first that is not durable.
+    pub fn record_at(&self, seq: SequenceNumber) -> Result<(Epoch, u32), ReadError> {
+        let chain = self.shared.segments.read()[0].chain;
+        if let Some(start) = chain.epoch.filter(|_| seq.next() == chain.next) {
+            return Ok((start.epoch, chain.crc));
+        }
+        match self.read(seq)?.next()? {
+            Some(record) => Ok((record.epoch, record.crc)),
+            None => Err(ReadError::Beyond { tail: seq }),
+        }
     }
 
     /// Whether an append or a sync has failed, so that nothing is written until a restart.
@@ -194,9 +233,25 @@ impl Log {
     /// # Errors
     /// [`LogError::Io`] if a file cannot be removed; the next call tries it again.
     pub fn trim(&self, floor: SequenceNumber) -> Result<u64, LogError> {
+        self.trim_capped(floor, floor, u64::MAX)
+    }
+
+    /// As [`Log::trim`]; and while the log is larger than `bytes_max`, also what lies at or above
+    /// `floor` but below `limit`.
+    ///
+    /// # Errors
+    /// As [`Log::trim`].
+    pub fn trim_capped(
+        &self,
+        floor: SequenceNumber,
+        limit: SequenceNumber,
+        bytes_max: u64,
+    ) -> Result<u64, LogError> {
         let shared = &*self.shared;
         let mut doomed = shared.doomed.lock();
-        self.drop_from_index(floor, &mut doomed);
+        if self.has_below(limit.max(floor)) {
+            self.drop_from_index(floor, limit, bytes_max, &mut doomed);
+        }
         let mut freed = 0;
         while let Some((path, bytes)) = doomed.first() {
             match shared.fs.remove(path) {
@@ -213,13 +268,27 @@ impl Log {
         Ok(freed)
     }
 
-    fn drop_from_index(&self, floor: SequenceNumber, doomed: &mut Vec<(PathBuf, u64)>) {
+    /// Whether all records of the first segment lie below `limit`, and another follows.
+    fn has_below(&self, limit: SequenceNumber) -> bool {
+        self.shared.segments.read().get(1).is_some_and(|second| second.base() <= limit)
+    }
+
+    fn drop_from_index(
+        &self,
+        floor: SequenceNumber,
+        limit: SequenceNumber,
+        bytes_max: u64,
+        doomed: &mut Vec<(PathBuf, u64)>,
+    ) {
         let mut segments = self.shared.segments.write();
-        let below = |segment: &Arc<Segment>| {
-            segment.is_sealed() && segment.last().is_some_and(|last| last < floor)
+        let mut left: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+        let mut goes = |segment: &Arc<Segment>| {
+            let below = if left > bytes_max { limit.max(floor) } else { floor };
+            left -= segment.bytes();
+            segment.is_sealed() && segment.last().is_some_and(|last| last < below)
         };
         // The last segment is being written and stays, whatever the floor.
-        let count = segments[..segments.len() - 1].iter().take_while(|segment| below(segment));
+        let count = segments[..segments.len() - 1].iter().take_while(|segment| goes(segment));
         let count = count.count();
         doomed
             .extend(segments.drain(..count).map(|segment| (segment.path.clone(), segment.bytes())));

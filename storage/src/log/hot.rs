@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use larder_types::SequenceNumber;
 use parking_lot::RwLock;
 
@@ -17,7 +18,7 @@ use parking_lot::RwLock;
 pub(super) struct HotBatch {
     pub(super) first: SequenceNumber,
     pub(super) last: SequenceNumber,
-    pub(super) frames: Box<[u8]>,
+    pub(super) frames: Bytes,
 }
 
 /// The last batches, oldest first, without a gap between them.
@@ -55,15 +56,21 @@ impl HotTail {
                 assert_eq!(newest.last.next(), first, "the hot tail has no gaps");
             }
             batches.bytes += frames.len();
-            batches.queue.push_back(Arc::new(HotBatch { first, last, frames: frames.into() }));
+            let frames = Bytes::copy_from_slice(frames);
+            batches.queue.push_back(Arc::new(HotBatch { first, last, frames }));
         }
         let oldest = batches.queue.front().map_or(u64::MAX, |batch| batch.first.as_u64());
         self.first.store(oldest, Ordering::Release);
     }
 
+    /// Whether `seq` is, or is newer than, the oldest record held.
+    pub(super) fn reaches(&self, seq: SequenceNumber) -> bool {
+        seq.as_u64() >= self.first.load(Ordering::Acquire)
+    }
+
     /// The batch that holds `seq`, if it is still held.
     pub(super) fn batch_with(&self, seq: SequenceNumber) -> Option<Arc<HotBatch>> {
-        if seq.as_u64() < self.first.load(Ordering::Acquire) {
+        if !self.reaches(seq) {
             return None;
         }
         let batches = self.batches.read();

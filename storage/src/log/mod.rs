@@ -14,6 +14,9 @@
 //! - `trimmed <= durable <= appended`, asserted wherever one moves.
 
 mod append;
+mod chain;
+mod create;
+mod cut;
 mod error;
 pub mod format;
 mod frames;
@@ -32,11 +35,14 @@ use std::path::PathBuf;
 use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
 
 pub use append::{Appender, Batch};
-pub use error::{AppendError, LogError, ReadError, ReserveError};
+pub use chain::CheckedFrames;
+pub use create::{Extent, create, extent, head};
+pub use cut::{Cut, cut};
+pub use error::{AcceptError, AppendError, LogError, ReadError, ReserveError};
 pub use format::RecordKind;
 pub use frames::{OwnedRecord, Record};
 pub use handle::Log;
-pub use read::Cursor;
+pub use read::{Cursor, Frames};
 pub use recover::open;
 pub use segment::SegmentInfo;
 pub use sync::Syncer;

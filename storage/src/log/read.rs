@@ -2,12 +2,14 @@
 
 use std::{io, sync::Arc};
 
-use larder_types::SequenceNumber;
+use bytes::Bytes;
+use larder_types::{Epoch, SequenceNumber};
 
 use super::{
+    chain::Mismatch,
     error::{LogError, ReadError},
     format::{ChainPoint, RECORD_HEADER_BYTES, RecordHeader, RecordKind, u32_at},
-    frames::{Frame, FrameReader, Mismatch, OwnedRecord},
+    frames::{Frame, FrameReader, OwnedRecord},
     handle::Shared,
     hot::HotBatch,
     segment::{IndexEntry, Segment},
@@ -21,6 +23,23 @@ pub struct Cursor {
     shared: Arc<Shared>,
     next: SequenceNumber,
     source: Source,
+}
+
+/// Whole frames of durable records, as they are in the file, without the marks between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// The first record's number.
+    pub first: SequenceNumber,
+    /// The last record's number.
+    pub last: SequenceNumber,
+    /// The last record's epoch.
+    pub last_epoch: Epoch,
+    /// The checksum of the record before the first, which the first continues.
+    pub prev_crc: u32,
+    /// The checksum of the last record.
+    pub last_crc: u32,
+    /// The frames, one after the other.
+    pub bytes: Bytes,
 }
 
 #[derive(Debug)]
@@ -54,6 +73,11 @@ impl Cursor {
         self.next
     }
 
+    /// Whether the next record, once it is durable, is read from memory.
+    pub fn is_hot(&self) -> bool {
+        matches!(self.source, Source::Hot { .. }) || self.shared.hot.reaches(self.next)
+    }
+
     /// The next record, or `None` if it is not durable yet: ask again later.
     ///
     /// # Errors
@@ -69,7 +93,8 @@ impl Cursor {
                 Source::Unknown => None,
                 Source::Hot { batch, at } => hot_record(batch, at),
                 Source::Disk { segment, reader } => {
-                    disk_record(&self.shared, segment, reader, self.next)?
+                    let found = seek(&self.shared, segment, reader, self.next)?;
+                    found.then(|| record_of(reader.frame())).flatten()
                 }
             };
             if let Some(record) = found {
@@ -79,6 +104,59 @@ impl Cursor {
             }
             self.locate()?;
         }
+    }
+
+    /// As many of the next records as fit into `bytes_max`, at least one; or `None` if the next is
+    /// not durable yet: ask again later. Near the tail they come from memory, without a copy
+    /// where one batch holds them.
+    ///
+    /// # Errors
+    /// As [`Cursor::next`].
+    pub fn next_frames(&mut self, bytes_max: usize) -> Result<Option<Frames>, ReadError> {
+        let durable = self.shared.durable().filter(|durable| *durable >= self.next);
+        let Some(durable) = durable else { return Ok(None) };
+        if matches!(self.source, Source::Disk { .. }) && self.shared.hot.reaches(self.next) {
+            self.source = Source::Unknown;
+        }
+        loop {
+            let chunk = match &mut self.source {
+                Source::Unknown => None,
+                Source::Hot { .. } => self.hot_chunk(durable, bytes_max),
+                Source::Disk { segment, reader } => {
+                    let wanted = (self.next, durable);
+                    Some(disk_chunk(&self.shared, segment, reader, wanted, bytes_max)?)
+                }
+            };
+            if let Some(frames) = chunk.and_then(Chunk::into_frames) {
+                assert_eq!(frames.first, self.next, "a cursor never skips");
+                self.next = frames.last.next();
+                return Ok(Some(frames));
+            }
+            self.locate()?;
+        }
+    }
+
+    /// Frames of the hot batch the cursor is in, and of those after it.
+    fn hot_chunk(&mut self, durable: SequenceNumber, bytes_max: usize) -> Option<Chunk> {
+        let mut chunk = Chunk::default();
+        while let Source::Hot { batch, at } = &mut self.source {
+            let from = *at;
+            while let Some(header) = RecordHeader::decode(&batch.frames[*at..])
+                && header.seq <= durable
+                && chunk.take(header, bytes_max)
+            {
+                *at += header.length as usize;
+            }
+            if *at > from {
+                chunk.parts.push(batch.frames.slice(from..*at));
+            }
+            if *at < batch.frames.len() {
+                break;
+            }
+            let Some(next) = self.shared.hot.batch_with(batch.last.next()) else { break };
+            self.source = Source::Hot { batch: next, at: 0 };
+        }
+        Some(chunk)
     }
 
     /// Finds out where the next record is.
@@ -111,19 +189,23 @@ impl Cursor {
     }
 }
 
-/// The record at `at` in a hot batch; `None` at its end. The bytes were encoded by this process.
+/// The record at `at` in a hot batch; `None` at its end. The bytes were checked by this process.
 fn hot_record(batch: &HotBatch, at: &mut usize) -> Option<OwnedRecord> {
-    let rest = batch.frames.get(*at..)?;
-    let header = RecordHeader::decode(rest)?;
-    let frame = rest.get(..header.length as usize)?;
-    *at += frame.len();
+    let record = record_of(batch.frames.get(*at..)?)?;
+    *at += RECORD_HEADER_BYTES + record.body.len();
+    Some(record)
+}
+
+/// The record whose frame `bytes` begin with.
+fn record_of(bytes: &[u8]) -> Option<OwnedRecord> {
+    let header = RecordHeader::decode(bytes)?;
     Some(OwnedRecord {
         seq: header.seq,
         epoch: header.epoch,
         hybrid: header.hybrid,
         origin: header.origin,
         kind: RecordKind::from_u8(header.kind)?,
-        body: frame[RECORD_HEADER_BYTES..].into(),
+        body: bytes.get(RECORD_HEADER_BYTES..header.length as usize)?.into(),
         crc: header.crc,
     })
 }
@@ -133,16 +215,82 @@ fn offset_in(batch: &HotBatch, seq: SequenceNumber) -> usize {
     (0..before).fold(0, |at, _| at + u32_at(&batch.frames, at).unwrap_or(0) as usize)
 }
 
-/// The record `next` of a segment, passing over those before it; `None` if the segment has ended
-/// and the record is in the one after it.
-fn disk_record(
+/// Frames in the gathering.
+#[derive(Default)]
+struct Chunk {
+    parts: Vec<Bytes>,
+    bytes: usize,
+    /// The headers of the first record and of the last.
+    ends: Option<(RecordHeader, RecordHeader)>,
+}
+
+impl Chunk {
+    /// Counts a record in, if it is the first or there is room for it.
+    fn take(&mut self, header: RecordHeader, bytes_max: usize) -> bool {
+        let bytes = self.bytes.saturating_add(header.length as usize);
+        if bytes > bytes_max && self.ends.is_some() {
+            return false;
+        }
+        let first = self.ends.map_or(header, |(first, _)| first);
+        (self.bytes, self.ends) = (bytes, Some((first, header)));
+        true
+    }
+
+    /// `None` if no record was counted in.
+    fn into_frames(mut self) -> Option<Frames> {
+        let (first, last) = self.ends?;
+        let bytes =
+            if self.parts.len() == 1 { self.parts.pop()? } else { self.parts.concat().into() };
+        Some(Frames {
+            first: first.seq,
+            last: last.seq,
+            last_epoch: last.epoch,
+            prev_crc: first.prev_crc,
+            last_crc: last.crc,
+            bytes,
+        })
+    }
+}
+
+/// Frames of the wanted records, first to last, that this segment holds.
+fn disk_chunk(
+    shared: &Shared,
+    segment: &Segment,
+    reader: &mut FrameReader,
+    (mut next, last): (SequenceNumber, SequenceNumber),
+    bytes_max: usize,
+) -> Result<Chunk, ReadError> {
+    let (mut chunk, mut bytes) = (Chunk::default(), Vec::new());
+    // Durable records lie before the length that was published with them.
+    reader.extend_to(segment.bytes());
+    while next <= last {
+        let length = reader.peek_length().map_err(LogError::io("read", &segment.path))?;
+        if chunk.bytes > 0 && chunk.bytes.saturating_add(length) > bytes_max {
+            break;
+        }
+        if !seek(shared, segment, reader, next)? {
+            break;
+        }
+        let frame = reader.frame();
+        let Some(header) = RecordHeader::decode(frame) else { break };
+        assert!(chunk.take(header, bytes_max), "its length was looked at");
+        bytes.extend_from_slice(frame);
+        next = next.next();
+    }
+    chunk.parts.push(bytes.into());
+    Ok(chunk)
+}
+
+/// Moves the reader behind the record `next` of a segment, passing over those before it; false if
+/// the segment has ended and the record is in the one after it.
+fn seek(
     shared: &Shared,
     segment: &Segment,
     reader: &mut FrameReader,
     next: SequenceNumber,
-) -> Result<Option<OwnedRecord>, ReadError> {
+) -> Result<bool, ReadError> {
     if segment.last().is_some_and(|last| last < next) && segment.is_sealed() {
-        return Ok(None);
+        return Ok(false);
     }
     // Durable records lie before the length that was published with them.
     reader.extend_to(segment.bytes());
@@ -152,7 +300,7 @@ fn disk_record(
             Frame::Record(record) => {
                 segment.note(IndexEntry { seq: record.seq, offset, prev_crc: chain.crc });
                 if record.seq == next {
-                    return Ok(Some(record.into()));
+                    return Ok(true);
                 }
             }
             Frame::Mark(_) => {}
@@ -166,7 +314,7 @@ fn disk_record(
             Frame::Footer(_) | Frame::End => {
                 // The writer may have sealed this segment since the caller asked.
                 if shared.segment_with(next).is_none_or(|other| other.base() > segment.base()) {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 let expected = format!("record {next}, which is durable");
                 return Err(corrupt(&segment.path, offset, expected, "the end").into());

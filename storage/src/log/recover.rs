@@ -5,14 +5,14 @@
 
 use std::{error::Error, path::Path, sync::Arc};
 
-use larder_types::{LogId, SequenceNumber};
+use larder_types::{EpochStart, LogId, SequenceNumber};
 use rand::{TryRngCore, rngs::OsRng};
 
 use super::{
     LogOptions, OpenedLog, Recovered,
     append::{Appender, Pool},
     error::LogError,
-    format::{ChainPoint, EpochStart, Header},
+    format::{ChainPoint, Header},
     frames::Record,
     handle::{Log, Shared},
     repair::{repair_tail, set_aside},
@@ -190,7 +190,7 @@ impl<'a> Opening<'a> {
         };
         let dir = self.dir.to_owned();
         let tail = self.chain.next;
-        let shared = Shared::new(self.fs, dir, recovered.id, options, self.segments, tail);
+        let shared = Shared::new(self.fs, dir, recovered.id, options, self.segments, epochs, tail);
         let (shared, pool) = (Arc::new(shared), Arc::new(Pool::default()));
         Ok(OpenedLog {
             appender: Appender::new(Arc::clone(&shared), Arc::clone(&pool), self.chain),

@@ -69,7 +69,8 @@ fn rewrite(file: &dyn File, mut offset: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn quarantine_bytes(
+/// Copies a segment's bytes from `offset` on into a file of the quarantine, durably.
+pub(super) fn quarantine_bytes(
     fs: &dyn Fs,
     quarantine: &Path,
     segment: &Surveyed,

@@ -10,16 +10,17 @@ use std::{
     sync::Arc,
 };
 
-use larder_types::{LogId, SequenceNumber};
+use larder_types::{EpochStart, LogId, SequenceNumber};
 
 use super::{
+    chain::Mismatch,
     error::LogError,
     format::{
-        ChainPoint, EpochStart, FOOTER_EPOCH_BYTES, FOOTER_FIXED_BYTES, FOOTER_TRAILER_BYTES,
-        Footer, HEADER_BYTES, HEADER_BYTES_MAX, Header, HeaderRead, Sums, VERSION, segment_base,
+        ChainPoint, FOOTER_EPOCH_BYTES, FOOTER_FIXED_BYTES, FOOTER_TRAILER_BYTES, Footer,
+        HEADER_BYTES, HEADER_BYTES_MAX, Header, HeaderRead, Sums, VERSION, segment_base,
         segment_name, u32_at,
     },
-    frames::{Frame, FrameReader, Mismatch, Record},
+    frames::{Frame, FrameReader, Record},
 };
 use crate::fs::{File, Fs, OpenMode, read_full_at};
 
@@ -93,6 +94,15 @@ impl Survey {
             return Err(segment.corrupt(0, describe(&expected), describe(&found)));
         }
         Ok(())
+    }
+
+    /// The first number without a whole record.
+    pub(super) fn tail(&self, fs: &dyn Fs) -> Result<SequenceNumber, LogError> {
+        let Some(last) = self.segments.last() else { return Ok(SequenceNumber::FIRST) };
+        match last.chain_after() {
+            Some(chain) => Ok(chain.next),
+            None => Ok(last.scan_tail(fs)?.chain.next),
+        }
     }
 
     pub(super) fn id(&self) -> Option<LogId> {

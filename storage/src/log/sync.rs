@@ -2,12 +2,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use larder_types::{Epoch, SequenceNumber};
+use larder_types::{Epoch, EpochStart, SequenceNumber};
 
 use super::{
     append::{Batch, Pool},
     error::LogError,
-    format::{ChainPoint, EpochStart, Footer, Header, MARK_BYTES, Mark},
+    format::{ChainPoint, Footer, Header, MARK_BYTES, Mark},
     handle::Shared,
     segment::{IndexEntry, Segment},
 };
@@ -141,6 +141,7 @@ impl Syncer {
         batch.bytes[..MARK_BYTES].copy_from_slice(&mark);
         self.write_active(&batch.bytes, "append to")?;
         self.active.marked = false;
+        self.shared.add_epochs(&batch.epochs);
         self.active.epochs.append(&mut batch.epochs);
         for place in &batch.places {
             self.active.segment.note(IndexEntry { offset: offset + place.offset, ..*place });

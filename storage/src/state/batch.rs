@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+use larder_types::SequenceNumber;
 use rocksdb::WriteBatch;
 
 use crate::{
     keys,
     row::Generation,
-    state::applied::{self, Applied},
+    state::{
+        applied::{self, Applied},
+        replicas::{self, ReplicasRecord},
+    },
 };
 
 /// What a fold writes. Rows and elements should be added in the order of their keys in the
@@ -64,6 +68,27 @@ impl FoldBatch {
         assert!(self.is_empty(), "a batch is cleared before anything is added to it");
         let (from, to) = keys::all_units_range();
         self.batch.delete_range(from, to);
+    }
+
+    /// Deletes every element of one generation of `key`, at a cost that does not depend on how many
+    /// there are.
+    pub fn delete_elements(&mut self, key: &[u8], generation: Generation) {
+        keys::element_prefix(key, generation, &mut self.key);
+        let mut end = self.key.clone();
+        keys::after_prefix(&mut end);
+        self.batch.delete_range(&self.key, &end);
+    }
+
+    /// Keeps a record of the replica set.
+    pub fn put_replicas(&mut self, record: &ReplicasRecord) {
+        keys::own_key(&replicas::name(record.position.seq), &mut self.key);
+        self.batch.put(&self.key, replicas::encode(record));
+    }
+
+    /// Forgets the record of the replica set with this number.
+    pub fn delete_replicas(&mut self, seq: SequenceNumber) {
+        keys::own_key(&replicas::name(seq), &mut self.key);
+        self.batch.delete(&self.key);
     }
 
     /// Whether the batch does nothing.

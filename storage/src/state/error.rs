@@ -51,9 +51,9 @@ pub enum StateError {
         /// Where the damaged record begins, in bytes from the start of the file.
         offset: u64,
     },
-    /// The position in the database does not read back.
+    /// The position in the database, or a record of the replica set, does not read back.
     #[error(
-        "the applied position in the state in {path} is damaged: \
+        "the applied position, or a record of the replica set, in the state in {path} is damaged: \
          restore the state from a checkpoint or a replica"
     )]
     DamagedPosition {

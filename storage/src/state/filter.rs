@@ -23,6 +23,9 @@
 //!    as a whole. An element in a table file hence has its key row, or a successor of it, there.
 //! 5. *In doubt it is kept*: an unreadable key or row, a failed read, a database that is just
 //!    being opened. The store's own keys are never dropped.
+//! 6. *Where the log parted* from the master's at a record before P, the records after it there are
+//!    not those after P here, and one of them may prolong what was dropped. The rewind that takes
+//!    P back asks the master for such keys.
 //!
 //! The answer for the last key is remembered, so a hash of a million fields costs one read. A
 //! remembered answer may be old, never wrong: what was dead stays dead.

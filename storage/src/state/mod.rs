@@ -10,10 +10,12 @@
 
 mod applied;
 mod batch;
+mod digest;
 mod error;
 mod filter;
 mod manifest;
 mod options;
+mod replicas;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,10 @@ use self::filter::{Factory, FilterState};
 pub use self::{
     applied::Applied,
     batch::FoldBatch,
+    digest::Digest,
     error::StateError,
     options::DatabaseOptions,
+    replicas::ReplicasRecord,
     scan::{Elements, Rows},
     verify::VerifyReport,
 };
@@ -151,6 +155,36 @@ impl Database {
             self.filter.advance(persisted);
         }
         Ok(persisted)
+    }
+
+    /// The newest records of the replica set that were folded, oldest first.
+    ///
+    /// # Errors
+    /// As [`Database::applied`].
+    pub fn replicas(&self) -> Result<Vec<ReplicasRecord>, StateError> {
+        let (mut from, mut name) = (Vec::new(), Vec::new());
+        keys::own_key(replicas::prefix(), &mut from);
+        let mut end = from.clone();
+        keys::after_prefix(&mut end);
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(end);
+        let mut iterator = self.db.raw_iterator_opt(options);
+        iterator.seek_to_last();
+        let mut found = Vec::new();
+        while let Some((key, value)) = iterator.item()
+            && found.len() < replicas::READ_MAX
+        {
+            if let Ok(keys::StorageKey::Own { name: own }) = keys::parse(key) {
+                own.clone_into(&mut name);
+            }
+            let damaged = || StateError::DamagedPosition { path: self.path().to_owned() };
+            found.push(replicas::decode(&name, value).ok_or_else(damaged)?);
+            iterator.prev();
+        }
+        iterator.status().map_err(StateError::at("read", self.path()))?;
+        found.reverse();
+        Ok(found)
     }
 
     fn position(&self, tier: &ReadOptions) -> Result<Option<Applied>, StateError> {

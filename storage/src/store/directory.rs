@@ -111,6 +111,31 @@ impl Directory {
         Ok(directory)
     }
 
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the records of a log that parted from its master's are exported to.
+    pub fn parted(&self) -> PathBuf {
+        self.root.join("parted")
+    }
+
+    /// Where log and state lie that a snapshot has taken the place of.
+    pub fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
+    /// Where a snapshot is gathered before it is installed.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    /// Where the snapshots are that others fetch.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
     /// Where the log's segments are.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")

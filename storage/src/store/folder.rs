@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::Shared;
+use larder_types::SequenceNumber;
+
+use super::{Shared, writer::LAYERS_MAX};
 use crate::{
     Applied,
     inflight::{FoldRow, Layer},
@@ -23,11 +25,15 @@ pub struct Folder {
     shared: Arc<Shared>,
     /// Bytes of log folded since the last flush: they would have to be replayed after a crash.
     folded_bytes: u64,
+    /// The same in changes of rows and fields.
+    folded_changes: u64,
+    /// The same in layers.
+    folded_layers: usize,
 }
 
 impl Folder {
     pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, folded_bytes: 0 }
+        Self { shared, folded_bytes: 0, folded_changes: 0, folded_layers: 0 }
     }
 
     /// Folds until [`super::Store::stop_folding`], then flushes, so that the next start has
@@ -56,6 +62,9 @@ impl Folder {
             }
             if self.owes_flush() {
                 self.flush()?;
+            }
+            if self.shared.retention.take_moved() {
+                self.trim()?;
             }
             let background_errors = self.shared.database()?.background_errors();
             if background_errors > 0 {
@@ -95,6 +104,9 @@ impl Folder {
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
         self.folded_bytes += bottom.log_bytes();
+        self.folded_changes += bottom.changes();
+        self.folded_layers += 1;
+        self.shared.digests.reached(&self.shared, *last);
         Ok(ControlFlow::Continue(()))
     }
 
@@ -116,6 +128,8 @@ impl Folder {
     /// Whether so much was folded and not flushed that a flush must come next.
     pub fn owes_flush(&self) -> bool {
         self.folded_bytes >= self.shared.options.layer_bytes
+            || self.folded_changes >= self.shared.options.layer_changes
+            || self.folded_layers >= LAYERS_MAX
     }
 
     /// Flushes RocksDB and trims the log.
@@ -124,7 +138,7 @@ impl Folder {
     /// As [`Folder::run`].
     pub fn flush(&mut self) -> Result<(), FoldError> {
         let Some(persisted) = self.shared.database()?.flush()? else { return Ok(()) };
-        self.folded_bytes = 0;
+        (self.folded_bytes, self.folded_changes, self.folded_layers) = (0, 0, 0);
         self.persisted(persisted)
     }
 
@@ -133,7 +147,19 @@ impl Folder {
         let marks = &self.shared.watermarks;
         let seq = persisted.position.seq;
         self.shared.raise(&marks.persisted, seq.as_u64(), &marks.applied);
-        self.shared.log.trim(seq.next())?;
+        self.trim()
+    }
+
+    /// Trims what neither the state nor a snapshot needs; of that, what followers need only beyond
+    /// the cap.
+    fn trim(&self) -> Result<(), FoldError> {
+        let shared = &*self.shared;
+        let persisted = shared.watermarks.persisted.load(Ordering::Acquire);
+        let Some(persisted) = SequenceNumber::new(persisted) else { return Ok(()) };
+        let retention = &shared.retention;
+        let limit = retention.pinned().map_or(persisted.next(), |pin| pin.min(persisted.next()));
+        let floor = retention.followers().map_or(limit, |floor| floor.min(limit));
+        shared.log.trim_capped(floor, limit, shared.options.retain_bytes_max)?;
         Ok(())
     }
 }
@@ -154,6 +180,9 @@ fn batch_of(layer: &Layer, seq: u64) -> Result<FoldBatch, StateError> {
     let mut batch = FoldBatch::new();
     if layer.cleared_by(seq) {
         batch.clear();
+    }
+    for record in layer.replicas() {
+        batch.put_replicas(&record);
     }
     let mut result = Ok(());
     layer.visit_sorted(seq, |rows| {

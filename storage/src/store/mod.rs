@@ -9,9 +9,12 @@
 //!    \--layers--> Folder --applied, persisted--> log trimmed
 //! ```
 
+mod apply;
+mod digests;
 mod directory;
 mod folder;
 mod open;
+mod retain;
 mod syncer;
 mod writer;
 
@@ -27,16 +30,24 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
+use larder_types::SequenceNumber;
 use parking_lot::{Condvar, Mutex};
 
+pub use apply::RecordError;
 pub use directory::{Directory, DirectoryError, FORMAT_VERSION};
 pub use folder::{FoldError, Folder};
-pub use open::{Opened, StoreError, StoreOptions, open};
+pub use open::{OpenAs, Opened, StoreError, StoreOptions, Visibility, open, open_as};
+pub(crate) use retain::Pin;
 pub use syncer::{Durability, Syncer};
-pub use writer::{Refusal, Writer};
+pub use writer::{AcceptError, EpochError, Refusal, Writer};
 
+use self::{digests::Digests, retain::Retention};
 use crate::{
-    Applied, cache::HotCache, inflight::InFlight, log::Log, state::Database, state::StateError,
+    Applied,
+    cache::HotCache,
+    inflight::InFlight,
+    log::Log,
+    state::{Database, Digest, ReplicasRecord, StateError},
     view::View,
 };
 
@@ -50,13 +61,21 @@ pub(crate) struct Shared {
     options: StoreOptions,
     watermarks: Marks,
     fold: FoldOrders,
+    retention: Arc<Retention>,
+    digests: Digests,
+    /// Every record of the replica set that is known, oldest first.
+    replicas: Mutex<Vec<ReplicasRecord>>,
     pub(crate) fsyncs: Fsyncs,
+    on_durable: OnceLock<Box<OnDurable>>,
     /// Wakes the fold when a layer was sealed or became durable, and the writer when one was
     /// folded.
     turn: Mutex<()>,
     turned: Condvar,
     failure: OnceLock<String>,
 }
+
+/// Told of each durable tail.
+type OnDurable = dyn Fn(SequenceNumber) + Send + Sync;
 
 /// The watermarks as sequence numbers; 0 for none. Each only grows.
 #[derive(Default)]
@@ -121,6 +140,56 @@ struct FoldOrders {
 }
 
 impl Shared {
+    fn new(
+        options: StoreOptions,
+        database: Database,
+        inflight: InFlight,
+        log: Log,
+        replicas: Vec<ReplicasRecord>,
+    ) -> Self {
+        let retention = Retention::default();
+        retention.keep_for_followers(options.retain_from);
+        Self {
+            inflight,
+            cache: HotCache::new(options.hot_cache_bytes),
+            database: ArcSwapOption::from_pointee(database),
+            log,
+            options,
+            watermarks: Marks::default(),
+            fold: FoldOrders::default(),
+            retention: Arc::new(retention),
+            digests: Digests::default(),
+            replicas: Mutex::new(replicas),
+            fsyncs: Fsyncs::default(),
+            on_durable: OnceLock::new(),
+            turn: Mutex::new(()),
+            turned: Condvar::new(),
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// Sets the watermarks of a store that was just opened.
+    fn start_at(&self, durable: u64, persisted: Option<Applied>) {
+        let persisted = persisted.map_or(0, |at| at.position.seq.as_u64());
+        assert!(persisted <= durable, "applied <= durable");
+        let visible = match self.options.visibility {
+            Visibility::Durable => durable,
+            // What was folded had been committed; of the rest nothing is known yet.
+            Visibility::Committed => persisted,
+        };
+        let marks = &self.watermarks;
+        for (mark, to) in [
+            (&marks.appended, durable),
+            (&marks.durable, durable),
+            (&marks.visible, visible),
+            (&marks.folding, persisted),
+            (&marks.applied, persisted),
+            (&marks.persisted, persisted),
+        ] {
+            mark.store(to, Ordering::Release);
+        }
+    }
+
     pub(crate) fn database(&self) -> Result<DatabaseRef, StateError> {
         let database = self.database.load();
         if database.is_some() { Ok(DatabaseRef(database)) } else { Err(StateError::Closed) }
@@ -147,6 +216,13 @@ impl Shared {
         let bound = bound.load(Ordering::Acquire);
         let before = mark.swap(to, Ordering::AcqRel);
         assert!(before <= to && to <= bound, "watermark {before} -> {to} beyond {bound}");
+    }
+
+    fn tell_durable(&self) {
+        let durable = SequenceNumber::new(self.watermarks.durable.load(Ordering::Acquire));
+        if let (Some(durable), Some(hook)) = (durable, self.on_durable.get()) {
+            hook(durable);
+        }
     }
 
     fn notify(&self) {
@@ -183,6 +259,8 @@ pub struct StoreStats {
     pub unapplied_bytes: u64,
     /// Records that RocksDB has not taken yet.
     pub unapplied_records: u64,
+    /// Rows and fields that they put or delete; each record counts as one at least.
+    pub unapplied_changes: u64,
     /// Layers of writes in flight.
     pub layers: usize,
     /// Reads answered by the cache of hot rows.
@@ -244,11 +322,68 @@ impl Store {
         Watermarks { appended, durable, committed: visible, visible, applied, persisted, trimmed }
     }
 
+    /// Says that everything up to and with record `seq` is committed: what of it is durable here
+    /// becomes visible. Answers up to which record that is now, 0 for none. Where visibility does
+    /// not wait for commits nothing is done.
+    pub fn commit(&self, seq: SequenceNumber) -> u64 {
+        let marks = &self.shared.watermarks;
+        if self.shared.options.visibility == Visibility::Durable {
+            return self.shared.visible();
+        }
+        let to = seq.as_u64().min(marks.durable.load(Ordering::Acquire));
+        let before = marks.visible.fetch_max(to, Ordering::AcqRel);
+        if before < to {
+            self.shared.notify();
+        }
+        before.max(to)
+    }
+
+    /// Has `hook` called on the sync thread after each fsync, with the last durable record, when
+    /// the watermarks say so already. The first hook stays.
+    pub fn on_durable(&self, hook: impl Fn(SequenceNumber) + Send + Sync + 'static) {
+        let _ = self.shared.on_durable.set(Box::new(hook));
+    }
+
+    /// Keeps the log from `from` on for followers, as far as `retain_bytes_max` allows; `None`:
+    /// nothing is kept for them.
+    pub fn retain_from(&self, from: Option<SequenceNumber>) {
+        self.shared.retention.keep_for_followers(from);
+    }
+
+    /// The first record kept, if a follower needs one before it: the cap was reached, or what it
+    /// needs was trimmed before it was registered. It is detached, and comes back by a snapshot.
+    pub fn passed_floor(&self) -> Option<SequenceNumber> {
+        let first = self.shared.log.first();
+        self.shared.retention.followers().filter(|floor| *floor < first).map(|_| first)
+    }
+
+    /// Keeps the log from `from` on while the pin lives.
+    pub(crate) fn pin(&self, from: SequenceNumber) -> Pin {
+        self.shared.retention.pin(from)
+    }
+
+    /// The records of the replica set, oldest first: those in the state, and all in the log beyond.
+    pub fn replicas(&self) -> Vec<ReplicasRecord> {
+        self.shared.replicas.lock().clone()
+    }
+
+    /// Wants a digest of the state as it is after record `seq`, which has not come yet. See
+    /// [`Writer::seal_for_digest`].
+    pub fn digest_at(&self, seq: SequenceNumber) {
+        self.shared.digests.want(seq);
+    }
+
+    /// The last digest that was finished.
+    pub fn digest(&self) -> Option<Digest> {
+        self.shared.digests.last()
+    }
+
     /// Figures for people and metrics.
     pub fn stats(&self) -> StoreStats {
         StoreStats {
             unapplied_bytes: self.shared.inflight.log_bytes(),
             unapplied_records: self.shared.inflight.records(),
+            unapplied_changes: self.shared.inflight.changes(),
             layers: self.shared.inflight.stack().len(),
             hot_hits: self.shared.cache.hits(),
             hot_misses: self.shared.cache.misses(),

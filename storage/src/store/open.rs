@@ -1,29 +1,30 @@
 //! Opening a store: the state, then the log, then what the log holds beyond the state.
+//!
+//! A master begins an epoch before it takes a write; a follower begins none, and goes on with the
+//! records of another node.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock, atomic::Ordering},
-};
+use std::{path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use larder_types::{
-    Epoch, HybridClock, Position, RegionId, SequenceNumber, limits::SEGMENT_BYTES_DEFAULT,
+    Epoch, HybridClock, LogId, Position, RegionId, SequenceNumber, limits::SEGMENT_BYTES_DEFAULT,
 };
-use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Directory, DirectoryError, Durability, FoldOrders, Folder, Fsyncs, Marks, Shared, Store,
-    Syncer, Writer,
+    Directory, DirectoryError, Durability, Folder, Shared, Store, Syncer, Writer,
+    apply::{self, RecordError},
 };
 use crate::{
     Applied,
-    cache::HotCache,
-    effect::{Effect, EffectError, effects},
+    atomic_file::FileError,
+    effect::effects,
     fs::RealFs,
-    inflight::{FieldChange, InFlight, KeyRef, Layer},
-    log::{self, LogError, LogOptions, Record, RecordKind, Recovered},
-    row::{FieldRef, RowError, RowRef},
-    state::{Database, DatabaseOptions, StateError},
+    inflight::{InFlight, Layer},
+    log::{
+        self, LogError, LogOptions, Record, RecordKind, Recovered,
+        format::{ChainPoint, Header},
+    },
+    state::{Database, DatabaseOptions, ReplicasRecord, StateError},
 };
 
 /// How a store is kept. The defaults suit a node with 2 cores and 4 GiB.
@@ -41,15 +42,53 @@ pub struct StoreOptions {
     pub hot_cache_bytes: u64,
     /// A layer is sealed, and folded, once its records take this much of the log.
     pub layer_bytes: u64,
-    /// The same in records, so that small records do not make a layer slow to replay.
-    pub layer_records: u64,
+    /// The same in rows and fields that are put or deleted, each record counting as one at least:
+    /// small ones take more time to replay, and more memory, than their bytes say.
+    pub layer_changes: u64,
     /// Writes wait while the records not yet folded take more of the log than this. With
     /// `layer_bytes`, for what is folded and not yet flushed, it bounds what a start must replay.
+    /// A record is never divided: each of the bounds is passed by one at most.
     pub unapplied_bytes_max: u64,
-    /// The same in records.
-    pub unapplied_records_max: u64,
+    /// The same in rows and fields that are put or deleted.
+    pub unapplied_changes_max: u64,
+    /// When a record can be read.
+    pub visibility: Visibility,
+    /// What [`Store::retain_from`] has said before it is called: a node with followers gives the
+    /// first number, so that nothing they need is trimmed before it is known what that is.
+    pub retain_from: Option<SequenceNumber>,
+    /// The log is kept for followers up to this size.
+    pub retain_bytes_max: u64,
     /// RocksDB.
     pub database: DatabaseOptions,
+}
+
+/// When a record can be read, and folded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Once it counts as done here, as [`Durability`] says.
+    #[default]
+    Durable,
+    /// Once it is durable here and [`Store::commit`] has said that it is committed: nobody reads
+    /// what could vanish.
+    Committed,
+}
+
+/// As what a store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenAs {
+    /// Writes the log: begins an epoch of the same term and the next run.
+    Master {
+        /// The wall clock, in milliseconds since the Unix epoch.
+        wall_ms: u64,
+        /// Random.
+        epoch_id: u64,
+    },
+    /// Follows another node: begins no epoch. An empty log of this identity is made where there is
+    /// none; `None`: there must be one.
+    Follower {
+        /// The log that is followed.
+        log: Option<LogId>,
+    },
 }
 
 impl StoreOptions {
@@ -62,9 +101,12 @@ impl StoreOptions {
             hot_tail_bytes: 8 << 20,
             hot_cache_bytes: 256 << 20,
             layer_bytes: 64 << 20,
-            layer_records: 500_000,
+            layer_changes: 500_000,
             unapplied_bytes_max: 192 << 20,
-            unapplied_records_max: 1_500_000,
+            unapplied_changes_max: 1_500_000,
+            visibility: Visibility::Durable,
+            retain_from: None,
+            retain_bytes_max: 8 << 30,
             database,
         }
     }
@@ -98,30 +140,38 @@ pub enum StoreError {
         /// The state's position.
         applied: Position,
     },
-    /// A record's body does not decode.
-    #[error("record {seq}: {source}; it was written by a newer version, or there is a defect")]
-    Effect {
-        /// The record.
-        seq: SequenceNumber,
-        /// What does not decode.
-        source: EffectError,
-    },
-    /// A record puts a row that does not parse.
-    #[error("record {seq}: {source}; it was written by a newer version, or there is a defect")]
-    Row {
-        /// The record.
-        seq: SequenceNumber,
-        /// What is wrong with the row.
-        source: RowError,
-    },
-    /// A record changes a field without putting its hash's row.
+    /// A record cannot be applied.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The directory holds another log than the one to follow.
     #[error(
-        "record {seq}: changes a field of a key whose row it does not put; it was written by a newer version, or there is a defect"
+        "{log}: holds log {found}, but {expected} is to be followed; give --data an empty directory, or take this node out of the cluster first"
     )]
-    FieldWithoutRow {
-        /// The record.
-        seq: SequenceNumber,
+    OtherLog {
+        /// The log's directory.
+        log: PathBuf,
+        /// The identity found.
+        found: LogId,
+        /// The one that is to be followed.
+        expected: LogId,
     },
+    /// There is no log, and none is to be made.
+    #[error("{log}: holds no log yet, and its identity comes from the master")]
+    NoLog {
+        /// The log's directory.
+        log: PathBuf,
+    },
+    /// A rewind has begun and is not over.
+    #[error(
+        "{root}: log and state are being taken back to where they parted from the master's: the rewind must be ended first"
+    )]
+    Rewinding {
+        /// The data directory.
+        root: PathBuf,
+    },
+    /// The marker of a rewind, or of a snapshot that is being installed, was refused.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The directory was refused.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -149,84 +199,114 @@ pub struct Opened {
     pub replayed: u64,
 }
 
-/// Opens the store in `directory`, replays what the state lacks, and begins a new epoch, whose
-/// first record is durable before this returns.
+/// Opens the store in `directory` as [`OpenAs::Master`]: replays what the state lacks, and begins
+/// a new epoch, whose first record is durable before this returns.
 ///
 /// # Errors
-/// When log or state are damaged, or not of one history: nothing is repaired by deleting.
+/// As [`open_as`].
 pub fn open(
     directory: &Directory,
     options: StoreOptions,
     wall_ms: u64,
     epoch_id: u64,
 ) -> Result<Opened, StoreError> {
+    open_as(directory, options, OpenAs::Master { wall_ms, epoch_id })
+}
+
+/// Opens the store in `directory` and replays what the state lacks.
+///
+/// # Errors
+/// When log or state are damaged, or not of one history: nothing is repaired by deleting. While a
+/// rewind is not over.
+pub fn open_as(
+    directory: &Directory,
+    options: StoreOptions,
+    role: OpenAs,
+) -> Result<Opened, StoreError> {
+    crate::snapshot::finish_install(directory)?;
+    crate::snapshot::remove_stale(directory)?;
+    if crate::rewind::is_unsettled(directory)? {
+        return Err(StoreError::Rewinding { root: directory.root().to_path_buf() });
+    }
+    if let OpenAs::Follower { log } = role {
+        prepare_followed(directory, log)?;
+    }
     let database = Database::open(&directory.state(), &options.database)?;
     let persisted = database.persisted()?;
-    let replay_from = persisted.map_or(SequenceNumber::FIRST, |at| at.position.seq.next());
-    let log_options = LogOptions {
-        segment_bytes: options.segment_bytes,
-        reserve_bytes: options.reserve_bytes,
-        hot_tail_bytes: options.hot_tail_bytes,
-        origin: RegionId::default(),
-    };
-    let mut replay = Replay::new(&options);
+    let mut replay = Replay::new(&options, persisted);
     let opened = log::open(
         Arc::new(RealFs),
         &directory.log(),
         &directory.quarantine(),
-        log_options,
-        replay_from,
+        log_options(&options),
+        persisted.map_or(SequenceNumber::FIRST, |at| at.position.seq.next()),
         &mut |record| replay.record(record),
     );
-    let mut opened = opened.map_err(|error| match (error, persisted) {
+    let opened = opened.map_err(|error| match (error, persisted) {
         (LogError::Gap { tail, .. }, Some(Applied { position, .. })) if tail <= position.seq => {
             StoreError::StateAhead { log: directory.log(), applied: position }
         }
         (error, _) => error.into(),
     })?;
     check_lineage(directory, persisted, &opened.recovered)?;
-
-    let mut clock = HybridClock::starting_above(opened.recovered.last_hybrid);
-    let stamp = clock.tick(wall_ms);
-    let epoch = match opened.recovered.last_epoch {
-        Some(last) => Epoch { term: last.term, run: last.run + 1, id: epoch_id },
-        None => Epoch { term: 1, run: 1, id: epoch_id },
-    };
-    let seq = opened.appender.begin_epoch(epoch, stamp);
-    let batch = opened.appender.take_batch().expect("an epoch record was appended");
-    opened.syncer.commit(batch)?;
-
-    let last = Applied { position: Position { epoch, seq }, hybrid: stamp };
-    let replayed = replay.records;
-    let shared = Arc::new(Shared {
-        inflight: replay.inflight,
-        cache: HotCache::new(options.hot_cache_bytes),
-        database: ArcSwapOption::from_pointee(database),
-        log: opened.log,
-        options,
-        watermarks: Marks::default(),
-        fold: FoldOrders::default(),
-        fsyncs: Fsyncs::default(),
-        turn: Mutex::new(()),
-        turned: Condvar::new(),
-        failure: OnceLock::new(),
-    });
-    let marks = &shared.watermarks;
-    for mark in [&marks.appended, &marks.durable, &marks.visible] {
-        mark.store(seq.as_u64(), Ordering::Release);
-    }
-    let persisted = persisted.map_or(0, |at| at.position.seq.as_u64());
-    marks.folding.store(persisted, Ordering::Release);
-    marks.applied.store(persisted, Ordering::Release);
-    marks.persisted.store(persisted, Ordering::Release);
-    Ok(Opened {
-        writer: Writer::new(shared.clone(), opened.appender, last),
+    let replicas = [database.replicas()?, std::mem::take(&mut replay.replicas)].concat();
+    let (last, replayed) = (replay.last.or(persisted), replay.records);
+    let shared = Shared::new(options, database, replay.inflight, opened.log, replicas);
+    let shared = Arc::new(shared);
+    shared.start_at(opened.recovered.tail.as_u64() - 1, persisted);
+    let clock = HybridClock::starting_above(opened.recovered.last_hybrid);
+    let mut opened = Opened {
+        writer: Writer::new(shared.clone(), opened.appender, last, clock),
         syncer: Syncer::new(shared.clone(), opened.syncer),
         folder: Folder::new(shared.clone()),
         store: Store { shared },
         recovered: opened.recovered,
         replayed,
-    })
+    };
+    if let OpenAs::Master { wall_ms, epoch_id } = role {
+        opened.begin_run(wall_ms, epoch_id)?;
+    }
+    Ok(opened)
+}
+
+impl Opened {
+    /// Begins an epoch of the same term and the next run, durably.
+    fn begin_run(&mut self, wall_ms: u64, id: u64) -> Result<(), StoreError> {
+        let epoch = match self.recovered.last_epoch {
+            Some(last) => Epoch { term: last.term, run: last.run + 1, id },
+            None => Epoch { term: 1, run: 1, id },
+        };
+        self.writer.begin_epoch(epoch, wall_ms).expect("the next run comes after");
+        let batch = self.writer.take_batch().expect("an epoch record was appended");
+        self.syncer.commit(batch)?;
+        // At every level of durability: the run must never be used again.
+        Ok(self.syncer.sync_rest()?)
+    }
+}
+
+const fn log_options(options: &StoreOptions) -> LogOptions {
+    LogOptions {
+        segment_bytes: options.segment_bytes,
+        reserve_bytes: options.reserve_bytes,
+        hot_tail_bytes: options.hot_tail_bytes,
+        origin: RegionId(0),
+    }
+}
+
+/// Makes sure that the directory holds the log that is to be followed.
+fn prepare_followed(directory: &Directory, wanted: Option<LogId>) -> Result<(), StoreError> {
+    let log = directory.log();
+    match (log::head(&RealFs, &log)?, wanted) {
+        (Some(Header { id: found, .. }), Some(expected)) if found != expected => {
+            Err(StoreError::OtherLog { log, found, expected })
+        }
+        (Some(_), _) => Ok(()),
+        (None, None) => Err(StoreError::NoLog { log }),
+        (None, Some(id)) => {
+            let header = Header { id, origin: RegionId(0), chain: ChainPoint::START };
+            Ok(log::create(&RealFs, &log, &header)?)
+        }
+    }
 }
 
 /// The state must be a fold of this very log.
@@ -253,82 +333,76 @@ struct Replay {
     inflight: InFlight,
     top: Arc<Layer>,
     last: Option<Applied>,
+    replicas: Vec<ReplicasRecord>,
+    /// The watermark, where not all that is durable can be read.
+    visible: Option<u64>,
     layer_bytes: u64,
-    layer_records: u64,
+    layer_changes: u64,
     records: u64,
 }
 
 impl Replay {
-    fn new(options: &StoreOptions) -> Self {
+    fn new(options: &StoreOptions, persisted: Option<Applied>) -> Self {
         let inflight = InFlight::new();
         let top = inflight.top();
-        let (layer_bytes, layer_records) = (options.layer_bytes, options.layer_records);
-        Self { inflight, top, last: None, layer_bytes, layer_records, records: 0 }
+        let visible = match options.visibility {
+            Visibility::Durable => None,
+            Visibility::Committed => Some(persisted.map_or(0, |at| at.position.seq.as_u64())),
+        };
+        let (layer_bytes, layer_changes) = (options.layer_bytes, options.layer_changes);
+        let (replicas, last, records) = (Vec::new(), None, 0);
+        Self { inflight, top, last, replicas, visible, layer_bytes, layer_changes, records }
     }
 
-    fn record(&mut self, record: Record<'_>) -> Result<(), StoreError> {
-        let seq = record.seq;
-        if record.kind == RecordKind::Data {
-            for effect in effects(record.body) {
-                self.effect(seq, effect.map_err(|source| StoreError::Effect { seq, source })?)?;
+    fn record(&mut self, record: Record<'_>) -> Result<(), RecordError> {
+        apply::check(&record)?;
+        let (seq, position) = (record.seq, Position { epoch: record.epoch, seq: record.seq });
+        let mut changes = 0;
+        match record.kind {
+            RecordKind::Data => {
+                for effect in effects(record.body) {
+                    changes += 1;
+                    let effect = effect.map_err(|source| RecordError::Effect { seq, source })?;
+                    // Where everything replayed can be read, no reader wants an older version.
+                    let visible = self.visible.unwrap_or(seq.as_u64());
+                    if !apply::put(&self.top, seq.as_u64(), visible, effect) {
+                        self.begin_layer(Some(seq.as_u64()));
+                    }
+                }
             }
+            RecordKind::Replicas => {
+                let body = Bytes::copy_from_slice(record.body);
+                let record = ReplicasRecord { position, body };
+                self.replicas.push(record.clone());
+                self.top.add_replicas(record);
+            }
+            RecordKind::Epoch => {}
         }
         self.records += 1;
-        self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64);
-        let position = Position { epoch: record.epoch, seq };
+        self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64, changes);
         self.last = Some(Applied { position, hybrid: record.hybrid });
-        if self.top.log_bytes() >= self.layer_bytes || self.top.records() >= self.layer_records {
+        if self.top.log_bytes() >= self.layer_bytes || self.top.changes() >= self.layer_changes {
             self.begin_layer(None);
         }
         Ok(())
     }
 
-    /// Everything that is replayed is durable, so no reader wants an older version: the visible
-    /// watermark is given as the record's own number.
-    fn effect(&mut self, seq: SequenceNumber, effect: Effect<'_>) -> Result<(), StoreError> {
-        let at = seq.as_u64();
-        let damaged = |source| StoreError::Row { seq, source };
-        match effect {
-            Effect::PutRow { key, row } => {
-                RowRef::parse(row).map_err(damaged)?;
-                self.top.put_row(KeyRef::new(key), at, at, Some(Arc::from(row)));
-            }
-            Effect::DeleteRow { key } => self.top.put_row(KeyRef::new(key), at, at, None),
-            Effect::PutField { key, generation, field, row } => {
-                FieldRef::parse(row).map_err(damaged)?;
-                self.field(seq, key, field, (generation, Some(Arc::from(row))))?;
-            }
-            Effect::DeleteField { key, generation, field } => {
-                self.field(seq, key, field, (generation, None))?;
-            }
-            Effect::Clear => self.begin_layer(Some(at)),
-        }
-        Ok(())
-    }
-
-    fn field(
-        &self,
-        seq: SequenceNumber,
-        key: &[u8],
-        field: &[u8],
-        change: FieldChange,
-    ) -> Result<(), StoreError> {
-        let at = seq.as_u64();
-        let put = self.top.put_field(KeyRef::new(key), at, at, field, change);
-        put.then_some(()).ok_or(StoreError::FieldWithoutRow { seq })
-    }
-
     fn begin_layer(&mut self, cleared: Option<u64>) {
+        let below = std::mem::replace(&mut self.top, Arc::new(Layer::new(cleared)));
+        let hidden = cleared.is_some() && self.visible.is_none();
         match self.last {
-            Some(last) => self.top.seal(last),
-            // Nothing is below the first replayed record: the layer stays, as the cleared one.
-            None => {
-                self.top = Arc::new(Layer::new(cleared));
+            Some(last) if !hidden => {
+                below.seal(last);
+                self.inflight.push(self.top.clone());
+            }
+            // Below the first replayed record is nothing; and where everything replayed can be
+            // read, nobody reads what lies below a deletion of every key.
+            _ => {
+                for layer in self.inflight.stack().iter().rev() {
+                    self.top.take_over(layer);
+                }
                 self.inflight = InFlight::over(self.top.clone());
-                return;
             }
         }
-        self.top = Arc::new(Layer::new(cleared));
-        self.inflight.push(self.top.clone());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use larder_types::SequenceNumber;
 
-use super::Shared;
+use super::{Shared, Visibility};
 use crate::log::{self, Batch, LogError};
 
 /// When a write counts as done.
@@ -34,7 +34,7 @@ impl Syncer {
     }
 
     /// Writes the batch and makes it count as the namespace's durability says; afterwards its
-    /// records are committed and visible.
+    /// records are visible, unless visibility waits for commits.
     ///
     /// # Errors
     /// Any error of writing or fsyncing poisons the log: nothing of the batch may be
@@ -51,9 +51,15 @@ impl Syncer {
         if self.patience() == Some(Duration::ZERO) {
             self.sync()?;
         }
-        // The fold waits for both, durable and visible.
-        self.shared.notify();
+        self.tell();
         Ok(())
+    }
+
+    /// Tells those who wait for durable records: the fold, which waits for visible ones too, and
+    /// replication.
+    fn tell(&self) {
+        self.shared.notify();
+        self.shared.tell_durable();
     }
 
     /// How long the caller may wait for the next batch before it must call [`Syncer::idle`];
@@ -74,7 +80,19 @@ impl Syncer {
             return self.log.mark_idle();
         }
         self.sync()?;
-        self.shared.notify();
+        self.tell();
+        Ok(())
+    }
+
+    /// Fsyncs what was written and is not durable yet.
+    ///
+    /// # Errors
+    /// As [`Syncer::commit`].
+    pub fn sync_rest(&mut self) -> Result<(), LogError> {
+        if self.unsynced_since.is_some() {
+            self.sync()?;
+            self.tell();
+        }
         Ok(())
     }
 
@@ -84,7 +102,7 @@ impl Syncer {
     /// As [`Syncer::commit`].
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
-        self.shared.notify();
+        self.tell();
         self.log.close()
     }
 
@@ -100,8 +118,12 @@ impl Syncer {
         Ok(())
     }
 
-    /// Before the replies: who is told of a write must be able to read it.
+    /// Before the replies: who is told of a write must be able to read it. Where visibility waits
+    /// for commits, so do the replies.
     fn visible(&self, seq: SequenceNumber) {
+        if self.shared.options.visibility == Visibility::Committed {
+            return;
+        }
         let marks = &self.shared.watermarks;
         self.shared.raise(&marks.visible, seq.as_u64(), &marks.appended);
     }

@@ -1,23 +1,33 @@
 //! The writer's part of a store: evaluates transactions and encodes their records.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    cmp::Ordering,
+    sync::{Arc, atomic},
     time::Duration,
 };
 
-use larder_types::{HybridClock, HybridTime, Position, SequenceNumber};
+use bytes::Bytes;
+use larder_types::{Epoch, HybridClock, HybridTime, Position, SequenceNumber};
 
-use super::Shared;
+use super::{
+    Shared,
+    apply::{self, RecordError},
+};
 use crate::{
     Applied,
+    effect::effects,
     inflight::Layer,
-    log::{Appender, Batch, ReserveError},
+    log::{self, AppendError, Appender, Batch, Record, RecordKind, ReserveError},
+    state::ReplicasRecord,
     txn::Txn,
     view::View,
 };
 
 /// Bytes of a record's frame beside its body, for counting what a layer stands for in the log.
 pub(super) const FRAME_BYTES: u64 = 48;
+/// Layers that are not folded, after which writes wait, and those folded, after which a flush comes:
+/// every deletion of all keys may begin one.
+pub(super) const LAYERS_MAX: usize = 16;
 
 /// Why writes are not taken now.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +53,42 @@ pub struct Writer {
     pub(crate) body: Vec<u8>,
     /// The layer that is written to: the top of the stack.
     pub(crate) top: Arc<Layer>,
-    last: Applied,
+    /// `None` only in an empty log.
+    last: Option<Applied>,
     /// The last record below the top layer, of those written since the store was opened.
     sealed: Option<Position>,
 }
 
+/// Why another node's records were not accepted. Nothing of them was taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The frames are damaged or do not continue this log.
+    #[error(transparent)]
+    Frames(#[from] log::AcceptError),
+    /// A record cannot be applied.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// An epoch that does not come after the one in effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("epoch {asked} does not come after {current}, which is in effect")]
+pub struct EpochError {
+    /// The epoch in effect.
+    pub current: Epoch,
+    /// The epoch that was to begin.
+    pub asked: Epoch,
+}
+
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, appender: Appender, last: Applied) -> Self {
-        let clock = HybridClock::starting_above(last.hybrid);
+    /// `clock` stands at the greatest stamp of the log, or above.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        appender: Appender,
+        last: Option<Applied>,
+        clock: HybridClock,
+    ) -> Self {
         let top = shared.inflight.top();
         Self { shared, appender, clock, body: Vec::new(), top, last, sealed: None }
     }
@@ -75,23 +113,24 @@ impl Writer {
         self.shared.failure.get().is_some()
     }
 
-    /// Waits until there is room for more unfolded records, or the state failed. What is unfolded
-    /// must be replayed after a crash, and is held in memory.
+    /// Whether there is room for more unfolded records. What is unfolded must be replayed after a
+    /// crash, and is held in memory.
+    pub fn has_room(&self) -> bool {
+        let (options, inflight) = (&self.shared.options, &self.shared.inflight);
+        inflight.log_bytes() <= options.unapplied_bytes_max
+            && inflight.changes() <= options.unapplied_changes_max
+            && inflight.stack().len() <= LAYERS_MAX
+    }
+
+    /// Waits until there is room for more unfolded records, or the state failed. Where visibility
+    /// waits for commits, not to be called by whom these come from: the fold waits for them.
     pub fn wait_for_room(&self) {
-        const LAYERS_MAX: usize = 16;
-        let options = &self.shared.options;
-        let full = || {
-            let inflight = &self.shared.inflight;
-            inflight.log_bytes() > options.unapplied_bytes_max
-                || inflight.records() > options.unapplied_records_max
-                || inflight.stack().len() > LAYERS_MAX
-        };
-        if !full() {
+        if self.has_room() {
             return;
         }
         // Looked at again under the lock, without which the fold tells nobody.
         let mut turn = self.shared.turn.lock();
-        while full() && !self.state_failed() && !self.shared.log.poisoned() {
+        while !self.has_room() && !self.state_failed() && !self.shared.log.poisoned() {
             self.shared.turned.wait_for(&mut turn, Duration::from_millis(100));
         }
     }
@@ -117,8 +156,93 @@ impl Writer {
     }
 
     /// The last record that was appended.
+    ///
+    /// # Panics
+    /// In an empty log, which is no master's: an epoch was begun there.
     pub const fn last(&self) -> Position {
-        self.last.position
+        self.tail().expect("an epoch was begun")
+    }
+
+    /// The last record that was appended or accepted; `None` in an empty log.
+    pub const fn tail(&self) -> Option<Position> {
+        match self.last {
+            Some(last) => Some(last.position),
+            None => None,
+        }
+    }
+
+    /// Begins an epoch with a record of its own: this node writes the log from there on. Its clock
+    /// stands above the log's greatest stamp.
+    ///
+    /// # Errors
+    /// When the epoch does not come after the one in effect.
+    pub fn begin_epoch(&mut self, epoch: Epoch, wall_ms: u64) -> Result<Position, EpochError> {
+        let current = self.appender.epoch();
+        if current.order(epoch) != Some(Ordering::Less) {
+            return Err(EpochError { current, asked: epoch });
+        }
+        let stamp = self.clock.tick(wall_ms);
+        let seq = self.appender.begin_epoch(epoch, stamp);
+        let position = Position { epoch, seq };
+        self.appended(Applied { position, hybrid: stamp }, Epoch::ENCODED_BYTES, 0);
+        Ok(position)
+    }
+
+    /// Appends a record of the replica set, as replication encodes it.
+    ///
+    /// # Errors
+    /// When it is too large, or this node has begun no epoch.
+    pub fn append_replicas(&mut self, body: &[u8], wall_ms: u64) -> Result<Position, AppendError> {
+        let stamp = self.clock.tick(wall_ms);
+        let seq = self.appender.append_replicas(stamp, |out| out.extend_from_slice(body))?;
+        let position = Position { epoch: self.appender.epoch(), seq };
+        self.keep_replicas(position, body);
+        self.appended(Applied { position, hybrid: stamp }, body.len(), 0);
+        Ok(position)
+    }
+
+    /// Appends whole records that another node's log holds next, byte by byte; answers the last.
+    /// This node writes nothing of its own until it begins an epoch.
+    ///
+    /// # Errors
+    /// When a frame is damaged or does not continue this log, or a record cannot be applied. All
+    /// of the frames are taken, or none.
+    pub fn accept(&mut self, frames: &[u8]) -> Result<Position, AcceptError> {
+        let checked = self.appender.check(frames)?;
+        checked.records().iter().try_for_each(apply::check)?;
+        self.appender.accept(&checked);
+        for record in checked.records() {
+            self.apply(record);
+        }
+        Ok(self.last())
+    }
+
+    /// Puts a record that was checked and appended into the layers.
+    fn apply(&mut self, record: &Record<'_>) {
+        let position = Position { epoch: record.epoch, seq: record.seq };
+        let mut changes = 0;
+        match record.kind {
+            RecordKind::Data => {
+                let visible = self.shared.visible();
+                for effect in effects(record.body) {
+                    changes += 1;
+                    let effect = effect.expect("it was checked");
+                    if !apply::put(&self.top, record.seq.as_u64(), visible, effect) {
+                        self.begin_layer(Some(record.seq));
+                    }
+                }
+            }
+            RecordKind::Replicas => self.keep_replicas(position, record.body),
+            RecordKind::Epoch => {}
+        }
+        self.clock = HybridClock::starting_above(self.clock.last().max(record.hybrid));
+        self.appended(Applied { position, hybrid: record.hybrid }, record.body.len(), changes);
+    }
+
+    fn keep_replicas(&self, position: Position, body: &[u8]) {
+        let record = ReplicasRecord { position, body: Bytes::copy_from_slice(body) };
+        self.shared.replicas.lock().push(record.clone());
+        self.top.add_replicas(record);
     }
 
     /// Seals the top layer, so that everything up to now gets folded. Returns the last record that
@@ -130,25 +254,48 @@ impl Writer {
         self.sealed
     }
 
-    pub(crate) fn append(&mut self, seq: SequenceNumber, stamp: HybridTime) -> SequenceNumber {
+    /// Seals the top layer and wants a digest of the state after its last record, which is answered:
+    /// to be told to followers before they are sent that record, see [`super::Store::digest_at`].
+    /// `None` where nothing was written since the layer before was sealed.
+    pub fn seal_for_digest(&mut self) -> Option<Position> {
+        let last = self.tail().filter(|_| self.top.records() > 0)?;
+        self.shared.digests.want(last.seq);
+        self.seal();
+        Some(last)
+    }
+
+    /// Appends the record of a transaction that put or deleted so many rows and fields.
+    pub(crate) fn append(
+        &mut self,
+        seq: SequenceNumber,
+        stamp: HybridTime,
+        changes: u64,
+    ) -> SequenceNumber {
         let body = &self.body;
         let appended = self
             .appender
             .append(stamp, |buffer| buffer.extend_from_slice(body))
             .expect("a transaction's effects are bounded by the size of a record");
         assert_eq!(appended, seq, "records are numbered without a gap");
-        self.top.count_record(FRAME_BYTES + self.body.len() as u64);
+        let position = Position { epoch: self.appender.epoch(), seq };
+        self.appended(Applied { position, hybrid: stamp }, self.body.len(), changes);
         self.body.clear();
-        self.last =
-            Applied { position: Position { epoch: self.appender.epoch(), seq }, hybrid: stamp };
-        self.shared.watermarks.appended.store(seq.as_u64(), Ordering::Release);
+        seq
+    }
+
+    /// Counts a record that was put into the top layer, and seals that when it has grown enough.
+    fn appended(&mut self, last: Applied, body_bytes: usize, changes: u64) {
+        self.top.count_record(FRAME_BYTES + body_bytes as u64, changes);
+        self.last = Some(last);
+        let seq = last.position.seq.as_u64();
+        self.shared.watermarks.appended.store(seq, atomic::Ordering::Release);
         let options = &self.shared.options;
         if self.top.log_bytes() >= options.layer_bytes
-            || self.top.records() >= options.layer_records
+            || self.top.changes() >= options.layer_changes
+            || self.shared.digests.is_wanted(seq)
         {
             self.begin_layer(None);
         }
-        seq
     }
 
     /// Seals the top layer and begins another; `cleared` names the record that deletes all below.
@@ -158,8 +305,9 @@ impl Writer {
         // In this order: once sealed, the layer below may be folded and taken off at any moment,
         // and the stack must not be empty then.
         self.shared.inflight.push(top);
-        below.seal(self.last);
-        self.sealed = Some(self.last.position);
+        let last = self.last.expect("a log begins with the record of an epoch");
+        below.seal(last);
+        self.sealed = Some(last.position);
         self.shared.notify();
     }
 }

@@ -3,15 +3,20 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses some of it")]
 
 use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
     path::Path,
     time::{Duration, Instant},
 };
 
 use larder_storage::{
-    Directory, Durability, Folder, Recovered, Store, StoreError, StoreOptions, Syncer, Writer,
-    open, row::RowValue, state::DatabaseOptions,
+    Directory, Durability, Folder, OpenAs, Position, Recovered, ScanPosition, Store, StoreError,
+    StoreOptions, Syncer, Writer, open_as,
+    row::{RowRef, RowValue},
+    state::DatabaseOptions,
 };
-use rand::Rng;
+use larder_types::{HybridTime, SequenceNumber};
+use rand::{Rng, rngs::StdRng};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
@@ -28,6 +33,32 @@ pub(crate) struct Node {
     pub(crate) directory: Directory,
 }
 
+/// A row's version, expiry and value, and the fields' names, versions and values.
+pub(crate) type Content = (HybridTime, Option<u64>, Vec<u8>, Vec<(Vec<u8>, HybridTime, Vec<u8>)>);
+
+/// Writes a random record: strings, hashes and expiries among few keys, seldom a deletion of all.
+pub(crate) fn write_randomly(random: &mut StdRng, node: &mut Node, clears: bool) {
+    let mut txn = node.writer.transaction(WALL_MS);
+    for _ in 0..random.random_range(1..4) {
+        let key = format!("key:{}", random.random_range(0..30));
+        let hash = format!("hash:{}", random.random_range(0..10));
+        let field = format!("field:{}", random.random_range(0..12));
+        let (key, hash, field) = (key.as_bytes(), hash.as_bytes(), field.as_bytes());
+        let value = vec![random.random::<u8>(); random.random_range(0..80)];
+        let expiry = (random.random_range(0..5) == 0).then_some(WALL_MS + 1_000_000);
+        match random.random_range(0..40) {
+            0 if clears => txn.clear().unwrap(),
+            0..8 => txn.put_string(key, &value, expiry).unwrap(),
+            8..12 => drop(txn.delete(key).unwrap()),
+            12..14 => drop(txn.delete(hash).unwrap()),
+            14..20 => drop(txn.hash_delete(hash, &[field]).unwrap()),
+            20..22 => drop(txn.set_expiry(hash, expiry).unwrap()),
+            _ => drop(txn.hash_put(hash, &[(field, &value), (b"always", b"here")]).unwrap()),
+        }
+    }
+    txn.commit();
+}
+
 /// Bounds so small that rotation, folds, flushes and trimming happen all the time.
 pub(crate) fn tiny() -> StoreOptions {
     let database = DatabaseOptions::new(8 << 20, 8 << 20).with_write_buffer_bytes(64 << 10);
@@ -38,17 +69,26 @@ pub(crate) fn tiny() -> StoreOptions {
         hot_tail_bytes: 4 << 10,
         hot_cache_bytes: 64 << 10,
         layer_bytes: 4 << 10,
-        layer_records: 200,
+        layer_changes: 400,
         unapplied_bytes_max: 32 << 10,
-        unapplied_records_max: 2_000,
+        unapplied_changes_max: 4_000,
         ..StoreOptions::new(database)
     }
 }
 
 impl Node {
     pub(crate) fn open(root: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let role = OpenAs::Master { wall_ms: WALL_MS, epoch_id: rand::rng().random() };
+        Self::open_as(root, options, role)
+    }
+
+    pub(crate) fn open_as(
+        root: &Path,
+        options: StoreOptions,
+        role: OpenAs,
+    ) -> Result<Self, StoreError> {
         let directory = Directory::open(root)?;
-        let opened = open(&directory, options, WALL_MS, rand::rng().random())?;
+        let opened = open_as(&directory, options, role)?;
         Ok(Self {
             writer: opened.writer,
             syncer: opened.syncer,
@@ -77,6 +117,47 @@ impl Node {
     pub(crate) fn put(&mut self, key: &str, value: &str) {
         self.append(key, value);
         self.commit();
+    }
+
+    /// The first record that this node's log lacks.
+    pub(crate) fn next(&self) -> SequenceNumber {
+        self.writer.tail().map_or(SequenceNumber::FIRST, |tail| tail.seq.next())
+    }
+
+    /// Accepts, in chunks of at most `bytes_max`, what `master` has durable beyond this log.
+    pub(crate) fn follow(&mut self, master: &Self, bytes_max: usize) {
+        let mut cursor = master.store.log().read(self.next()).unwrap();
+        while let Some(frames) = cursor.next_frames(bytes_max).unwrap() {
+            let last = self.writer.accept(&frames.bytes).unwrap();
+            assert_eq!(last, Position { epoch: frames.last_epoch, seq: frames.last });
+            self.commit();
+        }
+    }
+
+    /// Every live key, with what is under it and the versions of it all.
+    pub(crate) fn contents(&self) -> BTreeMap<Vec<u8>, Content> {
+        let view = self.store.view(WALL_MS);
+        let mut keys = Vec::new();
+        let mut visit = |key: &[u8], _: RowRef<'_>| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        view.scan(ScanPosition::default(), &mut visit).unwrap();
+        let content = |key: Vec<u8>| {
+            let (row, fields) = view.row_and_all_fields(&key).unwrap().unwrap();
+            let fields =
+                fields.iter().map(|(name, value)| (name.to_vec(), value.version(), value.to_vec()));
+            let row = row.as_ref();
+            let value = match row.value() {
+                RowValue::String(value) => value.to_vec(),
+                RowValue::Hash { generation, fields } => {
+                    [&generation.encode()[..], &fields.to_le_bytes()].concat()
+                }
+            };
+            let content = (row.version(), row.expiry(), value, fields.collect());
+            (key, content)
+        };
+        keys.into_iter().map(content).collect()
     }
 
     pub(crate) fn text(&self, key: &str) -> Option<String> {

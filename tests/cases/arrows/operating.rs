@@ -45,16 +45,16 @@ fn violations(tree: &Tree) -> Result<Vec<String>> {
 }
 
 /// Keys with their tables, and their defaults as the example has them; for a key that is commented
-/// out, which has none, nothing.
+/// out, which has none, nothing. A table may be commented out as a whole.
 fn keys(example: &str) -> Vec<(String, String)> {
     let mut table = String::new();
     let mut keys = Vec::new();
     for line in example.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            table = format!("{name}.");
+        let (unset, line) = line.strip_prefix("# ").map_or((false, line), |rest| (true, rest));
+        if line.starts_with('[') && line.ends_with(']') {
+            table = format!("{}.", line.trim_matches(['[', ']']));
             continue;
         }
-        let (unset, line) = line.strip_prefix("# ").map_or((false, line), |rest| (true, rest));
         let Some((key, value)) = line.split_once(" = ") else { continue };
         if key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
             let default = if unset { String::new() } else { value.trim_matches('"').to_owned() };

@@ -1,5 +1,8 @@
 //! The command line: every option, its default, its help.
 
+mod cluster;
+mod playground;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +14,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
 
+pub(crate) use cluster::{Ca, Issue, Log, Parted, Promote, Replica, Shard};
+pub(crate) use playground::{Lag, Level, Order, Playground, Run, Wan};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -19,7 +25,8 @@ Exit codes:
   3  cannot connect: nothing was sent
   4  the connection was lost or the time was over: a write may or may not have taken place
   5  the server wants other credentials
-  6  a file, standard input or standard output failed";
+  6  a file, standard input or standard output failed
+  7  a process of the playground could not be started, or was not ready in time";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +36,8 @@ Examples:
   kv scan --match 'user:*' --long      list keys with type and time to live
   kv --server db1:6379 ping            is it there, and how fast does it answer
   kv bench --rate 20000 --seconds 30   load at a fixed rate, latency from the intended start
+  kv playground                        three regions on this machine, to play with
+  kv --admin db1:9121 replica list     who has which part of the log, and how late
 
 JSON: text that is UTF-8 stands under its name (\"key\", \"value\"); other bytes stand as base64
 under the name with _base64 appended (\"key_base64\", \"value_base64\").";
@@ -52,6 +61,10 @@ pub(crate) struct Target {
     #[arg(long, global = true, value_name = "HOST:PORT", env = "LARDER_SERVER")]
     #[arg(default_value = "127.0.0.1:6379")]
     pub(crate) server: ServerAddress,
+    /// The admin port of a node, for replica, shard and log
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "LARDER_ADMIN")]
+    #[arg(default_value = "127.0.0.1:9121")]
+    pub(crate) admin: ServerAddress,
     /// The password. Others on this machine can read arguments: prefer the environment
     #[arg(long, global = true, value_name = "PASSWORD", env = "LARDER_PASSWORD")]
     #[arg(hide_env_values = true)]
@@ -166,6 +179,20 @@ pub(crate) enum Command {
     },
     /// Put a load on the server and measure
     Bench(Bench),
+    /// Make the certificates of a cluster
+    #[command(subcommand)]
+    Ca(Ca),
+    /// See and change the replicas of the log
+    #[command(subcommand)]
+    Replica(Replica),
+    /// Make another node the master
+    #[command(subcommand)]
+    Shard(Shard),
+    /// See what the log of a node has set aside
+    #[command(subcommand)]
+    Log(Log),
+    /// Three regions on this machine, with distances between them
+    Playground(Playground),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  kv completion bash > /etc/bash_completion.d/kv")]
     Completion {

@@ -1,0 +1,182 @@
+//! A master's part: what it knows while it writes the log, how it begins, how it steps down.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use larder_types::{AckLevel, Epoch, EpochStart, NodeId, Position, ReplicaId, SequenceNumber};
+
+use super::{
+    Action, Config, Core, Link, Member, Part, ReadGate, Time,
+    commit::{Awaits, Holding, Holdings},
+    digest::Digests,
+    log_view::LogView,
+    planted::planted,
+    receiver::Following,
+    replicas::Changes,
+    retention::Retained,
+    sender::Slave,
+    standing::After,
+    switchover::Switching,
+};
+
+/// What a master knows.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) me: ReplicaId,
+    pub(super) epoch: Epoch,
+    /// The epoch's first record.
+    pub(super) first: SequenceNumber,
+    /// Every node that has followed in this epoch.
+    pub(super) slaves: BTreeMap<NodeId, Slave>,
+    /// Never a record from before the epoch.
+    pub(super) committed: Option<Position>,
+    /// The last record that is where a record of the replica set has to be before the next.
+    pub(super) settled: u64,
+    pub(super) lease_until: Time,
+    pub(super) awaits: Awaits,
+    pub(super) changes: Changes,
+    pub(super) switching: Option<Switching>,
+    pub(super) retained: Retained,
+    /// Members that have not followed in this epoch, and are further behind than the log is kept.
+    pub(super) gone: BTreeSet<NodeId>,
+    /// Links over which keys are being read.
+    pub(super) fetching: BTreeSet<Link>,
+    pub(super) digests: Digests,
+}
+
+impl Leading {
+    fn new(me: ReplicaId, start: EpochStart) -> Self {
+        Self {
+            me,
+            epoch: start.epoch,
+            first: start.first,
+            slaves: BTreeMap::new(),
+            committed: None,
+            settled: 0,
+            lease_until: Time::ZERO,
+            awaits: Awaits::default(),
+            changes: Changes::default(),
+            switching: None,
+            retained: Retained::default(),
+            gone: BTreeSet::new(),
+            fetching: BTreeSet::new(),
+            digests: Digests::default(),
+        }
+    }
+
+    /// What each member has, and the master, which may be none.
+    pub(super) fn holdings<'a>(&'a self, config: &'a Config, log: &'a LogView) -> Holdings<'a> {
+        let acked = |slave: &Slave| slave.acked.map_or(0, |acked| acked.seq.as_u64());
+        self.each(config, log, log.tail.number(), acked)
+    }
+
+    /// A number of each member, the greatest first.
+    pub(super) fn each<'a>(
+        &'a self,
+        config: &'a Config,
+        log: &'a LogView,
+        own: u64,
+        of_slave: impl Fn(&Slave) -> u64,
+    ) -> Holdings<'a> {
+        let mut holdings = Holdings::NONE;
+        let members = log.set().map_or(&[][..], |placed| &placed.set.members);
+        let voter = members.iter().any(|member| member.id == self.me && member.voter);
+        holdings.add(Holding { region: &config.region, voter, own: true, upto: own });
+        for member in members.iter().filter(|member| member.id.node != self.me.node) {
+            let slave = self.slave_of(config, member);
+            if planted!(config, DetachedLeavesDenominator)
+                && slave.is_none_or(|slave| slave.link.is_none())
+            {
+                continue;
+            }
+            let upto = slave.map_or(0, &of_slave);
+            holdings.add(Holding { region: &member.region, voter: member.voter, own: false, upto });
+        }
+        holdings.sort();
+        holdings
+    }
+
+    /// The member, as it has followed here: with another disk it is another replica.
+    pub(super) fn slave_of(&self, config: &Config, member: &Member) -> Option<&Slave> {
+        let same =
+            |slave: &&Slave| slave.disk == member.id.disk || planted!(config, EmptyDiskVotes);
+        self.slaves.get(&member.id.node).filter(same)
+    }
+}
+
+impl Core {
+    /// Its log and itself, at a master.
+    pub(super) fn leading(&self) -> Option<(&LogView, &Leading)> {
+        match (&self.log, &self.part) {
+            (Some(log), Part::Leading(leading)) => Some((log, leading)),
+            _ => None,
+        }
+    }
+
+    /// Its log and itself, at a master.
+    pub(super) fn leading_mut(&mut self) -> Option<(&mut LogView, &mut Leading)> {
+        match (&mut self.log, &mut self.part) {
+            (Some(log), Part::Leading(leading)) => Some((log, leading)),
+            _ => None,
+        }
+    }
+
+    /// Notes on the disk that this node leads a term, and then begins an epoch of it.
+    pub(super) fn lead(&mut self, term: u32, by: Option<Link>) {
+        self.standing.leads = Some(term);
+        self.standing.led = term;
+        self.standing.promised = self.standing.promised.max(term);
+        self.persist(After::Lead { term, by });
+    }
+
+    /// Begins the next epoch of a term that is this node's, on the disk.
+    pub(super) fn begin_epoch(&mut self, term: u32, by: Option<Link>) {
+        let Some(log) = &self.log else { return };
+        if self.standing.leads != Some(term) {
+            return;
+        }
+        let run = match log.last_epoch() {
+            Some(last) if last.term == term => last.run + 1,
+            _ => 0,
+        };
+        let epoch = Epoch { term, run, id: self.ids.draw() };
+        self.part = Part::Beginning { epoch, by };
+        self.out.push(Action::BeginEpoch { epoch });
+    }
+
+    /// The epoch's first record is durable: this node is the master.
+    pub(super) fn start_leading(&mut self, start: EpochStart, by: Option<Link>) {
+        let me = self.me();
+        self.part = Part::Leading(Box::new(Leading::new(me, start)));
+        self.grants.release();
+        self.answer_elected(start.epoch, by);
+        self.recount_lease();
+        self.advance_commit();
+        self.change_replica_set();
+        self.announce();
+    }
+
+    /// Stops being the master, or being about to: nothing is acknowledged or read from here on.
+    /// The caller sees to the standing.
+    pub(super) fn stop_leading(&mut self) {
+        self.standing.leads = None;
+        self.out.push(Action::PauseWrites);
+        let mut following = Following::after_leading();
+        following.settling = true;
+        let part = std::mem::replace(&mut self.part, Part::Following(following));
+        if let Part::Leading(leading) = part {
+            let leading = *leading;
+            leading.awaits.give_up(&mut self.out);
+            self.end_changes(leading.changes);
+            self.end_switchover(leading.switching);
+        }
+    }
+
+    /// When a master's reads may be answered.
+    pub(super) fn master_gate(&self, leading: &Leading) -> ReadGate {
+        match self.config.level {
+            AckLevel::Majority if leading.committed.is_none() => ReadGate::Closed,
+            AckLevel::Majority => ReadGate::Until(leading.lease_until),
+            AckLevel::Local | AckLevel::Near | AckLevel::All => ReadGate::Open,
+        }
+    }
+}

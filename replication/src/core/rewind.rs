@@ -1,0 +1,266 @@
+//! Taking back a history that parted: marker, export, cut, refetch, and quiet until the state has
+//! passed every position at which a key was fetched.
+//!
+//! The marker is on the disk before anything is touched, and stays until the end, so that a crash
+//! anywhere starts again from it. Keys of two masters are not mixed: when the master changes before
+//! the end, all of them are fetched again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder_types::{Epoch, Position, SequenceNumber};
+
+use super::{
+    Action, Alert, Core, Link, LogState, Marker, Part, RewindScope, Time, heartbeat::Freshness,
+    log_view::LogView, receiver::Upstream,
+};
+use crate::message::Message;
+
+/// A fetch that has had no answer for so long is given up with its connection.
+const FETCH_MAX: Duration = Duration::from_secs(5);
+
+/// How far a rewind is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rewind {
+    /// Marker and export are being written.
+    Marking { parting: SequenceNumber },
+    /// The log is being cut.
+    Cutting { scope: RewindScope },
+    /// Looks for a master to fetch from.
+    Looking,
+    /// Fetches from a master.
+    Fetching { link: Link, epoch: Epoch, step: Step, upto: u64 },
+    /// The master is gone while storage still works at a step: its answer counts for nothing.
+    Draining,
+    /// Follows again, and serves nothing yet.
+    Quiet { epoch: Epoch, upto: u64 },
+}
+
+/// What a fetch waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Listing,
+    Asked { at: Time },
+    Applying,
+}
+
+impl Rewind {
+    /// Whether the log may grow again.
+    pub(super) const fn may_follow(&self) -> bool {
+        matches!(self, Self::Quiet { .. })
+    }
+}
+
+impl Core {
+    /// Goes on with a rewind that a stop of this node interrupted.
+    pub(super) fn resume_rewind(&mut self, marker: Marker) {
+        let Part::Following(following) = &mut self.part else { return };
+        match (marker.cut, marker.scope) {
+            (true, RewindScope::Everything) => following.needs_snapshot = true,
+            (true, RewindScope::Log) => self.out.push(Action::EndRewind),
+            (true, RewindScope::Keys) => following.rewind = Some(Rewind::Looking),
+            (false, _) => {
+                let parting = marker.parting;
+                following.rewind = Some(Rewind::Marking { parting });
+                self.out.push(Action::StartRewind { parting });
+            }
+        }
+    }
+
+    /// The master's log has another history from `parting` on.
+    pub(super) fn start_rewind(&mut self, parting: SequenceNumber) {
+        let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
+        let Part::Following(following) = &mut self.part else { return };
+        following.leave();
+        following.freshness = Freshness::default();
+        if parting.as_u64() > tail {
+            following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
+            return;
+        }
+        following.rewind = Some(Rewind::Marking { parting });
+        self.out.push(Action::StartRewind { parting });
+    }
+
+    pub(super) fn on_rewind_marked(&mut self, scope: RewindScope) {
+        let (Some(log), Part::Following(following)) = (&self.log, &mut self.part) else { return };
+        let Some(Rewind::Marking { parting }) = following.rewind else { return };
+        if let Some(to) = SequenceNumber::new(log.tail.number())
+            && to >= parting
+        {
+            let from = parting.max(log.first);
+            self.out.push(Action::Alert(Alert::Parted { from, to }));
+        }
+        let there = parting >= log.first;
+        if scope == RewindScope::Everything && !there {
+            following.rewind = None;
+            following.needs_snapshot = true;
+        } else {
+            following.rewind = Some(Rewind::Cutting { scope });
+            self.out.push(Action::CutLog { parting });
+        }
+    }
+
+    pub(super) fn on_log_cut(&mut self, state: LogState) {
+        let Part::Following(following) = &mut self.part else { return };
+        let Some(Rewind::Cutting { scope }) = following.rewind else { return };
+        following.appending = None;
+        following.rewind = (scope == RewindScope::Keys).then_some(Rewind::Looking);
+        following.needs_snapshot = scope == RewindScope::Everything;
+        if scope == RewindScope::Log {
+            self.out.push(Action::EndRewind);
+        }
+        let log = LogView::new(state);
+        if self.committed.is_some_and(|committed| !log.holds(committed)) {
+            self.committed = log.tail.last;
+        }
+        self.log = Some(log);
+    }
+
+    /// Begins to fetch once there is a master; asks again elsewhere when it is gone or silent.
+    pub(super) fn go_on_rewinding(&mut self) {
+        let Part::Following(following) = &self.part else { return };
+        match following.rewind {
+            Some(Rewind::Looking) => {
+                let Some((link, epoch)) = self.best_leader() else { return };
+                self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto: 0 });
+                self.out.push(Action::ListKeys { restart: true });
+            }
+            Some(Rewind::Fetching { link, epoch, step, .. }) => {
+                if self.best_leader() != Some((link, epoch)) {
+                    self.lose_rewind(link);
+                } else if let Step::Asked { at } = step
+                    && self.now.since(at) >= FETCH_MAX
+                {
+                    self.close(link, "it gave no answer to a fetch");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whom the keys were fetched from is gone.
+    pub(super) fn lose_rewind(&mut self, lost: Link) {
+        let Part::Following(following) = &mut self.part else { return };
+        if let Some(Rewind::Fetching { link, step, .. }) = following.rewind
+            && link == lost
+        {
+            following.rewind = Some(match step {
+                Step::Asked { .. } => Rewind::Looking,
+                Step::Listing | Step::Applying => Rewind::Draining,
+            });
+        }
+    }
+
+    pub(super) fn on_keys_listed(&mut self, request: Option<Bytes>) {
+        match (self.rewind(), request) {
+            (Some(Rewind::Draining), _) => self.set_rewind(Rewind::Looking),
+            (Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }), Some(request)) => {
+                let step = Step::Asked { at: self.now };
+                self.set_rewind(Rewind::Fetching { link, epoch, step, upto });
+                self.send(link, Message::Fetch { epoch, request });
+            }
+            (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
+                self.set_rewind(Rewind::Quiet { epoch, upto });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_fetched(&mut self, on: Link, of: Epoch, at: Option<Position>, reply: Bytes) {
+        if let Some(Rewind::Fetching { link, epoch, step: Step::Asked { .. }, upto }) =
+            self.rewind()
+            && (link, epoch) == (on, of)
+        {
+            let upto = upto.max(at.map_or(0, |at| at.seq.as_u64()));
+            self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
+            self.out.push(Action::ApplyKeys { reply });
+        }
+    }
+
+    pub(super) fn on_keys_applied(&mut self) {
+        match self.rewind() {
+            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking),
+            Some(Rewind::Fetching { link, epoch, step: Step::Applying, upto }) => {
+                self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto });
+                self.out.push(Action::ListKeys { restart: false });
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the quiet once the state has passed what was fetched, behind the same master; fetches
+    /// everything again behind another.
+    pub(super) fn check_rewind(&mut self) {
+        let Some(Rewind::Quiet { epoch, upto }) = self.rewind() else { return };
+        let applied = self.log.as_ref().and_then(|log| log.applied);
+        let Part::Following(following) = &mut self.part else { return };
+        let Upstream::Streaming { epoch: followed, .. } = following.upstream else { return };
+        if followed != epoch {
+            following.leave();
+            following.rewind = Some(Rewind::Looking);
+        } else if applied.map_or(0, |applied| applied.as_u64()) >= upto {
+            following.rewind = None;
+            self.out.push(Action::EndRewind);
+            self.acknowledge();
+        }
+    }
+
+    /// At a master: a slave asks for keys.
+    pub(super) fn on_fetch(&mut self, link: Link, epoch: Epoch, request: Bytes) {
+        let Part::Leading(leading) = &mut self.part else { return };
+        if leading.epoch == epoch && leading.fetching.insert(link) {
+            self.out.push(Action::ReadKeys { link, request });
+        }
+    }
+
+    pub(super) fn on_keys_read(&mut self, link: Link, reply: Bytes, at: Option<Position>) {
+        let Part::Leading(leading) = &mut self.part else { return };
+        if leading.fetching.remove(&link) {
+            let epoch = leading.epoch;
+            self.send(link, Message::Fetched { epoch, at, reply });
+        }
+    }
+
+    /// A snapshot is in place of log and state.
+    pub(super) fn on_snapshot_installed(&mut self, state: LogState) {
+        let Part::Following(following) = &mut self.part else { return };
+        following.leave();
+        following.appending = None;
+        following.needs_snapshot = false;
+        following.snapshot_over = None;
+        following.rewind = None;
+        let log = LogView::new(state);
+        self.committed = log.tail.last;
+        self.log = Some(log);
+        if self.standing.set_aside {
+            self.standing.set_aside = false;
+            self.persist(super::standing::After::Nothing);
+        }
+    }
+
+    pub(super) fn on_snapshot_failed(&mut self, link: Link, why: String) {
+        self.out.push(Action::Alert(Alert::SnapshotFailed { why }));
+        match &mut self.part {
+            Part::Following(following) if following.snapshot_over == Some(link) => {
+                following.snapshot_over = None;
+                following.leave();
+                following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
+            }
+            Part::Leading(_) => self.close(link, "the snapshot for it could not be made"),
+            _ => {}
+        }
+    }
+
+    fn rewind(&self) -> Option<Rewind> {
+        match &self.part {
+            Part::Following(following) => following.rewind,
+            _ => None,
+        }
+    }
+
+    fn set_rewind(&mut self, rewind: Rewind) {
+        if let Part::Following(following) = &mut self.part {
+            following.rewind = Some(rewind);
+        }
+    }
+}

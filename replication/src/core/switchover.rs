@@ -1,0 +1,183 @@
+//! Handing the log over in order: pause, catch up, step down, switch.
+//!
+//! Until the step-down is on its way to the disk all of it can be undone by taking writes again.
+//! After that nothing but a promotion makes a master; if the successor does not appear in time,
+//! this node runs one itself.
+
+use std::time::Duration;
+
+use larder_types::{Epoch, NodeId};
+
+use super::{
+    Action, Core, Link, Outcome, Part, Refusal, RequestId, Time, log_view::LogView, standing::After,
+};
+use crate::message::Message;
+
+/// How long writes are refused before a switchover is undone.
+pub const SWITCHOVER_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long the successor has, from the step-down on.
+const SUCCESSION_MAX: Duration = Duration::from_millis(1_500);
+/// A slave that lacks more records than this is not switched over to.
+const SWITCH_WITHIN_RECORDS: u64 = 65_536;
+
+/// A step-down under way, at a master.
+#[derive(Clone, Debug)]
+pub(super) struct Switching {
+    request: RequestId,
+    /// In whose favour; `None` leaves the log without a master.
+    to: Option<NodeId>,
+    stage: Stage,
+    until: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pausing,
+    CatchingUp,
+    SteppingDown,
+}
+
+/// A step-down that is on the disk, and whose successor has not appeared.
+#[derive(Clone, Debug)]
+pub(super) struct Handing {
+    request: RequestId,
+    epoch: Epoch,
+    until: Time,
+}
+
+impl Core {
+    /// An operator asks this master to step down, perhaps in a slave's favour.
+    pub(super) fn start_switchover(&mut self, request: RequestId, to: Option<NodeId>) {
+        let Some((log, leading)) = self.leading() else { return self.refuse(request) };
+        if leading.switching.is_some() {
+            return self.answer(request, Err(Refusal::Busy { what: "a switchover" }));
+        }
+        let set = log.set().map(|placed| &placed.set);
+        if let Some(node) = &to {
+            let member = set.and_then(|set| set.on_node(node)).filter(|member| member.voter);
+            let slave = member.and_then(|member| leading.slave_of(&self.config, member));
+            if slave.is_none_or(|slave| !slave.is_within(log, SWITCH_WITHIN_RECORDS)) {
+                let why = "it is no voter that streams and is nearly caught up";
+                let node = node.clone();
+                return self.answer(request, Err(Refusal::Unfit { node, why }));
+            }
+        }
+        let until = self.now + SWITCHOVER_PAUSE_MAX;
+        let switching = Switching { request, to, stage: Stage::Pausing, until };
+        if let Part::Leading(leading) = &mut self.part {
+            leading.switching = Some(switching);
+            self.out.push(Action::PauseWrites);
+        }
+    }
+
+    pub(super) fn on_writes_paused(&mut self) {
+        if let Part::Following(following) = &mut self.part {
+            following.settling = false;
+            self.out.push(Action::ResumeWrites);
+        }
+        if let Part::Leading(leading) = &mut self.part
+            && let Some(switching) = &mut leading.switching
+            && switching.stage == Stage::Pausing
+        {
+            switching.stage = Stage::CatchingUp;
+            self.go_on_switching();
+        }
+    }
+
+    /// Steps down once the successor has everything; takes writes again if that takes too long.
+    pub(super) fn go_on_switching(&mut self) {
+        let now = self.now;
+        let (Some(log), Part::Leading(leading)) = (&self.log, &mut self.part) else { return };
+        let Some(switching) = &leading.switching else { return };
+        let tail = log.tail.number();
+        let has_all = |node: &NodeId| {
+            let acked = leading.slaves.get(node).and_then(|slave| slave.acked);
+            acked.is_some_and(|acked| acked.seq.as_u64() == tail)
+        };
+        let ready = switching.to.as_ref().is_none_or(has_all);
+        match switching.stage {
+            Stage::SteppingDown => {}
+            Stage::CatchingUp if ready => {
+                if let Some(switching) = &mut leading.switching {
+                    switching.stage = Stage::SteppingDown;
+                }
+                self.standing.leads = None;
+                self.persist(After::StepDown);
+            }
+            Stage::Pausing | Stage::CatchingUp if now >= switching.until => {
+                let request = switching.request;
+                leading.switching = None;
+                self.out.push(Action::ResumeWrites);
+                let why = "the slave did not catch up; writes are taken again";
+                self.answer(request, Err(Refusal::TimedOut { why }));
+            }
+            Stage::Pausing | Stage::CatchingUp => {}
+        }
+    }
+
+    /// The step-down is on the disk: says so to all, and to the successor to take over.
+    pub(super) fn stepped_down(&mut self) {
+        let at = self.committed;
+        let Part::Leading(leading) = &mut self.part else { return };
+        let epoch = leading.epoch;
+        let Some(Switching { request, to, .. }) = leading.switching.take() else { return };
+        self.stop_leading();
+        for link in self.links.keys().copied().collect::<Vec<_>>() {
+            self.send(link, Message::SteppedDown { epoch, at });
+        }
+        let Some(to) = to else {
+            return self.answer(request, Ok(Outcome::SteppedDown));
+        };
+        if let Some(link) = self.link_of(&to) {
+            self.send(link, Message::TakeOver { epoch });
+        }
+        self.handing = Some(Handing { request, epoch, until: self.now + SUCCESSION_MAX });
+    }
+
+    /// At a slave: the master has stepped down.
+    pub(super) fn on_stepped_down(&mut self, epoch: Epoch) {
+        self.grants.free(epoch.term);
+    }
+
+    /// At the successor.
+    pub(super) fn on_take_over(&mut self, link: Link, epoch: Epoch) {
+        let logged = self.log.as_ref().and_then(LogView::last_epoch);
+        if logged == Some(epoch)
+            && self.standing.promised <= epoch.term
+            && self.start_promotion(None, false, true).is_err()
+        {
+            self.close(link, "this node cannot take over");
+        }
+    }
+
+    /// Somebody leads: perhaps the successor.
+    pub(super) fn watch_successor(&mut self, link: Link, leads: Option<Epoch>) {
+        let Some(leads) = leads else { return };
+        let Some(conn) = self.links.get(&link) else { return };
+        let (master, term) = (conn.peer.clone(), leads.term);
+        if let Some(handing) = self.handing.take_if(|handing| term > handing.epoch.term) {
+            self.answer(handing.request, Ok(Outcome::Promoted { master, term }));
+        }
+    }
+
+    /// No successor in time: this node runs a promotion of its own.
+    pub(super) fn miss_successor(&mut self) {
+        let now = self.now;
+        let Some(Handing { request, .. }) = self.handing.take_if(|handing| handing.until <= now)
+        else {
+            return;
+        };
+        if self.start_promotion(Some(request), false, false).is_err() {
+            let why = "the slave did not take over; look who leads, and promote if nobody does";
+            self.answer(request, Err(Refusal::TimedOut { why }));
+        }
+    }
+
+    /// This node was fenced while it was stepping down.
+    pub(super) fn end_switchover(&mut self, switching: Option<Switching>) {
+        if let Some(Switching { request, .. }) = switching {
+            let why = "a promotion came first; look who leads";
+            self.answer(request, Err(Refusal::TimedOut { why }));
+        }
+    }
+}

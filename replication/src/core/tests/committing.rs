@@ -1,0 +1,134 @@
+//! When a write is committed, and when whoever waits for more is answered.
+
+use std::time::Duration;
+
+use larder_types::{AckLevel, SequenceNumber};
+
+use super::world::World;
+use crate::{
+    core::{Event, Need, RequestId},
+    message::Message,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_local_write_is_committed_by_the_master_alone() {
+    let mut world = World::running(3, AckLevel::Local);
+    world.kill(1);
+    world.kill(2);
+    world.write(0, 1);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
+
+#[test]
+fn a_majority_write_waits_for_a_second_region() {
+    let mut world = World::running(3, AckLevel::Majority);
+    for at in [1, 2] {
+        world.nodes[at].disk_hangs = true;
+    }
+    world.write(0, 1);
+    let written = world.tail(0);
+    assert_eq!(world.nodes[0].committed, written - 1);
+    world.nodes[2].disk_hangs = false;
+    world.sync(2);
+    assert_eq!(world.nodes[0].committed, written);
+    assert_eq!(world.nodes[1].committed, written - 1, "never beyond its own durable tail");
+}
+
+#[test]
+fn a_majority_within_one_region_is_none() {
+    let mut world = World::blank(3, AckLevel::Majority);
+    for node in &mut world.nodes {
+        node.config.region = "one".into();
+        node.config.peers.iter_mut().for_each(|peer| peer.region = "one".into());
+    }
+    let mut world = World::restarted_blank(world);
+    world.run(5 * SECOND);
+    assert_eq!(world.set_at(0).members.len(), 3, "the set still grows");
+    assert_eq!(world.nodes[0].committed, 0);
+}
+
+#[test]
+fn all_is_all_also_of_those_that_are_away() {
+    let mut world = World::running(3, AckLevel::All);
+    world.kill(2);
+    world.write(0, 1);
+    world.run(2 * SECOND);
+    assert_eq!(world.nodes[0].committed, world.tail(0) - 1);
+    world.start(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
+
+#[test]
+fn an_acknowledgement_of_an_older_session_does_not_count() {
+    let mut world = World::running(2, AckLevel::Majority);
+    world.nodes[1].disk_hangs = true;
+    world.write(0, 1);
+    let before = world.nodes[0].committed;
+    let ack = world.sent.iter().rev().find_map(|(.., message)| match message {
+        Message::Ack { session, durable, .. } => Some((*session, *durable)),
+        _ => None,
+    });
+    let (session, mut durable) = ack.unwrap();
+    durable.seq = SequenceNumber::new(world.tail(0)).unwrap();
+    let stale = crate::core::Session(session.0 ^ 1);
+    world.send_again(1, 0, Message::Ack { session: stale, durable, counts: true });
+    assert_eq!(world.nodes[0].committed, before);
+    world.send_again(1, 0, Message::Ack { session, durable, counts: true });
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
+
+#[test]
+fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
+    let mut world = World::running(3, AckLevel::Local);
+    for at in [1, 2] {
+        world.nodes[at].disk_hangs = true;
+    }
+    world.write(0, 1);
+    let seq = SequenceNumber::new(world.tail(0)).unwrap();
+    let deadline = world.now + SECOND;
+    let needs = [
+        Need::Level(AckLevel::Local),
+        Need::Level(AckLevel::Majority),
+        Need::Level(AckLevel::All),
+        Need::Replicas(1),
+        Need::Replicas(2),
+    ];
+    for (number, need) in (0..).zip(needs) {
+        let request = RequestId(number);
+        world.tell(0, Event::Await { request, seq, need, deadline });
+    }
+    assert_eq!(world.nodes[0].reached, [(0, true)].into());
+    world.nodes[1].disk_hangs = false;
+    world.sync(1);
+    assert_eq!(world.nodes[0].reached, [(0, true), (1, true), (3, true)].into());
+    world.run(SECOND);
+    let given_up = [2, 4].map(|request| world.nodes[0].reached[&request]);
+    assert_eq!(given_up, [false, false]);
+}
+
+#[test]
+fn a_write_of_an_older_epoch_is_committed_only_with_one_of_the_new() {
+    let mut world = World::running(3, AckLevel::Majority);
+    // A record that reaches everybody, and is not acknowledged: its master is gone.
+    for at in [1, 2] {
+        world.cut_back(at, 0);
+    }
+    world.write(0, 1);
+    let old = world.tail(0);
+    assert_eq!(world.nodes[0].committed, old - 1);
+    world.kill(0);
+    world.run(4 * SECOND);
+    world.nodes[2].disk_hangs = true;
+    world.ask(1, 1, crate::core::Request::Promote { force_term: None });
+    world.run(6 * SECOND);
+    assert_eq!(world.masters(), [1]);
+    assert_eq!(world.tail(1), old + 1, "the record that opens the epoch");
+    assert!(world.nodes[1].committed < old, "two have it, and it is of an older epoch");
+    world.nodes[2].disk_hangs = false;
+    world.sync(2);
+    world.run(SECOND);
+    assert_eq!(world.nodes[1].committed, old + 1);
+}

@@ -1,0 +1,103 @@
+//! Rewinds: what parted is exported, cut and fetched again, whatever stops in between.
+
+use std::time::Duration;
+
+use larder_types::AckLevel;
+
+use super::world::World;
+use crate::core::{Alert, Request};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The first node wrote what nobody else has, and another one was promoted by force.
+fn parted() -> World {
+    let mut world = World::running(3, AckLevel::Local);
+    world.write(0, 3);
+    world.run(SECOND);
+    world.cut(0, 1);
+    world.cut(0, 2);
+    world.write(0, 4);
+    world.run(4 * SECOND);
+    world.ask(1, 1, Request::Promote { force_term: Some(2) });
+    world.run(8 * SECOND);
+    assert_eq!(world.masters(), [0, 1]);
+    world.write(1, 2);
+    world.run(SECOND);
+    world
+}
+
+#[test]
+fn an_old_master_steps_down_rewinds_and_is_equal_again() {
+    let mut world = parted();
+    let (own, parting) = (world.tail(0), world.tail(0) - 3);
+    world.heal();
+    world.run(5 * SECOND);
+    assert_eq!(world.masters(), [1]);
+    assert!(world.same_logs());
+    let sequence = |number| larder_types::SequenceNumber::new(number).unwrap();
+    let alert = Alert::Parted { from: sequence(parting), to: sequence(own) };
+    assert!(world.nodes[0].alerts.contains(&alert), "{:?}", world.nodes[0].alerts);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (1, None));
+    assert!(world.reads(0));
+}
+
+#[test]
+fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
+    let mut world = parted();
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    world.run(SECOND);
+    assert!(!world.reads(0) && world.nodes[0].marker.is_some());
+    world.nodes[0].disk_hangs = false;
+    world.sync(0);
+    assert!(world.reads(0) && world.nodes[0].marker.is_none());
+}
+
+#[test]
+fn a_crash_within_a_rewind_starts_again_from_the_marker() {
+    let mut world = parted();
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    world.kill(0);
+    world.lose_unsynced(0);
+    world.nodes[0].disk_hangs = false;
+    world.start(0);
+    assert!(!world.reads(0));
+    world.run(5 * SECOND);
+    assert_eq!(world.nodes[0].fetches, 2, "every key again");
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
+    let mut world = parted();
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    let to = world.name(2);
+    world.ask(1, 2, Request::Switchover { to });
+    world.run(SECOND);
+    assert_eq!(world.masters(), [2]);
+    world.nodes[0].disk_hangs = false;
+    world.sync(0);
+    world.run(5 * SECOND);
+    assert_eq!(world.nodes[0].fetches, 2);
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_replica_that_rewinds_does_not_count() {
+    let mut world = parted();
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    world.kill(1);
+    world.run(SECOND);
+    world.ask(0, 3, Request::Promote { force_term: None });
+    assert!(world.answer(0, 3).unwrap().is_err());
+    world.ask(2, 3, Request::Promote { force_term: None });
+    world.run(8 * SECOND);
+    assert!(world.answer(2, 3).unwrap().is_err());
+}

@@ -1,0 +1,95 @@
+//! Switchovers: in order, undone, or mended.
+
+use std::time::Duration;
+
+use larder_types::AckLevel;
+
+use super::world::World;
+use crate::core::{Outcome, Refusal, Request};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn to(world: &World, at: usize) -> Request {
+    Request::Switchover { to: world.name(at) }
+}
+
+#[test]
+fn a_switchover_takes_far_less_than_a_lease_and_loses_nothing() {
+    for level in AckLevel::EACH {
+        if level == AckLevel::Near {
+            continue;
+        }
+        let mut world = World::running(3, level);
+        world.write(0, 10);
+        world.run(SECOND);
+        let request = to(&world, 2);
+        world.ask(0, 1, request);
+        let took = world.run_until(SECOND, |world| world.masters() == [2]);
+        assert!(took <= Duration::from_millis(100), "{level}: {took:?}");
+        world.run(2 * SECOND);
+        let promoted = Outcome::Promoted { master: world.name(2), term: 2 };
+        assert_eq!(world.answer(0, 1), Some(&Ok(promoted)), "{level}");
+        assert!(world.same_logs());
+        world.write(2, 3);
+        world.run(2 * SECOND);
+        assert_eq!(world.nodes[2].committed, world.tail(2), "{level}");
+    }
+}
+
+#[test]
+fn a_switchover_to_a_slave_that_does_not_catch_up_is_undone() {
+    let mut world = World::running(3, AckLevel::Local);
+    world.nodes[2].disk_hangs = true;
+    world.write(0, 10);
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    assert!(world.nodes[0].paused);
+    let took = world.run_until(SECOND, |world| !world.nodes[0].paused);
+    assert!(took <= Duration::from_millis(510), "{took:?}");
+    assert!(matches!(world.answer(0, 1), Some(Err(Refusal::TimedOut { .. }))));
+    assert_eq!(world.masters(), [0]);
+    world.write(0, 1);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
+
+#[test]
+fn a_successor_that_disappears_is_replaced_by_a_promotion() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.write(0, 10);
+    world.run(SECOND);
+    world.cut_back(0, 2);
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    world.run(10 * SECOND);
+    assert_eq!(world.masters(), [0]);
+    let promoted = Outcome::Promoted { master: world.name(0), term: world.term(0) };
+    assert_eq!(world.answer(0, 1), Some(&Ok(promoted)));
+    world.write(0, 1);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
+
+#[test]
+fn only_a_voter_that_streams_is_switched_to() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.kill(2);
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    assert!(matches!(world.answer(0, 1), Some(Err(Refusal::Unfit { .. }))));
+    let request = to(&world, 1);
+    world.ask(1, 1, request);
+    let not_master = Refusal::NotMaster { master: Some(world.name(0)) };
+    assert_eq!(world.answer(1, 1), Some(&Err(not_master)));
+}
+
+#[test]
+fn a_step_down_leaves_no_master_until_one_is_promoted() {
+    let mut world = World::running(2, AckLevel::Local);
+    world.ask(0, 1, Request::StepDown);
+    assert_eq!(world.answer(0, 1), Some(&Ok(Outcome::SteppedDown)));
+    world.run(5 * SECOND);
+    assert_eq!(world.masters(), [] as [usize; 0]);
+    assert!(!world.reads(0), "its log may part from its successor's");
+    world.ask(1, 1, Request::Promote { force_term: None });
+    world.run(5 * SECOND);
+    assert_eq!(world.masters(), [1]);
+}

@@ -1,0 +1,415 @@
+//! The task that owns the core: inputs become events, and what the core asks for gets done.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use larder_net::{FrameReceiver, FrameSender};
+use larder_storage::{
+    Directory, Store,
+    state::DatabaseOptions,
+};
+use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
+use rand::Rng as _;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    Clock, DriverError, Port, Report,
+    feed::{Feed, Feeds, Read, Wanted},
+    handle::Shared,
+    links::{Fresh, Links},
+    log_state, packing,
+    rewind::{Rewinding, Worked, marker_of},
+    snapshot::{Fetched, Given, Served},
+    standing::Keeper,
+};
+use crate::{
+    core::{
+        Action, Boot, Config, Core, Durable, Event, Link, LogState, Marker, Need, Outcome, Refusal,
+        Request, RequestId, Session, Standing, Status, TICK, Tail, Time, Token,
+    },
+    message::Message,
+};
+
+/// Everything that reaches the driver.
+pub(super) enum Input {
+    Connected(Box<Fresh>),
+    ConnectFailed(NodeId),
+    Message(Link, Message),
+    /// A connection failed, or its other end broke the rules.
+    Broken(Link, String),
+    SnapshotWanted {
+        link: Link,
+        session: Session,
+        stream: Box<(FrameSender, FrameReceiver)>,
+    },
+    SnapshotMade(Result<Given, String>),
+    SnapshotFetched {
+        link: Link,
+        log: LogId,
+        fetched: Result<Box<Fetched>, String>,
+    },
+    Read {
+        wanted: Wanted,
+        read: Result<(Option<Feed>, Read), DriverError>,
+    },
+    KeysRead {
+        link: Link,
+        reply: Bytes,
+        at: u64,
+    },
+    Worked(Box<Worked>),
+    Stored(Token),
+    Report(Report),
+    Request {
+        what: Request,
+        answer: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    Reach {
+        seq: SequenceNumber,
+        need: Need,
+        deadline: Time,
+        answer: oneshot::Sender<(bool, u32)>,
+    },
+    Status(oneshot::Sender<Status>),
+    /// The process must end.
+    Failed(DriverError),
+    End(oneshot::Sender<()>),
+}
+
+/// What the core was told of the log last.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) durable: Option<SequenceNumber>,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) set: Option<SequenceNumber>,
+    visible: u64,
+    applied: u64,
+    first: Option<SequenceNumber>,
+}
+
+/// Why the store was closed: what comes next.
+pub(super) enum Closed {
+    Mark { parting: SequenceNumber },
+    List,
+    Install(Link, LogId, Box<Fetched>),
+}
+
+/// What comes once the store is open again.
+pub(super) enum Opening {
+    /// The log was cut.
+    Cut,
+    /// The keys of a rewind are in place.
+    Rewound,
+    /// A snapshot was installed, perhaps of nothing.
+    Installed,
+    /// Nothing was done after all.
+    Unchanged,
+}
+
+pub(super) struct Engine {
+    pub(super) core: Core,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) shared: Arc<Shared>,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) actions: Vec<Action>,
+    pub(super) links: Links,
+    pub(super) feeds: Feeds,
+    pub(super) packer: packing::Packer,
+    pub(super) port: Port,
+    pub(super) directory: Arc<Directory>,
+    pub(super) database: DatabaseOptions,
+    /// `None` while it is closed.
+    pub(super) store: Option<Store>,
+    pub(super) standing: Standing,
+    pub(super) keeper: Keeper,
+    pub(super) told: Told,
+    pub(super) committed: Option<Position>,
+    pub(super) retain_from: Option<SequenceNumber>,
+    /// The last record before the pause that was asked for, until it is durable.
+    pub(super) pausing: Option<u64>,
+    pub(super) closed: Option<Closed>,
+    pub(super) opening: Option<Opening>,
+    pub(super) rewinding: Option<Rewinding>,
+    pub(super) served: Served,
+    pub(super) asked: u64,
+    pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
+    pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
+    /// What ended the driver before it was asked to.
+    pub(super) failure: Option<DriverError>,
+}
+
+impl Engine {
+    /// Runs until it is asked to end, or cannot go on.
+    pub(super) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+    ) -> Result<(), DriverError> {
+        let shared = self.shared.clone();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = loop {
+            tokio::select! {
+                () = shared.durable.notified() => self.durable(),
+                input = inputs.recv() => match input {
+                    Some(Input::End(ended)) => break Some(ended),
+                    Some(input) => self.take(input),
+                    None => break None,
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+            self.settle();
+            if self.failure.is_some() {
+                break None;
+            }
+        };
+        self.links.end().await;
+        drop(inputs);
+        if let Some(ended) = ended {
+            let _ = ended.send(());
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    /// Handles what there is until nothing comes of it any more.
+    pub(super) fn settle(&mut self) {
+        loop {
+            for action in std::mem::take(&mut self.actions) {
+                self.perform(action);
+            }
+            let Some(event) = self.events.pop_front() else { break };
+            self.core.handle(self.clock.now(), event, &mut self.actions);
+        }
+        self.shared.set_fresh_at(self.core.fresh_as_of());
+    }
+
+    /// Something failed that nobody here can mend.
+    pub(super) fn fail(&mut self, error: DriverError) {
+        self.failure.get_or_insert(error);
+    }
+
+    fn tick(&mut self) {
+        self.events.push_back(Event::Tick);
+        let Some(store) = &self.store else { return };
+        let first = store.log().first();
+        if self.told.first.replace(first) != Some(first) {
+            self.events.push_back(Event::Trimmed { first });
+        }
+        self.progress();
+        self.hurry_rewind();
+    }
+
+    /// More is durable: tells the core what, and shows it to readers as far as it is committed.
+    fn durable(&mut self) {
+        let Some(store) = self.store.clone() else { return };
+        match self.newly_durable(&store) {
+            Ok(Some(durable)) => self.events.push_back(Event::Durable(durable)),
+            Ok(None) => {}
+            Err(error) => return self.fail(error),
+        }
+        self.commit();
+        for wanted in self.feeds.take_waiting() {
+            self.read(wanted);
+        }
+        self.paused();
+    }
+
+    fn newly_durable(&mut self, store: &Store) -> Result<Option<Durable>, DriverError> {
+        let told = &mut self.told;
+        let Some(durable) = store.log().durable().filter(|seq| Some(*seq) > told.durable) else {
+            return Ok(None);
+        };
+        let tail = log_state::joint(store, durable)?;
+        let epoch = tail.last.map(|last| last.epoch);
+        let epochs = if told.epoch == epoch {
+            Vec::new()
+        } else {
+            let is_new = |first| Some(first) > told.durable && first <= durable;
+            store.log().epochs().into_iter().filter(|start| is_new(start.first)).collect()
+        };
+        let records = store.replicas();
+        let is_new = |seq| Some(seq) > told.set && seq <= durable;
+        let new: Vec<_> =
+            records.into_iter().filter(|record| is_new(record.position.seq)).collect();
+        let sets = log_state::sets(&new)?;
+        told.set = sets.last().map(|placed| placed.seq).or(told.set);
+        (told.durable, told.epoch) = (Some(durable), epoch);
+        Ok(Some(Durable { tail, epochs, sets }))
+    }
+
+    /// Shows readers what is committed and durable.
+    pub(super) fn commit(&mut self) {
+        let Some(store) = &self.store else { return };
+        if let Some(committed) = self.committed {
+            store.commit(committed.seq);
+        }
+        self.progress();
+    }
+
+    /// Tells the core how far readers see, and those that wait for it.
+    fn progress(&mut self) {
+        let Some(store) = &self.store else { return };
+        let marks = store.watermarks();
+        if (self.told.visible, self.told.applied) == (marks.visible, marks.applied) {
+            return;
+        }
+        if self.told.visible != marks.visible {
+            (self.port.visible)(marks.visible);
+        }
+        (self.told.visible, self.told.applied) = (marks.visible, marks.applied);
+        self.events.push_back(Event::Progress {
+            visible: SequenceNumber::new(marks.visible),
+            applied: SequenceNumber::new(marks.applied),
+        });
+    }
+
+    /// Ends a pause of writes once the last of them is durable and was told.
+    pub(super) fn paused(&mut self) {
+        let durable = self.told.durable.map_or(0, SequenceNumber::as_u64);
+        if self.pausing.is_some_and(|last| last <= durable) {
+            self.pausing = None;
+            self.events.push_back(Event::WritesPaused);
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Connected(fresh) => {
+                let (link, peer) = self.links.open(*fresh);
+                self.events.push_back(Event::Connected { link, peer });
+            }
+            Input::ConnectFailed(peer) => self.events.push_back(Event::ConnectFailed { peer }),
+            Input::Message(link, message) => self.message(link, message),
+            Input::Broken(link, why) => self.disconnect(link, &why),
+            Input::SnapshotWanted { link, session, stream } => {
+                self.give_snapshot(link, session, *stream);
+            }
+            Input::SnapshotMade(made) => self.snapshot_made(made),
+            Input::SnapshotFetched { link, log, fetched } => {
+                self.snapshot_fetched(link, log, fetched);
+            }
+            Input::Read { wanted, read } => self.was_read(wanted, read),
+            Input::KeysRead { link, reply, at } => self.keys_read(link, reply, at),
+            Input::Worked(worked) => self.worked(*worked),
+            Input::Stored(token) => self.events.push_back(Event::Stored { token }),
+            Input::Report(report) => self.report(report),
+            Input::Request { what, answer } => {
+                let request = self.next_request();
+                self.requests.insert(request, answer);
+                self.events.push_back(Event::Request { request, what });
+            }
+            Input::Reach { seq, need, deadline, answer } => {
+                let request = self.next_request();
+                self.reaches.insert(request, answer);
+                self.events.push_back(Event::Await { request, seq, need, deadline });
+            }
+            Input::Status(answer) => {
+                let _ = answer.send(self.core.status(self.clock.now()));
+            }
+            Input::Failed(error) => self.fail(error),
+            // The loop takes it.
+            Input::End(_) => {}
+        }
+    }
+
+    fn next_request(&mut self) -> RequestId {
+        self.asked += 1;
+        RequestId(self.asked)
+    }
+
+    fn message(&mut self, link: Link, mut message: Message) {
+        if !self.links.is_open(link) {
+            return;
+        }
+        if let Message::Records(records) = &mut message
+            && let Err(why) = packing::unpack(records)
+        {
+            return self.disconnect(link, &why);
+        }
+        self.events.push_back(Event::Message { link, message });
+    }
+
+    /// A connection is gone, or is to be.
+    pub(super) fn disconnect(&mut self, link: Link, why: &str) {
+        if self.links.close(link, why) {
+            self.feeds.forget(link);
+            self.served.forget(link);
+            self.events.push_back(Event::Disconnected { link });
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Opened(store) => self.opened(store),
+            Report::Closed => self.store_closed(),
+            Report::Paused { appended } => {
+                self.pausing = Some(appended);
+                self.paused();
+            }
+            Report::Refused { why } => self.events.push_back(Event::AppendRefused { why }),
+        }
+    }
+
+    /// The store is open: after what was done to its directory, or, where nothing was, because the
+    /// state failed. Then replication begins anew, as after a start.
+    fn opened(&mut self, store: Store) {
+        let log = match log_state::of(&store) {
+            Ok(log) => log,
+            Err(error) => return self.fail(error),
+        };
+        self.feeds.clear();
+        self.know(log.as_ref());
+        store.retain_from(self.retain_from);
+        let id = store.log().id();
+        self.store = Some(store);
+        match (self.opening.take(), log) {
+            (Some(Opening::Cut), Some(log)) => self.events.push_back(Event::LogCut(log)),
+            (Some(Opening::Installed), log) => {
+                let log = log.unwrap_or_else(|| log_state::empty(id));
+                self.events.push_back(Event::SnapshotInstalled(log));
+            }
+            (Some(Opening::Rewound), Some(_)) => {
+                self.events.push_back(Event::KeysListed { request: None });
+            }
+            (Some(Opening::Unchanged), _) => {}
+            (_, log) => {
+                let rewind = self.rewinding.as_ref().and_then(|it| it.rewind.as_ref());
+                let marker = rewind.map(marker_of);
+                self.begin_again(log, marker);
+            }
+        }
+        self.commit();
+    }
+
+    /// Notes what the core knows of the log from here on.
+    pub(super) fn know(&mut self, log: Option<&LogState>) {
+        let tail = log.map_or(Tail::EMPTY, |log| log.tail);
+        self.told = Told {
+            durable: tail.last.map(|last| last.seq),
+            epoch: tail.last.map(|last| last.epoch),
+            set: log.and_then(|log| log.sets.last()).map(|placed| placed.seq),
+            ..Told::default()
+        };
+        self.committed = None;
+    }
+
+    pub(super) fn begin_again(&mut self, log: Option<LogState>, marker: Option<Marker>) {
+        self.links.close_all("the state was opened again");
+        self.served.clear();
+        self.events.clear();
+        self.requests.clear();
+        self.reaches.clear();
+        self.pausing = None;
+        let entropy = rand::rng().random();
+        let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
+        let (config, now) = (self.config.clone(), self.clock.now());
+        self.core = Core::new(config, boot, now, &mut self.actions);
+    }
+}

@@ -1,0 +1,135 @@
+//! Packs records on their way, where both ends can and it is worth it.
+
+use bytes::Bytes;
+use larder_net::Features;
+
+use crate::{
+    core::Chunk,
+    message::{Packing, Records},
+};
+
+/// Both ends can unpack LZ4.
+pub(super) const LZ4: Features = Features(1);
+/// Chunks smaller than this are sent as they are: they cost a datagram either way.
+const PACKED_BYTES_MIN: usize = 600;
+/// Of a larger chunk so much is packed first, to see whether it is worth it.
+const SAMPLE_BYTES: usize = 8 << 10;
+/// The most that is unpacked at once: one frame of the log stream, with room to spare.
+const RAW_BYTES_MAX: usize = 32 << 20;
+
+/// Packs chunks; the same one for several slaves once.
+#[derive(Default)]
+pub(super) struct Packer {
+    last: Option<(Chunk, Option<Bytes>)>,
+}
+
+impl Packer {
+    /// Packs the records where that saves a tenth or more.
+    pub(super) fn pack(&mut self, records: &mut Records) {
+        let Some(chunk) = &mut records.chunk else { return };
+        if chunk.frames.len() < PACKED_BYTES_MIN {
+            return;
+        }
+        // What lies between two positions of a log is the same for every slave.
+        let is_last = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, _)| last.prev == chunk.prev && last.last == chunk.last);
+        if !is_last {
+            self.last = Some((chunk.clone(), packed(&chunk.frames)));
+        }
+        let Some((_, Some(packed))) = &self.last else { return };
+        // A chunk is one frame of the stream, so that its length fits.
+        let raw_bytes = u32::try_from(chunk.frames.len()).unwrap_or(u32::MAX);
+        records.packing = Packing::Lz4 { raw_bytes };
+        chunk.frames = packed.clone();
+    }
+}
+
+/// The bytes packed; `None` where that saves less than a tenth.
+fn packed(raw: &[u8]) -> Option<Bytes> {
+    let pays = |raw: usize, packed: usize| packed < raw - raw / 10;
+    if raw.len() > 2 * SAMPLE_BYTES {
+        let middle = raw.len() / 2;
+        let sample = &raw[middle - SAMPLE_BYTES / 2..middle + SAMPLE_BYTES / 2];
+        if !pays(sample.len(), lz4_flex::block::compress(sample).len()) {
+            return None;
+        }
+    }
+    let packed = lz4_flex::block::compress(raw);
+    pays(raw.len(), packed.len()).then(|| packed.into())
+}
+
+/// Unpacks records.
+///
+/// # Errors
+/// What is wrong with them.
+pub(super) fn unpack(records: &mut Records) -> Result<(), String> {
+    let Packing::Lz4 { raw_bytes } = records.packing else { return Ok(()) };
+    let raw_bytes = raw_bytes as usize;
+    if raw_bytes > RAW_BYTES_MAX {
+        return Err(format!("records of {raw_bytes} bytes are packed, more than {RAW_BYTES_MAX}"));
+    }
+    let Some(chunk) = &mut records.chunk else { return Err("nothing is packed".to_owned()) };
+    let raw = lz4_flex::block::decompress(&chunk.frames, raw_bytes);
+    let raw = raw.map_err(|error| format!("packed records do not unpack: {error}"))?;
+    if raw.len() != raw_bytes {
+        return Err(format!("records unpack to {} bytes, not {raw_bytes}", raw.len()));
+    }
+    chunk.frames = raw.into();
+    records.packing = Packing::Raw;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_types::{Epoch, Position, SequenceNumber};
+
+    use super::*;
+    use crate::core::{Session, Tail};
+
+    fn records(frames: Vec<u8>) -> Records {
+        let epoch = Epoch { term: 1, run: 1, id: 1 };
+        let last = Position { epoch, seq: SequenceNumber::FIRST };
+        let chunk = Chunk { prev: Tail::EMPTY, last, last_crc: 7, frames: frames.into() };
+        let packing = Packing::Raw;
+        Records { session: Session(1), committed: None, packing, chunk: Some(chunk) }
+    }
+
+    fn frames(records: &Records) -> &[u8] {
+        &records.chunk.as_ref().unwrap().frames
+    }
+
+    #[test]
+    fn records_that_repeat_are_packed_and_come_out_as_they_were() {
+        let raw = br#"{"name":"Ada","city":"London","visits":17}"#.repeat(1_000);
+        let mut sent = records(raw.clone());
+        Packer::default().pack(&mut sent);
+        assert!(matches!(sent.packing, Packing::Lz4 { .. }));
+        assert!(frames(&sent).len() < raw.len() / 2);
+        unpack(&mut sent).unwrap();
+        assert_eq!(frames(&sent), raw);
+    }
+
+    #[test]
+    fn what_does_not_pack_or_is_small_is_sent_as_it_is() {
+        use rand::{RngCore as _, SeedableRng as _};
+        let mut noise = vec![0; 100_000];
+        rand::rngs::SmallRng::seed_from_u64(1).fill_bytes(&mut noise);
+        for raw in [noise, vec![0; PACKED_BYTES_MIN - 1]] {
+            let mut sent = records(raw.clone());
+            Packer::default().pack(&mut sent);
+            assert_eq!((sent.packing, frames(&sent)), (Packing::Raw, &raw[..]));
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_is_refused_before_memory_is_taken() {
+        let mut sent = records(vec![7; 10_000]);
+        Packer::default().pack(&mut sent);
+        for raw_bytes in [u32::MAX, 9_999, 10_001] {
+            let mut lying = Records { packing: Packing::Lz4 { raw_bytes }, ..sent.clone() };
+            assert!(unpack(&mut lying).is_err(), "{raw_bytes}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Between the driver and the threads of the shard: what each asks of the other.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use larder_storage::Store;
+use larder_types::{Epoch, LogId};
+
+use crate::core::Role;
+
+/// What the driver asks of the shard. Done one after the other, in order, on a thread that may block.
+#[derive(Debug)]
+pub enum Order {
+    /// Append a master's frames. [`Report::Refused`] follows where they do not continue the log.
+    Accept(Bytes),
+    /// Begin an epoch.
+    BeginEpoch(Epoch),
+    /// Append a replica set.
+    AppendReplicas(Bytes),
+    /// Take no writes of clients for a moment. [`Report::Paused`] follows.
+    Pause,
+    /// Take writes of clients again.
+    Resume,
+    /// This node's part has changed: see to it that clients are served so.
+    Become(Role),
+    /// Have everything up to now folded and flushed.
+    Flush,
+    /// Close the store, so that its directory can be worked on, and tell clients why they are not
+    /// served. [`Report::Closed`] follows.
+    Close(Cow<'static, str>),
+    /// Open the store as a follower; with this log where the directory has none.
+    /// [`Report::Opened`] follows.
+    Open(Option<LogId>),
+}
+
+/// What the shard tells the driver.
+pub enum Report {
+    /// The store is open, after an [`Order::Open`] or because the shard opened it again by itself:
+    /// as a follower that is closed to clients.
+    Opened(Store),
+    /// The store is closed.
+    Closed,
+    /// Clients' writes are paused; this was the last record appended.
+    Paused {
+        /// Its number; 0 for none.
+        appended: u64,
+    },
+    /// Frames were refused.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The driver's side of the shard.
+pub struct Port {
+    /// Takes orders. Never blocks: what is under way is bounded by the core's windows.
+    pub order: Arc<dyn Fn(Order) + Send + Sync>,
+    /// Told, after each commit, up to which record readers see the log.
+    pub visible: Arc<dyn Fn(u64) + Send + Sync>,
+}

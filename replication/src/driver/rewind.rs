@@ -1,0 +1,295 @@
+//! What is done to the directory of a closed store: a rewind, step by step, or a snapshot put in
+//! place. Each step runs on a thread that may block.
+
+use std::{
+    os::unix::fs::DirBuilderExt as _,
+    sync::atomic::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use larder_storage::{
+    Directory, FileError,
+    rewind::{self, Rewind, RewindError, Scope},
+};
+use larder_types::{LogId, SequenceNumber};
+use tokio::task::spawn_blocking;
+
+use super::{
+    DriverError, Order,
+    engine::{Closed, Engine, Input, Opening},
+    log_state,
+    snapshot::Fetched,
+};
+use crate::core::{Event, Link, LogState, Marker, RewindScope};
+
+/// Bytes of one request for keys: it goes over the control stream.
+const REQUEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one reply: it goes over the log stream, whose frames are at most 16 MiB.
+const REPLY_BYTES_MAX: usize = 16 << 20;
+/// What clients are told meanwhile.
+const REWINDING: &str =
+    "LOADING this node's log parted from the master's and is being rewound; try again";
+const INSTALLING: &str = "LOADING this node takes a snapshot from the master; try again";
+
+/// What came of work on the directory.
+pub(super) enum Worked {
+    Marked(Result<Rewind, RewindError>),
+    Cut(Result<(Rewind, LogState), DriverError>),
+    Listed(Result<(Rewind, Option<Vec<u8>>), RewindError>),
+    Applied(Result<Rewind, RewindError>),
+    Ended(Result<(), FileError>),
+    /// With the log to be made, where nothing was put in place.
+    Installed(Link, Result<Option<LogId>, String>),
+}
+
+/// A rewind under way: storage's part, which is away while a thread works with it.
+pub(super) struct Rewinding {
+    pub(super) rewind: Option<Rewind>,
+}
+
+/// What the core is told of a marker.
+pub(super) fn marker_of(rewind: &Rewind) -> Marker {
+    let marker = rewind.marker();
+    Marker { parting: marker.parting, scope: scope_of(marker.scope), cut: marker.cut }
+}
+
+const fn scope_of(scope: Scope) -> RewindScope {
+    match scope {
+        Scope::Log => RewindScope::Log,
+        Scope::Keys => RewindScope::Keys,
+        Scope::Everything => RewindScope::Everything,
+    }
+}
+
+impl Engine {
+    /// Closes the store, marks what has to be taken back, and exports what parted.
+    pub(super) fn start_rewind(&mut self, parting: SequenceNumber) {
+        self.shared.stats.rewinds.fetch_add(1, Ordering::Relaxed);
+        self.rewinding = Some(Rewinding { rewind: None });
+        self.close(Closed::Mark { parting }, REWINDING);
+    }
+
+    /// Puts a snapshot in place of log and state.
+    pub(super) fn install(&mut self, link: Link, log: LogId, fetched: Box<Fetched>) {
+        self.close(Closed::Install(link, log, fetched), INSTALLING);
+    }
+
+    /// Has the store closed for this; does it at once where it is closed already.
+    fn close(&mut self, what: Closed, why: &'static str) {
+        self.feeds.clear();
+        self.served.clear();
+        self.closed = Some(what);
+        if self.store.take().is_some() {
+            (self.port.order)(Order::Close(why.into()));
+        } else {
+            self.store_closed();
+        }
+    }
+
+    /// The store is closed: does what it was closed for.
+    pub(super) fn store_closed(&mut self) {
+        let (directory, database) = (self.directory.clone(), self.database.clone());
+        match self.closed.take() {
+            Some(Closed::Mark { parting }) => self.work(move || {
+                Worked::Marked(Rewind::mark(&directory, &database, parting, unix_ms()))
+            }),
+            Some(Closed::List) => self.list_keys(true),
+            Some(Closed::Install(link, log, fetched)) => {
+                let name = format!("before-snapshot-{}", unix_ms());
+                self.work(move || match *fetched {
+                    Fetched::State(incoming) => {
+                        let installed = incoming.install(&directory, &database, &name);
+                        let installed = installed.map_err(|error| error.to_string());
+                        Worked::Installed(link, installed.map(|()| None))
+                    }
+                    Fetched::Nothing => {
+                        let aside = set_aside(&directory, &name);
+                        Worked::Installed(link, aside.map(|()| Some(log)))
+                    }
+                });
+            }
+            None => {}
+        }
+    }
+
+    fn work(&self, work: impl FnOnce() -> Worked + Send + 'static) {
+        let inputs = self.inputs.clone();
+        spawn_blocking(move || {
+            // Where nobody takes it, the driver has ended; a start finds what was done.
+            let _ = inputs.blocking_send(Input::Worked(Box::new(work())));
+        });
+    }
+
+    fn take_rewind(&mut self) -> Option<Rewind> {
+        self.rewinding.as_mut()?.rewind.take()
+    }
+
+    pub(super) fn worked(&mut self, worked: Worked) {
+        let (rewind, event) = match worked {
+            Worked::Marked(Ok(rewind)) => {
+                let scope = scope_of(rewind.marker().scope);
+                (rewind, Some(Event::RewindMarked { scope }))
+            }
+            Worked::Cut(Ok((rewind, log))) => match rewind.marker().scope {
+                Scope::Log => {
+                    self.opening = Some(Opening::Cut);
+                    (self.port.order)(Order::Open(None));
+                    (rewind, None)
+                }
+                Scope::Keys | Scope::Everything => {
+                    self.know(Some(&log));
+                    (rewind, Some(Event::LogCut(log)))
+                }
+            },
+            Worked::Listed(Ok((rewind, Some(request)))) => {
+                (rewind, Some(Event::KeysListed { request: Some(request.into()) }))
+            }
+            Worked::Listed(Ok((rewind, None))) => {
+                self.opening = Some(Opening::Rewound);
+                (self.port.order)(Order::Open(None));
+                (rewind, None)
+            }
+            Worked::Applied(Ok(rewind)) => (rewind, Some(Event::KeysApplied)),
+            Worked::Ended(Ok(())) => return,
+            Worked::Installed(_, Ok(log)) => {
+                self.rewinding = None;
+                self.opening = Some(Opening::Installed);
+                return (self.port.order)(Order::Open(log));
+            }
+            Worked::Installed(link, Err(why)) => return self.install_failed(link, why),
+            Worked::Cut(Err(error)) => return self.fail(error),
+            Worked::Marked(Err(error))
+            | Worked::Listed(Err(error))
+            | Worked::Applied(Err(error)) => return self.fail(error.into()),
+            Worked::Ended(Err(error)) => return self.fail(RewindError::from(error).into()),
+        };
+        self.rewinding = Some(Rewinding { rewind: Some(rewind) });
+        self.events.extend(event);
+    }
+
+    /// What was there before is there still, unless a rewind had taken it apart.
+    fn install_failed(&mut self, link: Link, why: String) {
+        if self.rewinding.is_none() {
+            self.opening = Some(Opening::Unchanged);
+            (self.port.order)(Order::Open(None));
+        }
+        self.events.push_back(Event::SnapshotFailed { link, why });
+    }
+
+    /// Removes what parted from the log.
+    pub(super) fn cut_log(&mut self) {
+        let Some(mut rewind) = self.take_rewind() else { return };
+        let (directory, database) = (self.directory.clone(), self.database.clone());
+        self.work(move || {
+            Worked::Cut(match rewind.cut(&directory) {
+                Ok(()) => log_state::at_rest(&directory, &database)
+                    .and_then(|log| log.ok_or(RewindError::NoLog.into()))
+                    .map(|log| (rewind, log)),
+                Err(error) => Err(error.into()),
+            })
+        });
+    }
+
+    /// Names the next keys to fetch. Once all are in place, the store is opened.
+    pub(super) fn list_keys(&mut self, restart: bool) {
+        if self.store.is_some() {
+            // The master has changed after the keys of another were in place.
+            return self.close(Closed::List, REWINDING);
+        }
+        let Some(mut rewind) = self.take_rewind() else { return };
+        let directory = self.directory.clone();
+        self.work(move || {
+            let listed = rewind.next_keys(&directory, restart, REQUEST_BYTES_MAX);
+            Worked::Listed(listed.map(|request| (rewind, request)))
+        });
+    }
+
+    /// Puts fetched keys in place.
+    pub(super) fn apply_keys(&mut self, reply: Bytes) {
+        let Some(mut rewind) = self.take_rewind() else { return };
+        if reply.is_empty() {
+            tracing::warn!("the master cannot give the keys: a snapshot is taken instead");
+            let marker = Marker { scope: RewindScope::Everything, ..marker_of(&rewind) };
+            self.rewinding = Some(Rewinding { rewind: Some(rewind) });
+            return match log_state::at_rest(&self.directory, &self.database) {
+                Ok(log) => self.begin_again(log, Some(marker)),
+                Err(error) => self.fail(error),
+            };
+        }
+        let directory = self.directory.clone();
+        self.work(move || Worked::Applied(rewind.apply(&directory, &reply).map(|()| rewind)));
+    }
+
+    /// The rewind is over.
+    pub(super) fn end_rewind(&mut self) {
+        self.rewinding = None;
+        let directory = self.directory.clone();
+        self.work(move || Worked::Ended(rewind::end(&directory)));
+    }
+
+    /// At the master: reads keys whole for a slave. An empty reply says that they
+    /// cannot be given, and that a snapshot is needed.
+    pub(super) fn read_keys(&self, link: Link, request: Bytes) {
+        let Some(store) = self.store.clone() else { return };
+        let inputs = self.inputs.clone();
+        spawn_blocking(move || {
+            let input = match store.read_keys(&request, REPLY_BYTES_MAX) {
+                Ok((reply, at)) => Input::KeysRead { link, reply: reply.into(), at },
+                Err(error) => {
+                    tracing::warn!(%error, "a slave that rewinds cannot be given its keys");
+                    let at = store.watermarks().visible;
+                    Input::KeysRead { link, reply: Bytes::new(), at }
+                }
+            };
+            let _ = inputs.blocking_send(input);
+        });
+    }
+
+    pub(super) fn keys_read(&mut self, link: Link, reply: Bytes, at: u64) {
+        let Some(store) = &self.store else { return };
+        let at = match SequenceNumber::new(at).map(|seq| log_state::joint(store, seq)) {
+            None => None,
+            Some(Ok(joint)) => joint.last,
+            // Trimmed meanwhile: the slave asks again.
+            Some(Err(_)) => return self.disconnect(link, "the keys are out of date"),
+        };
+        self.events.push_back(Event::KeysRead { link, reply, at });
+    }
+
+    /// Has what came since the keys were put in place folded: only then the rewind is over.
+    pub(super) fn hurry_rewind(&self) {
+        if let (Some(_), Some(store)) = (&self.rewinding, &self.store) {
+            let marks = store.watermarks();
+            if marks.applied < marks.visible {
+                (self.port.order)(Order::Flush);
+            }
+        }
+    }
+}
+
+/// Moves log and state away: what comes begins with an empty log.
+fn set_aside(directory: &Directory, name: &str) -> Result<(), String> {
+    let aside = directory.set_aside().join(name);
+    let moved = std::fs::create_dir_all(&aside).and_then(|()| {
+        // The state first: a log alone is replayed, a state alone is refused.
+        for (part, from) in [("state", directory.state()), ("log", directory.log())] {
+            match std::fs::rename(&from, aside.join(part)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::File::open(directory.root())?.sync_all()?;
+        // As an opening of the directory makes it.
+        std::fs::DirBuilder::new().mode(0o700).create(directory.log())
+    });
+    moved
+        .and_then(|()| rewind::end(directory).map_err(std::io::Error::other))
+        .map_err(|error| format!("set log and state aside: {error}"))
+}
+
+/// For names of files and for people alone.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

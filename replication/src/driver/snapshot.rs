@@ -1,0 +1,302 @@
+//! Snapshots over streams of their own: made once for several slaves, verified, gone on with after a
+//! break.
+//!
+//! The slave opens the stream and names its session (u64). The master answers with the manifest, or
+//! with an empty frame where the slave begins with an empty log;
+//! the slave with the file and the offset (two u64) where it wants to begin, or `u64::MAX` twice
+//! where it has everything; then pieces follow: file, offset (two u64), bytes. Little-endian.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use larder_net::{Connection, FrameReceiver, FrameSender, StreamKind};
+use larder_storage::{
+    Directory, StateError, Store,
+    snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
+};
+use larder_types::{LogId, SequenceNumber};
+use rand::Rng as _;
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use super::engine::Input;
+use crate::core::{Link, Session};
+
+/// Bytes of a file in one piece.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that were received and are not written yet.
+const PIECES_WAITING_MAX: usize = 8;
+/// A peer must say what it wants, and then take or send a piece, within this time.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a store may take until it has folded something.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(20);
+const FLUSH_STEP: Duration = Duration::from_millis(10);
+/// Bytes of file and offset before a piece.
+const PIECE_HEADER_BYTES: usize = 16;
+/// "Everything is here": a file and an offset that none has.
+const NOTHING: u64 = u64::MAX;
+
+/// A stream on which a slave waits for a snapshot.
+pub(super) type Stream = (FrameSender, FrameReceiver);
+
+/// Snapshots that slaves may fetch, and those that wait for one that is being made.
+#[derive(Default)]
+pub(super) struct Served {
+    by_link: HashMap<Link, (Session, Given)>,
+    /// Those that the one under way is for.
+    wanted: HashMap<Link, Session>,
+    /// A slave may ask before its snapshot is there.
+    waiting: HashMap<Link, (Session, Stream)>,
+}
+
+impl Served {
+    /// One that is being fetched: several slaves share it.
+    pub(super) fn any(&self) -> Option<&Given> {
+        self.by_link.values().next().map(|(_, given)| given)
+    }
+
+    /// Notes that this slave is to have one; false where one is being made already, which then is
+    /// for this slave too.
+    pub(super) fn want(&mut self, link: Link, session: Session) -> bool {
+        let is_first = self.wanted.is_empty();
+        self.wanted.insert(link, session);
+        is_first
+    }
+
+    /// Whom the one is for that has been made, or was not.
+    pub(super) fn take_wanted(&mut self) -> Vec<(Link, Session)> {
+        self.wanted.drain().collect()
+    }
+
+    /// Answers the stream of this slave, where it waits already.
+    pub(super) fn add(
+        &mut self,
+        link: Link,
+        session: Session,
+        given: Given,
+    ) -> Option<Stream> {
+        self.by_link.insert(link, (session, given));
+        let (of, stream) = self.waiting.remove(&link)?;
+        (of == session).then_some(stream)
+    }
+
+    /// Lets a slave wait whose snapshot is being made; false where none is.
+    pub(super) fn wait(&mut self, link: Link, session: Session, stream: Stream) -> bool {
+        let is_wanted = self.wanted.get(&link) == Some(&session);
+        if is_wanted {
+            self.waiting.insert(link, (session, stream));
+        }
+        is_wanted
+    }
+
+    pub(super) fn of(&self, link: Link, session: Session) -> Option<&Given> {
+        self.by_link.get(&link).filter(|(of, _)| *of == session).map(|(_, given)| given)
+    }
+
+    pub(super) fn forget(&mut self, link: Link) {
+        self.by_link.remove(&link);
+        self.waiting.remove(&link);
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// What a slave is given.
+#[derive(Clone)]
+pub(super) enum Given {
+    /// A state, and the log from there on.
+    State(Snapshot),
+    /// Nothing: the whole log is there, from its first record on.
+    Nothing,
+}
+
+/// What a slave has fetched.
+pub(super) enum Fetched {
+    State(Incoming),
+    Nothing,
+}
+
+/// Makes a snapshot. `flush` asks for everything to be folded, without which there may be nothing
+/// to give.
+pub(super) async fn make(
+    store: Store,
+    directory: Arc<Directory>,
+    flush: impl Fn(),
+) -> Result<Given, String> {
+    let made = async {
+        loop {
+            let (store, directory) = (store.clone(), directory.clone());
+            let is_whole = store.log().first() == SequenceNumber::FIRST;
+            let id = rand::rng().random();
+            let made = spawn_blocking(move || store.snapshot(&directory, id)).await;
+            match made.map_err(|error| error.to_string())? {
+                Err(SnapshotError::State(StateError::NothingApplied { .. })) if is_whole => {
+                    return Ok(Given::Nothing);
+                }
+                Err(SnapshotError::State(StateError::NothingApplied { .. })) => {
+                    flush();
+                    sleep(FLUSH_STEP).await;
+                }
+                made => return made.map(Given::State).map_err(|error| error.to_string()),
+            }
+        }
+    };
+    let late = |_| "the state was not folded in time".to_owned();
+    timeout(FLUSH_TIME_MAX, made).await.map_err(late)?
+}
+
+/// What a slave that opened a stream wants.
+pub(super) async fn wanted(
+    link: Link,
+    sender: FrameSender,
+    mut receiver: FrameReceiver,
+) -> Option<Input> {
+    let frame = timeout(PATIENCE, receiver.next()).await.ok()?.ok()??;
+    let session = Session(u64::from_le_bytes(frame.as_ref().try_into().ok()?));
+    Some(Input::SnapshotWanted { link, session, stream: Box::new((sender, receiver)) })
+}
+
+/// Sends a slave what it is given.
+pub(super) async fn send(given: Given, mut stream: Stream) -> Result<(), String> {
+    match given {
+        Given::State(snapshot) => send_state(snapshot, stream).await,
+        Given::Nothing => {
+            let text = |error: larder_net::Error| error.to_string();
+            stream.0.send(Bytes::new()).await.map_err(text)?;
+            stream.0.finish().await.map_err(text)
+        }
+    }
+}
+
+async fn send_state(
+    snapshot: Snapshot,
+    (mut sender, mut receiver): (FrameSender, FrameReceiver),
+) -> Result<(), String> {
+    let text = |error: larder_net::Error| error.to_string();
+    let manifest = snapshot.manifest();
+    let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
+    let encoded = manifest.encode().map_err(|error| error.to_string())?;
+    sender.send(encoded.into()).await.map_err(text)?;
+    let begin = timeout(PATIENCE, receiver.next()).await.map_err(|_| "the slave is silent")?;
+    let begin = begin.map_err(text)?.ok_or("the slave has ended the stream")?;
+    let Some((mut file, mut offset)) = place(&begin) else {
+        return Err("the slave asks for no place".to_owned());
+    };
+    let mut next = piece(&snapshot, &sizes, &mut file, &mut offset);
+    while let Some(reading) = next {
+        let piece = reading.await.map_err(|error| error.to_string())??;
+        next = self::piece(&snapshot, &sizes, &mut file, &mut offset);
+        let sent = timeout(PATIENCE, sender.send(piece)).await;
+        sent.map_err(|_| "the slave takes nothing")?.map_err(text)?;
+    }
+    sender.finish().await.map_err(text)
+}
+
+type Reading = tokio::task::JoinHandle<Result<Bytes, String>>;
+
+/// Begins to read the piece at a place, and moves the place on; `None` at the end.
+fn piece(snapshot: &Snapshot, sizes: &[u64], file: &mut u64, offset: &mut u64) -> Option<Reading> {
+    let mut at = usize::try_from(*file).ok().filter(|at| *at < sizes.len())?;
+    while *offset >= sizes[at] {
+        at += 1;
+        (*file, *offset) = (at as u64, 0);
+        if at == sizes.len() {
+            return None;
+        }
+    }
+    let (snapshot, from) = (snapshot.clone(), *offset);
+    *offset = sizes[at].min(from + PIECE_BYTES as u64);
+    let wanted = (*offset - from) as usize;
+    Some(spawn_blocking(move || {
+        let bytes = snapshot.read(at, from, wanted).map_err(|error| error.to_string())?;
+        if bytes.len() != wanted {
+            return Err(format!(
+                "a file of the snapshot ends {} bytes early",
+                wanted - bytes.len()
+            ));
+        }
+        let mut piece = BytesMut::with_capacity(PIECE_HEADER_BYTES + bytes.len());
+        piece.put_u64_le(at as u64);
+        piece.put_u64_le(from);
+        piece.extend_from_slice(&bytes);
+        Ok(piece.freeze())
+    }))
+}
+
+/// Fetches a snapshot from the master, going on with what is there of it.
+pub(super) async fn fetch(
+    connection: Connection,
+    session: Session,
+    log: LogId,
+    directory: Arc<Directory>,
+) -> Result<Fetched, String> {
+    let text = |error: larder_net::Error| error.to_string();
+    let (mut sender, mut receiver) = connection.open(StreamKind::Snapshot).await.map_err(text)?;
+    sender.send(Bytes::copy_from_slice(&session.0.to_le_bytes())).await.map_err(text)?;
+    let manifest = next(&mut receiver).await?.ok_or("the master gives no snapshot")?;
+    if manifest.is_empty() {
+        return Ok(Fetched::Nothing);
+    }
+    let manifest = Manifest::decode(&manifest).map_err(|error| error.to_string())?;
+    let of = manifest.head().map_err(|error| error.to_string())?.id;
+    if of != log {
+        return Err(format!("a snapshot of log {of}, not of {log}"));
+    }
+    let begun = spawn_blocking(move || {
+        let mut incoming = Incoming::begin(&directory, manifest)?;
+        let missing = incoming.missing()?;
+        Ok::<_, SnapshotError>((incoming, missing))
+    });
+    let begun = begun.await.map_err(|error| error.to_string())?;
+    let (incoming, missing) = begun.map_err(|error| error.to_string())?;
+    let (file, offset) = missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
+    let mut begin = BytesMut::with_capacity(PIECE_HEADER_BYTES);
+    begin.put_u64_le(file);
+    begin.put_u64_le(offset);
+    sender.send(begin.freeze()).await.map_err(text)?;
+
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
+    let writing = spawn_blocking(move || write_all(incoming, waiting));
+    while let Some(piece) = next(&mut receiver).await? {
+        if pieces.send(piece).await.is_err() {
+            break;
+        }
+    }
+    drop(pieces);
+    writing.await.map_err(|error| error.to_string())?.map(Fetched::State)
+}
+
+fn write_all(
+    mut incoming: Incoming,
+    mut waiting: mpsc::Receiver<Bytes>,
+) -> Result<Incoming, String> {
+    while let Some(mut piece) = waiting.blocking_recv() {
+        let (file, offset) = place(&piece).ok_or("a piece of a snapshot without its place")?;
+        piece.advance(PIECE_HEADER_BYTES);
+        let file = usize::try_from(file).map_err(|error| error.to_string())?;
+        incoming.write(file, offset, &piece).map_err(|error| error.to_string())?;
+        // A file that has come whole is verified before the next begins.
+        incoming.missing().map_err(|error| error.to_string())?;
+    }
+    match incoming.missing().map_err(|error| error.to_string())? {
+        None => Ok(incoming),
+        Some((file, offset)) => Err(format!("the snapshot ends in file {file} at byte {offset}")),
+    }
+}
+
+async fn next(receiver: &mut FrameReceiver) -> Result<Option<Bytes>, String> {
+    let received = timeout(PATIENCE, receiver.next()).await;
+    received.map_err(|_| "the master is silent")?.map_err(|error| error.to_string())
+}
+
+/// File and offset at the beginning of a frame.
+fn place(frame: &[u8]) -> Option<(u64, u64)> {
+    let (file, rest) = frame.split_first_chunk::<8>()?;
+    let (offset, _) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*file), u64::from_le_bytes(*offset)))
+}

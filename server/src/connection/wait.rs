@@ -1,0 +1,158 @@
+//! Commands that wait for other nodes: WAIT and KV.AFTER.
+
+use std::time::Duration;
+
+use larder_replication::core::Need;
+use larder_resp::Request;
+use larder_types::SequenceNumber;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{Connection, End};
+use crate::{
+    command::{CommandError, Outcome, parse_integer},
+    replica::{Replica, Token, Whereabouts},
+};
+
+/// Without a timeout it ends with the connection, as in Redis, or with the server.
+const FOREVER: Duration = Duration::from_secs(u64::MAX >> 32);
+/// How often a waiter looks whether the history has changed: nothing wakes it for that.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+impl Connection {
+    /// `WAIT replicas timeout`: until so many have this connection's last write; answers how many.
+    /// A single node has none.
+    pub(super) async fn wait(
+        &mut self,
+        request: Request<'_>,
+        may_block: bool,
+    ) -> Result<Outcome, End> {
+        let Some(replicas) = parse_integer(request.arg(1)) else {
+            return Ok(Err(CommandError::NotInteger));
+        };
+        let timeout = match timeout(request.arg(2)) {
+            Ok(timeout) => timeout,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let node = self.node.clone();
+        if let Some(replica) = &node.replica
+            && !replica.duty().is_master()
+        {
+            return Ok(Err(CommandError::message(
+                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
+                 if a replica is configured to be writable (which is not the default) writes to \
+                 replicas are just local and are not propagated.",
+            )));
+        }
+        let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
+        let patience = if may_block { timeout } else { Duration::ZERO };
+        if wanted > 0 && may_block {
+            self.send().await?;
+        }
+        let seq = self.session.last_write.map_or(SequenceNumber::FIRST, |written| written.seq);
+        let waited = async {
+            match &node.replica {
+                Some(replica) => have(replica, seq, wanted, patience).await,
+                None if wanted == 0 => 0,
+                None => {
+                    tokio::time::sleep(patience).await;
+                    0
+                }
+            }
+        };
+        let have = tokio::select! {
+            have = waited => have,
+            () = self.stop.requested() => 0,
+            () = closed(&self.stream) => return Err(End::Closed),
+        };
+        self.writer().integer(have.into());
+        Ok(Ok(()))
+    }
+
+    /// `KV.AFTER token timeout-ms`: until this node shows the write that the token names. Answers
+    /// OK; nil when it does not in time; `LOST` when the write is not in this history.
+    pub(super) async fn after(
+        &mut self,
+        request: Request<'_>,
+        may_block: bool,
+    ) -> Result<Outcome, End> {
+        let Some(token) = Token::parse(request.arg(1)) else {
+            return Ok(Err(CommandError::message("ERR this is no token that KV.TOKEN gave")));
+        };
+        let timeout = match timeout(request.arg(2)) {
+            Ok(timeout) => timeout,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let until = Instant::now() + if may_block { timeout } else { Duration::ZERO };
+        if may_block {
+            self.send().await?;
+        }
+        let node = self.node.clone();
+        let mut visible = node.replica.as_ref().map(|replica| replica.visible());
+        loop {
+            match token.whereabouts(&self.shard.store()) {
+                Whereabouts::Visible => {
+                    self.writer().simple("OK");
+                    return Ok(Ok(()));
+                }
+                Whereabouts::Lost => {
+                    return Ok(Err(CommandError::message(
+                        "LOST the write that this token names is not in the history of this store: \
+                         the log parted before it",
+                    )));
+                }
+                Whereabouts::Forgotten => {
+                    return Ok(Err(CommandError::message(
+                        "ERR this token is older than what is kept of the log, so that nobody knows",
+                    )));
+                }
+                Whereabouts::Awaited if Instant::now() >= until => {
+                    self.writer().null();
+                    return Ok(Ok(()));
+                }
+                Whereabouts::Awaited => {}
+            }
+            let look = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY));
+            let moved = async {
+                let moved = match &mut visible {
+                    Some(visible) => visible.changed().await.is_ok(),
+                    None => false,
+                };
+                if !moved {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = look => {}
+                () = moved => {}
+                () = self.stop.requested() => {
+                    self.writer().null();
+                    return Ok(Ok(()));
+                }
+                () = closed(&self.stream) => return Err(End::Closed),
+            }
+        }
+    }
+}
+
+async fn have(replica: &Replica, seq: SequenceNumber, wanted: u32, patience: Duration) -> u32 {
+    let reached = replica.driver.reach(seq, Need::Replicas(wanted), patience).await;
+    reached.map_or(0, |(_, replicas)| replicas)
+}
+
+fn timeout(argument: &[u8]) -> Result<Duration, CommandError> {
+    let Some(timeout_ms) = parse_integer(argument) else {
+        return Err(CommandError::message("ERR timeout is not an integer or out of range"));
+    };
+    match u64::try_from(timeout_ms) {
+        Ok(0) => Ok(FOREVER),
+        Ok(timeout_ms) => Ok(Duration::from_millis(timeout_ms).min(FOREVER)),
+        Err(_) => Err(CommandError::message("ERR timeout is negative")),
+    }
+}
+
+/// Done when the client closes the connection. Never, if it sends more before that.
+async fn closed(stream: &TcpStream) {
+    if stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,136 @@
+//! The thread that does with the shard what the driver asks for: it may block, the driver may not.
+
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use larder_replication::driver::{Driver, Order, Report};
+use larder_types::LogId;
+
+use super::Duty;
+use crate::shard::{Ending, OrderError, Shard, Task, Work};
+
+/// How long frames wait before they are tried again while the fold is behind.
+const ROOM_STEP: Duration = Duration::from_millis(2);
+
+/// What the steward works with. The shard is missing while a rewind that a start found keeps its
+/// store from being opened.
+pub(super) struct Steward {
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) driver: Arc<OnceLock<Driver>>,
+    pub(super) shard: Arc<OnceLock<Arc<Shard>>>,
+    pub(super) duty: Arc<ArcSwap<Duty>>,
+    /// Opens the shard for the first time.
+    pub(super) open: Box<dyn Fn() -> bool + Send>,
+    /// Told that the log takes no epoch or replica set: a defect, or damage.
+    pub(super) failed: Box<dyn Fn(OrderError) + Send>,
+}
+
+impl Steward {
+    /// Does what it is asked for until nobody asks any more.
+    pub(super) fn run(self) {
+        while let Ok(order) = self.orders.recv() {
+            if self.follow(order).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn follow(&self, order: Order) -> Result<(), Ending> {
+        let Some(shard) = self.shard.get() else { return self.follow_closed(order) };
+        match order {
+            Order::Accept(frames) => self.accept(shard, &frames),
+            Order::BeginEpoch(epoch) => self.check(shard.begin_epoch(epoch).map(drop)),
+            Order::AppendReplicas(body) => self.check(shard.append_replicas(&body).map(drop)),
+            Order::Pause => {
+                self.take_up(shard, Duty::HandingOver);
+                let appended = shard.store().watermarks().appended;
+                self.report(Report::Paused { appended })?;
+            }
+            Order::Resume => {
+                if **self.duty.load() == Duty::HandingOver {
+                    self.take_up(shard, Duty::Master);
+                }
+            }
+            Order::Become(role) => self.take_up(shard, Duty::of(&role)),
+            Order::Flush => drop(shard.submit(Work::of(Task::Seal))),
+            Order::Close(why) => {
+                shard.close_store(why)?;
+                self.report(Report::Closed)?;
+            }
+            Order::Open(log) => self.open_again(shard, log)?,
+        }
+        Ok(())
+    }
+
+    /// Before the shard is there.
+    fn follow_closed(&self, order: Order) -> Result<(), Ending> {
+        match order {
+            Order::Open(_) if !(self.open)() => return Err(Ending),
+            Order::Open(_) => {
+                let shard = self.shard.get().ok_or(Ending)?;
+                let duty = Duty::clone(&self.duty.load());
+                self.take_up(shard, duty);
+                self.report(Report::Opened((**shard.store()).clone()))?;
+            }
+            Order::Close(_) => self.report(Report::Closed)?,
+            Order::Become(role) => self.duty.store(Arc::new(Duty::of(&role))),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn open_again(&self, shard: &Shard, log: Option<LogId>) -> Result<(), Ending> {
+        shard.open_store(log)?;
+        // The writer of the store that was opened is closed to clients.
+        let duty = Duty::clone(&self.duty.load());
+        self.take_up(shard, duty);
+        self.report(Report::Opened((**shard.store()).clone()))
+    }
+
+    /// Frames wait while the fold is behind, and with them the master, whose window is full.
+    fn accept(&self, shard: &Shard, frames: &[u8]) {
+        loop {
+            match shard.accept(frames) {
+                Err(OrderError::NoRoom) if !shard.is_ending() => thread::sleep(ROOM_STEP),
+                // Whoever opens the store again begins from what is in it.
+                Ok(_) | Err(OrderError::Closed | OrderError::NoRoom) => return,
+                Err(error) => {
+                    let why = error.to_string();
+                    // Where nobody takes it, the driver has ended.
+                    let _ = self.report(Report::Refused { why });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check(&self, done: Result<(), OrderError>) {
+        match done {
+            Ok(()) | Err(OrderError::Closed) => {}
+            Err(error) => (self.failed)(error),
+        }
+    }
+
+    /// Serves clients as the duty wants. When this returns, what was let in before has its place.
+    fn take_up(&self, shard: &Shard, duty: Duty) {
+        let was_master = self.duty.load().is_master();
+        let refusal = duty.refuses_writes().map(Into::into);
+        let is_master = duty.is_master();
+        tracing::info!(?duty, "this node's part");
+        self.duty.store(Arc::new(duty));
+        // Where the store is not open, it is closed to clients when it is opened.
+        let _ = shard.admit_clients(refusal);
+        if was_master && !is_master {
+            shard.give_up();
+        }
+    }
+
+    fn report(&self, report: Report) -> Result<(), Ending> {
+        let driver = self.driver.get().ok_or(Ending)?;
+        driver.report(report).then_some(()).ok_or(Ending)
+    }
+}

@@ -1,0 +1,131 @@
+//! What the replication of a shard does with its writer, its store and its directory.
+
+use std::{borrow::Cow, time::Instant};
+
+use larder_storage::{AcceptError, EpochError, log::AppendError};
+use larder_types::{Epoch, LogId, Position};
+
+use super::{combine::Desk, pause::Ending, threads::Shard};
+use crate::clock::wall_ms;
+
+/// Why something was not done with the shard's writer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// The frames do not continue the log.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    /// The record was too large.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The state is being opened again, or the shard ends.
+    #[error("the shard's store is not open")]
+    Closed,
+    /// The epoch does not follow the log's last one.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    /// So much is not folded yet that more must wait.
+    #[error("the shard's state is behind its log; try again")]
+    NoRoom,
+}
+
+impl Shard {
+    /// Takes whole frames of the master's log. They are durable when [`super::Happened::Durable`]
+    /// says so.
+    ///
+    /// # Errors
+    /// [`OrderError::NoRoom`] while the fold is behind; [`OrderError::Accept`] for frames that do not
+    /// continue this log.
+    pub fn accept(&self, frames: &[u8]) -> Result<Position, OrderError> {
+        self.with_writer(|desk| {
+            if !desk.writer.has_room() {
+                return Err(OrderError::NoRoom);
+            }
+            // What they touch is not looked at: a transaction that watches any key begins again.
+            self.combiner.watches().touch_every();
+            Ok(desk.writer.accept(frames)?)
+        })
+    }
+
+    /// Begins an epoch: from here on this node writes the log.
+    ///
+    /// # Errors
+    /// When it does not follow the last one.
+    pub fn begin_epoch(&self, epoch: Epoch) -> Result<Position, OrderError> {
+        self.with_writer(|desk| Ok(desk.writer.begin_epoch(epoch, wall_ms())?))
+    }
+
+    /// Appends a replica set.
+    ///
+    /// # Errors
+    /// When it is larger than a record.
+    pub fn append_replicas(&self, body: &[u8]) -> Result<Position, OrderError> {
+        self.with_writer(|desk| Ok(desk.writer.append_replicas(body, wall_ms())?))
+    }
+
+    /// Lets clients write, or says what their writes are refused with from now on. When this returns,
+    /// every write that was let in before has its place in the log.
+    ///
+    /// # Errors
+    /// When the store is not open.
+    pub fn admit_clients(&self, refusal: Option<Cow<'static, str>>) -> Result<(), OrderError> {
+        self.with_writer(|desk| {
+            desk.closed_to_clients = refusal;
+            Ok(())
+        })
+    }
+
+    fn with_writer<T>(
+        &self,
+        run: impl FnOnce(&mut Desk) -> Result<T, OrderError>,
+    ) -> Result<T, OrderError> {
+        self.combiner.with_desk(run).unwrap_or(Err(OrderError::Closed))
+    }
+
+    /// Answers what waited until readers see the log up to this record.
+    pub fn release(&self, visible: u64) {
+        if let Some(awaiting) = &self.awaiting {
+            awaiting.release(visible);
+        }
+    }
+
+    /// Answers what has waited too long for other nodes.
+    pub fn expire(&self) {
+        if let Some(awaiting) = &self.awaiting {
+            awaiting.expire(Instant::now());
+        }
+    }
+
+    /// Answers everything that waits for other nodes: it can be committed here no more.
+    pub fn give_up(&self) {
+        if let Some(awaiting) = &self.awaiting {
+            awaiting.give_up();
+        }
+    }
+
+    /// Whether the shard ends: nothing is worth waiting for.
+    pub fn is_ending(&self) -> bool {
+        self.pause.is_stopped()
+    }
+
+    /// Closes the store and refuses work with `why`, so that the directory can be worked on. Blocks
+    /// until what was evaluated is on disk and the database is closed.
+    ///
+    /// # Errors
+    /// When the shard ends, or is closed already.
+    pub fn close_store(&self, why: Cow<'static, str>) -> Result<(), Ending> {
+        self.pause.ask()?;
+        self.combiner.refuse_all(why);
+        self.give_up();
+        self.pause.wait_until_closed()
+    }
+
+    /// Opens the store again, as a follower that is closed to clients; with this log where the
+    /// directory has none. Blocks until that is done.
+    ///
+    /// # Errors
+    /// When the shard ends: also when the store cannot be opened, of which the process is told.
+    pub fn open_store(&self, log: Option<LogId>) -> Result<(), Ending> {
+        self.pause.open(log)
+    }
+}

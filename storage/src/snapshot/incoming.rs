@@ -1,0 +1,177 @@
+//! Gathering a snapshot at a replica, beside its own data.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
+
+use super::{Manifest, ManifestFile, SnapshotError, install, io_at, measure};
+use crate::{
+    AtomicFile, Directory,
+    fs::{Fs, RealFs, create_dir_durably},
+    log,
+    state::{Database, DatabaseOptions},
+};
+
+const VERSION: u32 = 1;
+
+/// A snapshot that is being fetched.
+#[derive(Debug)]
+pub struct Incoming {
+    root: PathBuf,
+    state: PathBuf,
+    manifest: Manifest,
+    /// How many files, from the first on, are whole and have been verified by this process.
+    whole: usize,
+    /// The file that bytes are written to, and its length.
+    current: Option<(File, u64)>,
+}
+
+impl Incoming {
+    /// Begins to fetch a snapshot, or goes on where one with the same manifest was begun. Another
+    /// one that was begun is given up.
+    ///
+    /// # Errors
+    /// When the manifest is refused, or files cannot be made.
+    pub fn begin(directory: &Directory, manifest: Manifest) -> Result<Self, SnapshotError> {
+        manifest.check()?;
+        let root = directory.incoming();
+        let state = root.join("state");
+        let file = manifest_file(&root);
+        // What does not read back is given up as well.
+        if !matches!(file.read::<Manifest>(&RealFs), Ok(Some(begun)) if begun == manifest) {
+            match fs::remove_dir_all(&root) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_at(&root)(error));
+                }
+                _ => {}
+            }
+            create_dir_durably(&RealFs, &state).map_err(io_at(&state))?;
+            file.write(&RealFs, &manifest)?;
+        }
+        Ok(Self { root, state, manifest, whole: 0, current: None })
+    }
+
+    /// What is fetched.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The file and the place in it that come next; `None` once every file is there, whole and
+    /// verified.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when a file has come whole and is not what the manifest says: it
+    /// is asked for again. When files cannot be read.
+    pub fn missing(&mut self) -> Result<Option<(usize, u64)>, SnapshotError> {
+        while let Some(entry) = self.manifest.files.get(self.whole).cloned() {
+            let length = self.open_current()?.1;
+            if length < entry.bytes {
+                return Ok(Some((self.whole, length)));
+            }
+            self.finish_current(&entry)?;
+        }
+        Ok(None)
+    }
+
+    /// Takes bytes of the place that [`Incoming::missing`] named.
+    ///
+    /// # Errors
+    /// When they are for another place, or more than the file has; when they cannot be written.
+    pub fn write(&mut self, file: usize, offset: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let room = self.manifest.files.get(file).and_then(|entry| entry.bytes.checked_sub(offset));
+        if file != self.whole || room.is_none_or(|room| room < bytes.len() as u64) {
+            return Err(SnapshotError::OutOfPlace);
+        }
+        let (current, length) = self.open_current()?;
+        if *length != offset {
+            return Err(SnapshotError::OutOfPlace);
+        }
+        current.write_all_at(bytes, offset).map_err(SnapshotError::writing)?;
+        *length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn open_current(&mut self) -> Result<&mut (File, u64), SnapshotError> {
+        if self.current.is_none() {
+            let path = self.state.join(&self.manifest.files[self.whole].name);
+            let mut options = File::options();
+            let opened = options.create(true).truncate(false).read(true).write(true).open(&path);
+            let file = opened.map_err(io_at(&path))?;
+            let length = file.metadata().map_err(io_at(&path))?.len();
+            self.current = Some((file, length));
+        }
+        Ok(self.current.as_mut().expect("it was just opened"))
+    }
+
+    fn finish_current(&mut self, entry: &ManifestFile) -> Result<(), SnapshotError> {
+        let path = self.state.join(&entry.name);
+        if let Some((file, _)) = self.current.take() {
+            file.sync_all().map_err(io_at(&path))?;
+        }
+        let (bytes, found) = measure(&path)?;
+        if (bytes, found) != (entry.bytes, entry.crc32) {
+            fs::remove_file(&path).map_err(io_at(&path))?;
+            let (name, expected) = (entry.name.clone(), entry.crc32);
+            return Err(SnapshotError::Damaged { name, expected, found });
+        }
+        self.whole += 1;
+        Ok(())
+    }
+
+    /// Verifies the whole, and puts it in place of log and state, which are moved to
+    /// `set-aside/NAME`, as is what an earlier call was interrupted in. Nobody may have them open.
+    /// The log then goes on behind the snapshot; a rewind's marker is gone with the state it was for.
+    ///
+    /// # Errors
+    /// When something is missing or the state in it does not open at its position: nothing has
+    /// been replaced then. When files cannot be moved: the next opening goes on with it.
+    pub fn install(
+        self,
+        directory: &Directory,
+        options: &DatabaseOptions,
+        name: &str,
+    ) -> Result<(), SnapshotError> {
+        self.decide(directory, options, name)?;
+        Ok(install::finish_install(directory)?)
+    }
+
+    /// The part of [`Incoming::install`] up to the rename that decides: the next opening does the
+    /// rest.
+    ///
+    /// # Errors
+    /// As [`Incoming::install`].
+    pub fn decide(
+        mut self,
+        directory: &Directory,
+        options: &DatabaseOptions,
+        name: &str,
+    ) -> Result<(), SnapshotError> {
+        if self.missing()?.is_some() {
+            return Err(SnapshotError::Incomplete);
+        }
+        RealFs.sync_dir(&self.state).map_err(io_at(&self.state))?;
+        let found = Database::open_read_only(&self.state, options)?.persisted()?;
+        if found != Some(self.manifest.applied()) {
+            return Err(SnapshotError::OtherPosition);
+        }
+        let log = self.root.join("log");
+        if log::head(&RealFs, &log)?.is_none() {
+            log::create(&RealFs, &log, &self.manifest.head()?)?;
+        }
+        RealFs.sync_dir(&self.root).map_err(io_at(&self.root))?;
+        Ok(install::begin(directory, name)?)
+    }
+}
+
+impl SnapshotError {
+    fn writing(source: io::Error) -> Self {
+        Self::Io { path: PathBuf::from("incoming"), source }
+    }
+}
+
+fn manifest_file(root: &std::path::Path) -> AtomicFile {
+    AtomicFile::new(root, "MANIFEST", VERSION, 2 * super::MANIFEST_BYTES_MAX as u64)
+}

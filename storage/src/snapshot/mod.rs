@@ -1,0 +1,222 @@
+//! Snapshots: a state at a position, for a replica whose log cannot be continued.
+//!
+//! The master makes a checkpoint of its state and holds the log from there on while anybody
+//! fetches it; several may fetch the same one. The replica gathers the files beside its own data,
+//! verifies every one, and puts them in place of its log and state, which are set aside.
+
+mod incoming;
+mod install;
+mod manifest;
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use larder_types::SequenceNumber;
+
+pub(crate) use install::finish_install;
+
+pub use self::{
+    incoming::Incoming,
+    manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestFile},
+};
+use crate::{
+    Directory, FileError, LogError, StateError, Store,
+    fs::{RealFs, create_dir_durably},
+    log::{
+        ReadError,
+        format::{ChainPoint, Header},
+    },
+    store::{DatabaseRef, Pin},
+};
+
+/// Bytes of a file that are read at once to compute its checksum.
+const CHECK_BYTES: usize = 1 << 20;
+
+/// Why a snapshot was not made, fetched or installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// A manifest is not one, or not this build's.
+    #[error("the snapshot's manifest is refused: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: String,
+    },
+    /// A file is not what the manifest says. It is fetched again.
+    #[error(
+        "{name} of the snapshot is damaged: expected checksum {expected:#010x}, found {found:#010x}"
+    )]
+    Damaged {
+        /// The file.
+        name: String,
+        /// The manifest's checksum.
+        expected: u32,
+        /// The checksum of what is there.
+        found: u32,
+    },
+    /// Bytes came for a place other than the one asked for.
+    #[error("bytes of the snapshot came for a place that was not asked for")]
+    OutOfPlace,
+    /// Files are still missing.
+    #[error("the snapshot is not whole yet")]
+    Incomplete,
+    /// The state within the snapshot stands at another record than the manifest says.
+    #[error("the state in the snapshot does not stand at the record that its manifest names")]
+    OtherPosition,
+    /// The state could not be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The log could not be read or made.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The record that the state stands at is not in the log.
+    #[error("the log does not know the record that the state stands at: {0}")]
+    Read(#[from] ReadError),
+    /// A file beside the data could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.to_path_buf();
+    move |source| SnapshotError::Io { path, source }
+}
+
+/// A snapshot at the master; clones share it. The log is kept from its position on, and its files
+/// are kept, while one of them lives.
+#[derive(Clone)]
+pub struct Snapshot(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    manifest: Manifest,
+    _pin: Pin,
+}
+
+impl Store {
+    /// Makes a snapshot of what the state has on disk; `id` is random. What is in flight is not in
+    /// it: a replica gets that from the log.
+    ///
+    /// # Errors
+    /// When nothing has been folded yet ([`StateError::NothingApplied`]), or files cannot be made or
+    /// read.
+    pub fn snapshot(&self, directory: &Directory, id: u64) -> Result<Snapshot, SnapshotError> {
+        let persisted = self.watermarks().persisted;
+        // What is persisted now is needed until the position of the snapshot is known.
+        let early = self.pin(SequenceNumber::new(persisted).unwrap_or(SequenceNumber::FIRST));
+        let parent = directory.snapshots();
+        create_dir_durably(&RealFs, &parent).map_err(io_at(&parent))?;
+        let dir = parent.join(format!("{id:016x}"));
+        let database: DatabaseRef = self.database()?;
+        let applied = database.checkpoint(&dir)?;
+        let seq = applied.position.seq;
+        let pin = self.pin(seq.next());
+        drop(early);
+        let (epoch, crc) = self.log().record_at(seq)?;
+        if epoch != applied.position.epoch {
+            return Err(SnapshotError::OtherPosition);
+        }
+        let epochs = self.log().epochs();
+        let start = epochs.iter().rev().find(|start| start.first <= seq).copied();
+        let chain = ChainPoint { next: seq.next(), crc, epoch: start, hybrid: applied.hybrid };
+        let head = Header { id: self.log().id(), origin: self.log().origin(), chain };
+        let manifest = Manifest::new(id, &head, applied, files_of(&dir)?);
+        manifest.check()?;
+        Ok(Snapshot(Arc::new(Inner { dir, manifest, _pin: pin })))
+    }
+}
+
+impl Snapshot {
+    /// What it consists of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// At most `bytes_max` bytes of a file from `offset` on; none at its end.
+    ///
+    /// # Errors
+    /// When there is no such file or it cannot be read.
+    pub fn read(&self, file: usize, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
+        let entry = self.0.manifest.files.get(file).ok_or(SnapshotError::OutOfPlace)?;
+        let path = self.0.dir.join(&entry.name);
+        let left = entry.bytes.checked_sub(offset).ok_or(SnapshotError::OutOfPlace)?;
+        let mut buffer = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)];
+        let file = File::open(&path).map_err(io_at(&path))?;
+        file.read_exact_at(&mut buffer, offset).map_err(io_at(&path))?;
+        Ok(buffer.into())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            let dir = self.dir.display();
+            tracing::warn!(%error, "a snapshot in {dir} could not be removed; the next start does");
+        }
+    }
+}
+
+/// Takes one step of an installation that was decided for; false once there is none. For tests that
+/// stop in the middle.
+///
+/// # Errors
+/// When the operating system refuses.
+#[cfg(any(test, feature = "test-util"))]
+pub fn install_step(directory: &Directory) -> Result<bool, FileError> {
+    install::step(directory)
+}
+
+/// Removes snapshots that an earlier process had made for others: nobody fetches them any more.
+pub(crate) fn remove_stale(directory: &Directory) -> Result<(), FileError> {
+    let dir = directory.snapshots();
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::Io { path: dir, source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The files of a checkpoint that belong to the state. RocksDB's account of its work, its lock, and
+/// its own log, which is empty, do not.
+fn files_of(dir: &Path) -> Result<Vec<ManifestFile>, SnapshotError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_at(dir))? {
+        let name = entry.map_err(io_at(dir))?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("LOG") || name == "LOCK" || name.ends_with(".log") {
+            continue;
+        }
+        let (bytes, crc32) = measure(&dir.join(&name))?;
+        files.push(ManifestFile { name, bytes, crc32 });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+/// A file's size and checksum.
+fn measure(path: &Path) -> Result<(u64, u32), SnapshotError> {
+    let mut file = File::open(path).map_err(io_at(path))?;
+    let (mut buffer, mut hasher, mut bytes) = (vec![0; CHECK_BYTES], crc32fast::Hasher::new(), 0);
+    loop {
+        let read = file.read(&mut buffer).map_err(io_at(path))?;
+        if read == 0 {
+            return Ok((bytes, hasher.finalize()));
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}

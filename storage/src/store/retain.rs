@@ -1,0 +1,69 @@
+//! What keeps the log beyond what the state needs: registered followers, and open snapshots.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use larder_types::SequenceNumber;
+use parking_lot::Mutex;
+
+/// The floors of a log.
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    /// The first record that followers need; 0 for none. Given up beyond a cap in bytes.
+    followers: AtomicU64,
+    /// How many hold each pinned record. Never given up.
+    pins: Mutex<BTreeMap<SequenceNumber, usize>>,
+    /// Whether a floor has moved since the log was trimmed.
+    moved: AtomicBool,
+}
+
+impl Retention {
+    pub(super) fn keep_for_followers(&self, from: Option<SequenceNumber>) {
+        self.followers.store(from.map_or(0, SequenceNumber::as_u64), Ordering::Release);
+        self.moved.store(true, Ordering::Release);
+    }
+
+    pub(super) fn followers(&self) -> Option<SequenceNumber> {
+        SequenceNumber::new(self.followers.load(Ordering::Acquire))
+    }
+
+    pub(super) fn take_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// The first record that is pinned.
+    pub(super) fn pinned(&self) -> Option<SequenceNumber> {
+        self.pins.lock().keys().next().copied()
+    }
+
+    /// Keeps the log from `from` on while the pin lives.
+    pub(super) fn pin(self: &Arc<Self>, from: SequenceNumber) -> Pin {
+        *self.pins.lock().entry(from).or_default() += 1;
+        Pin { retention: self.clone(), from }
+    }
+}
+
+/// Keeps a log from a record on, whatever its size, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    retention: Arc<Retention>,
+    from: SequenceNumber,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.retention.pins.lock();
+        if let Some(count) = pins.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.from);
+            }
+        }
+        self.retention.moved.store(true, Ordering::Release);
+    }
+}
