@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_net::{FrameReceiver, FrameSender};
-use larder_storage::{
-    Directory, Store,
-    state::DatabaseOptions,
-};
+use larder_storage::{Directory, Store, state::DatabaseOptions};
 use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
