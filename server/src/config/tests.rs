@@ -108,9 +108,7 @@ fn one_address_is_not_listened_on_twice() {
         let message = refusal(&both("127.0.0.1:7000", admin));
         assert!(message.starts_with("kvd.toml:3:1: admin: resp has this port too"), "{message}");
     }
-    for (resp, admin) in
-        [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")]
-    {
+    for (resp, admin) in [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")] {
         let config = Config::parse(&both(resp, admin), "x").expect("it parses");
         config.validate().expect("it is accepted");
     }

@@ -40,6 +40,7 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     wait_for_value(&cluster.nodes[3 - master], "after", "1")?;
 
     cluster.launch(0)?;
+    cluster.heal()?;
     cluster.wait_until_streaming(master)?;
     wait_for_value(&cluster.nodes[0], "after", "1")?;
     let mut old = cluster.nodes[0].client()?;
