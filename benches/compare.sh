@@ -78,9 +78,23 @@ run() {
 }
 median() { sort -g | awk '{v[NR]=$1} END {print (NR % 2) ? v[(NR+1)/2] : (v[NR/2]+v[NR/2+1])/2}'; }
 
+# What a line reads is there before it runs: a million keys, or a million fields of one hash.
+populate() {
+    local port
+    for port in "$redis_port" "$kvd_port"; do
+        case "$1" in
+            get1k-*) redis-benchmark -p "$port" -c 50 -P 16 -r 1000000 -n 2000000 -d 1024 -q -t set ;;
+            get-*) redis-benchmark -p "$port" -c 50 -P 16 -r 1000000 -n 2000000 -d 64 -q -t set ;;
+            hget) redis-benchmark -p "$port" -c 50 -P 16 -r 1000000 -n 2000000 -d 64 -q -t hset ;;
+        esac
+    done >/dev/null
+}
+
 printf '%-10s %4s %12s %12s %7s %10s %10s\n' line pair redis/s kvd/s ratio redis-p99 kvd-p99
 summary=()
+populated=
 for line in "${lines[@]}"; do
+    if [ "${line%-*}" != "$populated" ]; then populate "$line"; populated="${line%-*}"; fi
     : >"$work/r"; : >"$work/k"; : >"$work/rp"; : >"$work/kp"
     for pair in $(seq "$pairs"); do
         # The order within a pair alternates, so that neither always runs on the warmer machine.

@@ -14,12 +14,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use larder_server::{
-    config::{Config, Durability, LogFormat},
+    config::{Config, ConfigError, Durability, LogFormat, Source},
     inspect::{InspectError, Output, Selection, Subject, inspect},
     run::{RunError, directory_code, log_code, run},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -79,6 +78,18 @@ struct ServeArguments {
     /// Print the defaults as a configuration file, and end
     #[arg(long)]
     print_default_config: bool,
+}
+
+impl ServeArguments {
+    /// Whether the value of this key is from the command line.
+    fn gives(&self, key: Option<&str>) -> bool {
+        match key {
+            Some("admin") => self.admin.is_some(),
+            Some("namespace.durability") => self.durability.is_some(),
+            Some("resp") => self.resp.is_some(),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -172,7 +183,7 @@ fn serve(arguments: &ServeArguments) -> u8 {
         return print_config(&config);
     }
     if let Err(error) = trace(&config) {
-        complain(&*error);
+        complain(&error);
         return CONFIGURATION;
     }
     abort_on_panic();
@@ -190,11 +201,9 @@ fn serve(arguments: &ServeArguments) -> u8 {
 }
 
 /// The file, the command line over it, and the checks of both together.
-fn effective(arguments: &ServeArguments) -> Result<Config, larder_server::config::ConfigError> {
-    let mut config = match &arguments.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
+fn effective(arguments: &ServeArguments) -> Result<Config, ConfigError> {
+    let source = arguments.config.as_deref().map(Source::read).transpose()?;
+    let mut config = source.as_ref().map_or_else(|| Ok(Config::default()), Source::parse)?;
     if let Some(data) = &arguments.data {
         config.data.clone_from(data);
     }
@@ -202,7 +211,10 @@ fn effective(arguments: &ServeArguments) -> Result<Config, larder_server::config
     config.admin = arguments.admin.or(config.admin);
     config.namespace.durability = arguments.durability.unwrap_or(config.namespace.durability);
     config.tracing.format = arguments.log_format.unwrap_or(config.tracing.format);
-    config.validate()?;
+    config.validate().map_err(|error| match source {
+        Some(source) if !arguments.gives(error.key()) => source.locate(error),
+        _ => error,
+    })?;
     Ok(config)
 }
 
@@ -222,9 +234,8 @@ fn print_config(config: &Config) -> u8 {
     }
 }
 
-fn trace(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = EnvFilter::try_new(&config.tracing.level)
-        .map_err(|error| format!("tracing.level = \"{}\": {error}", config.tracing.level))?;
+fn trace(config: &Config) -> Result<(), ConfigError> {
+    let filter = config.filter()?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match config.tracing.format {
         LogFormat::Json => subscriber.json().init(),

@@ -125,7 +125,11 @@ pub fn directory_code(error: &DirectoryError) -> u8 {
 
 /// The exit code for a log that was refused or failed.
 pub fn log_code(error: &LogError) -> u8 {
-    if error.is_io() { 74 } else { 65 }
+    match error {
+        LogError::UnsupportedVersion { .. } | LogError::UnsupportedKind { .. } => 73,
+        _ if error.is_io() => 74,
+        _ => 65,
+    }
 }
 
 /// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the shard fails.
@@ -374,6 +378,8 @@ mod tests {
         assert_eq!(code(DirectoryError::Locked { path: path() }.into()), 73);
         let damaged = LogError::UnexpectedFile { path: path() };
         assert_eq!(code(StoreError::from(damaged).into()), 65);
+        let version = LogError::UnsupportedVersion { segment: "1".into(), found: 9, supported: 1 };
+        assert_eq!(code(StoreError::from(version).into()), 73);
         let full = LogError::Poisoned { cause: "no space".into() };
         assert_eq!(code(full.into()), 74);
         let damaged = LogError::UnexpectedFile { path: path() };

@@ -75,6 +75,8 @@ pub struct Txn<'a> {
     visible: u64,
     /// Composite values created so far, for their generations.
     created: u32,
+    /// Rows and fields put or deleted so far.
+    changes: u64,
 }
 
 impl<'a> Txn<'a> {
@@ -85,7 +87,7 @@ impl<'a> Txn<'a> {
         let seq = writer.appender.next_seq();
         let visible = writer.shared.visible();
         debug_assert!(writer.body.is_empty());
-        Self { writer, seq, stamp, now_ms, visible, created: 0 }
+        Self { writer, seq, stamp, now_ms, visible, created: 0, changes: 0 }
     }
 
     /// What the transaction sees: the newest of everything, its own effects included.
@@ -222,7 +224,9 @@ impl<'a> Txn<'a> {
     pub fn clear(&mut self) -> Result<(), TxnError> {
         self.reserve(Effect::Clear.encoded_bytes_max())?;
         Effect::Clear.encode(&mut self.writer.body);
-        self.writer.begin_layer(Some(self.seq));
+        if !self.writer.top.clear(self.seq.as_u64()) {
+            self.writer.begin_layer(Some(self.seq));
+        }
         Ok(())
     }
 
@@ -231,7 +235,7 @@ impl<'a> Txn<'a> {
         if self.writer.body.is_empty() {
             return None;
         }
-        self.writer.append(self.seq, self.stamp);
+        self.writer.append(self.seq, self.stamp, self.changes);
         Some(self.writer.last())
     }
 
@@ -282,17 +286,19 @@ impl<'a> Txn<'a> {
         self.put_row(KeyRef::new(key), Some(row));
     }
 
-    fn put_row(&self, key: KeyRef<'_>, row: crate::inflight::RowBytes) {
+    fn put_row(&mut self, key: KeyRef<'_>, row: crate::inflight::RowBytes) {
+        self.changes += 1;
         self.writer.top.put_row(key, self.seq.as_u64(), self.visible, row);
     }
 
     fn put_field(
-        &self,
+        &mut self,
         key: &[u8],
         generation: Generation,
         field: &[u8],
         row: crate::inflight::RowBytes,
     ) {
+        self.changes += 1;
         let (key, seq) = (KeyRef::new(key), self.seq.as_u64());
         let put = self.writer.top.put_field(key, seq, self.visible, field, (generation, row));
         assert!(put, "a hash's row is put before its fields");

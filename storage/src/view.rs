@@ -140,6 +140,20 @@ impl<'a> View<'a> {
         key: &[u8],
         fields: &[&[u8]],
     ) -> Result<Option<RowAndFields>, StateError> {
+        self.row_and_fields_within(key, fields, usize::MAX)
+    }
+
+    /// As [`View::row_and_fields`], for at most `bytes_max` of fields' rows: answers fewer fields than
+    /// were asked for where they take more.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_fields_within(
+        &self,
+        key: &[u8],
+        fields: &[&[u8]],
+        bytes_max: usize,
+    ) -> Result<Option<RowAndFields>, StateError> {
         let mut wanted: Vec<Option<RowBytes>> = vec![None; fields.len()];
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
@@ -154,16 +168,21 @@ impl<'a> View<'a> {
         };
         let Some(generation) = generation else { return Ok(Some((row, vec![None; fields.len()]))) };
         let mut found = Vec::with_capacity(fields.len());
+        let mut room = bytes_max;
         for (field, change) in fields.iter().zip(wanted) {
             let bytes = match (change, reach) {
                 (Some(change), _) => change,
                 (None, Reach::Stored) => self.shared.database()?.element(key, generation, field)?,
                 (None, Reach::Cleared) => None,
             };
+            let Some(left) = room.checked_sub(bytes.as_ref().map_or(0, |bytes| bytes.len())) else {
+                break;
+            };
+            room = left;
             found.push(bytes.map(FieldValue::parse).transpose()?);
         }
         if self.stored_is_beyond(reached) {
-            return self.renewed().row_and_fields(key, fields);
+            return self.renewed().row_and_fields_within(key, fields, bytes_max);
         }
         Ok(Some((row, found)))
     }
@@ -189,27 +208,45 @@ impl<'a> View<'a> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
-        let found = self.fields_within(key, after, limit, usize::MAX)?;
+        let found = self.fields_within(key, after, limit, usize::MAX, named_field)?;
         Ok(found.map(|found| (found.row, found.fields)))
     }
 
-    /// The live row of `key` and, if it is a hash, all of its fields, unless they take more than
-    /// `bytes_max`.
-    pub(crate) fn whole_key(
+    /// The live row of `key` and, if it is a hash, its fields in field order, as many as take at most
+    /// `bytes_max` with their names.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn whole_key(
         &self,
         key: &[u8],
         bytes_max: usize,
-    ) -> Result<Option<RowAndAllFields>, StateError> {
-        self.fields_within(key, None, usize::MAX, bytes_max)
+    ) -> Result<Option<WholeRow<NamedField>>, StateError> {
+        self.fields_within(key, None, usize::MAX, bytes_max, named_field)
     }
 
-    fn fields_within(
+    /// The live row of `key` and, if it is a hash, the names of its fields in order, as many as take
+    /// at most `bytes_max`.
+    ///
+    /// # Errors
+    /// As [`View::row`].
+    pub fn row_and_names(
+        &self,
+        key: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<WholeRow<Arc<[u8]>>>, StateError> {
+        let name = |name: Arc<[u8]>, _: Arc<[u8]>| Ok((name.len(), name));
+        self.fields_within(key, None, usize::MAX, bytes_max, name)
+    }
+
+    fn fields_within<T>(
         &self,
         key: &[u8],
         after: Option<&[u8]>,
         limit: usize,
         bytes_max: usize,
-    ) -> Result<Option<RowAndAllFields>, StateError> {
+        keep: Keep<T>,
+    ) -> Result<Option<WholeRow<T>>, StateError> {
         let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
@@ -223,16 +260,16 @@ impl<'a> View<'a> {
             return Ok(None);
         };
         let Some(generation) = generation else {
-            return Ok(Some(RowAndAllFields { row, fields: Vec::new(), complete: true }));
+            return Ok(Some(WholeRow { row, fields: Vec::new(), complete: true }));
         };
         let changed = changed.into_iter().peekable();
-        let mut merged = Merge { changed, out: Vec::new(), limit, room: bytes_max };
+        let mut merged = Merge { changed, out: Vec::new(), limit, room: bytes_max, keep };
         let mut complete = true;
         if reach == Reach::Stored {
             let database = self.shared.database()?;
             let elements = database.elements_after(key, generation, after);
             if self.stored_is_beyond(reached) {
-                return self.renewed().fields_within(key, after, limit, bytes_max);
+                return self.renewed().fields_within(key, after, limit, bytes_max, keep);
             }
             for element in elements {
                 let (field, stored) = element?;
@@ -243,7 +280,7 @@ impl<'a> View<'a> {
             }
         }
         complete = complete && merged.rest()?;
-        Ok(Some(RowAndAllFields { row, fields: merged.out, complete }))
+        Ok(Some(WholeRow { row, fields: merged.out, complete }))
     }
 
     /// Visits live rows in (unit, key) order, from `from` on. When `visit` breaks, the scan stops
@@ -454,24 +491,35 @@ fn generation_of(row: impl AsRef<[u8]>) -> Option<Generation> {
     }
 }
 
-/// A row with its fields, or the first of them.
-pub(crate) struct RowAndAllFields {
-    pub(crate) row: Row,
-    pub(crate) fields: Vec<NamedField>,
+/// A row with what was asked for of its fields, or of the first of them.
+#[derive(Debug)]
+pub struct WholeRow<T> {
+    /// The row.
+    pub row: Row,
+    /// Of each field, in field order.
+    pub fields: Vec<T>,
     /// Whether no field was left out.
-    pub(crate) complete: bool,
+    pub complete: bool,
+}
+
+/// Makes of a field's name and row what is kept of it, and says how many bytes that takes.
+type Keep<T> = fn(Arc<[u8]>, Arc<[u8]>) -> Result<(usize, T), StateError>;
+
+fn named_field(name: Arc<[u8]>, row: Arc<[u8]>) -> Result<(usize, NamedField), StateError> {
+    Ok((name.len() + row.len(), (name, FieldValue::parse(row)?)))
 }
 
 /// Merges stored fields with the changes above them, in field order, up to a limit.
-struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> {
+struct Merge<I: Iterator<Item = (Arc<[u8]>, RowBytes)>, T> {
     changed: std::iter::Peekable<I>,
-    out: Vec<NamedField>,
+    out: Vec<T>,
     limit: usize,
-    /// Bytes of names and rows that may still be taken.
+    /// Bytes that may still be kept.
     room: usize,
+    keep: Keep<T>,
 }
 
-impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
+impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>, T> Merge<I, T> {
     /// Takes a stored field, and the changes before it. False when the limit is reached.
     fn stored(&mut self, field: &[u8], row: &[u8]) -> Result<bool, StateError> {
         while let Some((name, change)) = self.changed.next_if(|(name, _)| **name < *field) {
@@ -500,11 +548,10 @@ impl<I: Iterator<Item = (Arc<[u8]>, RowBytes)>> Merge<I> {
             return Ok(false);
         }
         if let Some(row) = row {
-            let Some(room) = self.room.checked_sub(name.len() + row.len()) else {
-                return Ok(false);
-            };
+            let (bytes, kept) = (self.keep)(name, row)?;
+            let Some(room) = self.room.checked_sub(bytes) else { return Ok(false) };
             self.room = room;
-            self.out.push((name, FieldValue::parse(row)?));
+            self.out.push(kept);
         }
         Ok(true)
     }

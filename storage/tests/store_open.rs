@@ -18,7 +18,7 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, LogError, Position, StoreError, StoreOptions,
+    Directory, LogError, Position, StoreError, StoreOptions, Txn, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
@@ -30,6 +30,7 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 use store_support::{DEADLINE, Node, WALL_MS, seed, tiny, wait_for};
 
 const OPENING_MAX: Duration = Duration::from_secs(5);
+const CLEARS: u64 = 20_000;
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
@@ -212,6 +213,124 @@ fn a_clear_that_is_not_durable_is_not_folded() {
 }
 
 #[test]
+fn a_transaction_that_deletes_every_key_again_and_again_begins_one_layer() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    node.put("key", "before");
+    let mut txn = node.writer.transaction(WALL_MS);
+    for number in 0..CLEARS {
+        txn.put_string(b"key", number.to_string().as_bytes(), None).unwrap();
+        txn.clear().unwrap();
+        assert!(txn.view().row(b"key").unwrap().is_none());
+    }
+    txn.put_string(b"last", b"value", None).unwrap();
+    txn.commit().unwrap();
+    // Below it what was before, and above it what comes after: the record fills a layer.
+    assert!(node.store.stats().layers <= 3, "{:?}", node.store.stats());
+    assert_eq!(node.text("key").as_deref(), Some("before"), "the record is not visible");
+    node.commit();
+    for _ in 0..2 {
+        assert_eq!((node.text("key"), node.text("last").as_deref()), (None, Some("value")));
+        drop(node);
+        node = Node::open(root.path(), tiny()).unwrap();
+    }
+    node.writer.seal();
+    node.fold();
+    assert_eq!((node.text("key"), node.text("last").as_deref()), (None, Some("value")));
+}
+
+#[test]
+fn deletions_of_every_key_with_nothing_between_them_begin_one_layer() {
+    let root = tempfile::tempdir().unwrap();
+    let options = || StoreOptions { layer_bytes: 8 << 20, layer_changes: CLEARS * 4, ..tiny() };
+    let mut node = Node::open(root.path(), options()).unwrap();
+    node.put("key", "before");
+    for _ in 0..CLEARS {
+        let mut txn = node.writer.transaction(WALL_MS);
+        txn.clear().unwrap();
+        txn.commit().unwrap();
+    }
+    assert_eq!(node.store.stats().layers, 2);
+    node.commit();
+    assert_eq!(node.text("key"), None);
+    drop(node);
+    let node = Node::open(root.path(), options()).unwrap();
+    assert_eq!((node.replayed, node.store.stats().layers), (CLEARS + 2, 1));
+    assert_eq!(node.text("key"), None);
+}
+
+#[test]
+fn what_lies_below_a_deletion_of_every_key_is_not_kept_when_it_is_replayed() {
+    let root = tempfile::tempdir().unwrap();
+    let options = || StoreOptions { layer_bytes: 8 << 20, layer_changes: CLEARS * 4, ..tiny() };
+    let mut node = Node::open(root.path(), options()).unwrap();
+    node.writer.append_replicas(b"set", WALL_MS).unwrap();
+    node.put("key", "before");
+    drop(node);
+    let row = string_row(HybridTime::new(WALL_MS, 0), None, b"v");
+    let put = Effect::PutRow { key: b"key", row: &row };
+    append_bodies(root.path(), &vec![body(&[put, Effect::Clear, put]); CLEARS as usize]);
+    let began = Instant::now();
+    let mut node = Node::open(root.path(), options()).unwrap();
+    let took = began.elapsed();
+    println!("{} records, each of which deletes every key, opened in {took:?}", node.replayed);
+    let stats = node.store.stats();
+    assert!(node.replayed > CLEARS && stats.layers == 1, "{stats:?}");
+    assert!(stats.unapplied_records > CLEARS, "what must be replayed counts: {stats:?}");
+    assert_eq!(node.text("key").as_deref(), Some("v"));
+    // What is no key stays.
+    node.writer.seal();
+    node.commit();
+    node.fold();
+    node.folder.flush().unwrap();
+    drop(node);
+    let node = Node::open(root.path(), options()).unwrap();
+    let bodies: Vec<_> = node.store.replicas().iter().map(|record| record.body.clone()).collect();
+    assert_eq!(bodies, [b"set".as_slice()]);
+    assert_eq!(node.text("key").as_deref(), Some("v"));
+}
+
+#[test]
+fn a_replayed_deletion_of_every_key_waits_until_it_is_committed() {
+    let root = tempfile::tempdir().unwrap();
+    let options = || StoreOptions { visibility: Visibility::Committed, ..tiny() };
+    let mut node = Node::open(root.path(), options()).unwrap();
+    node.put("key", "value");
+    let written = node.writer.last().seq;
+    for _ in 0..2 {
+        let mut txn = node.writer.transaction(WALL_MS);
+        txn.clear().unwrap();
+        txn.commit().unwrap();
+    }
+    let cleared = node.writer.last().seq;
+    node.put("other", "value");
+    let last = node.writer.last().seq;
+    drop(node);
+    let node = Node::open(root.path(), options()).unwrap();
+    node.store.commit(written);
+    assert_eq!(node.text("key").as_deref(), Some("value"));
+    node.store.commit(cleared);
+    assert_eq!((node.text("key"), node.text("other")), (None, None));
+    node.store.commit(last);
+    assert_eq!((node.text("key"), node.text("other").as_deref()), (None, Some("value")));
+}
+
+#[test]
+fn many_small_layers_that_are_folded_make_a_flush_come() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { layer_bytes: 8 << 20, ..tiny() };
+    let mut node = Node::open(root.path(), options).unwrap();
+    let mut folds = 0;
+    while !node.folder.owes_flush() {
+        node.put("key", "value");
+        node.writer.seal();
+        node.fold();
+        folds += 1;
+        assert!(folds < 100, "a start would have to replay every layer");
+    }
+}
+
+#[test]
 fn a_flush_that_is_asked_for_persists_every_sealed_layer() {
     let root = tempfile::tempdir().unwrap();
     let options = StoreOptions { layer_bytes: 1 << 20, ..tiny() };
@@ -253,38 +372,59 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     folding.join().unwrap().unwrap();
 }
 
-/// The worst that the default bounds allow: as much folded and not flushed as there may be, and
-/// then as much unfolded as there may be, in small records of keys that all differ.
-#[test]
-fn the_largest_unapplied_log_opens_in_time() {
+/// Writes one record of keys that begin with `number`, which is raised by as many.
+type Write = fn(&mut Txn<'_>, &mut u64);
+
+fn set(txn: &mut Txn<'_>, number: &mut u64) {
+    txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
+    *number += 1;
+}
+
+fn hset(txn: &mut Txn<'_>, number: &mut u64) {
+    txn.hash_put(&number.to_be_bytes(), &[(b"field", b"v")]).unwrap();
+    *number += 1;
+}
+
+fn mset(txn: &mut Txn<'_>, number: &mut u64) {
+    (0..50_000).for_each(|_| set(txn, number));
+}
+
+/// As many of the smallest rows as a record can hold.
+fn fill_record(txn: &mut Txn<'_>, number: &mut u64) {
+    while txn.put_string(&number.to_be_bytes()[3..], b"", None).is_ok() {
+        *number += 1;
+    }
+}
+
+/// The worst that the default bounds allow: as much folded and not flushed as there may be, then as
+/// much unfolded as there may be before writes wait, and the largest record, which may come just
+/// before they do.
+fn opens_in_time(what: &str, write: Write) {
     let root = tempfile::tempdir().unwrap();
     let options = || StoreOptions::new(DatabaseOptions::new(64 << 20, 128 << 20));
     let bounds = options();
     let mut node = Node::open(root.path(), options()).unwrap();
-    let mut number = 0_u64;
-    let mut fill = |node: &mut Node| {
-        for _ in 0..10_000 {
-            let mut txn = node.writer.transaction(WALL_MS);
-            txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
-            txn.commit().unwrap();
-            number += 1;
+    let mut number = 1_u64 << 32;
+    let mut append = |node: &mut Node, write: Write| {
+        let mut txn = node.writer.transaction(WALL_MS);
+        write(&mut txn, &mut number);
+        txn.commit().unwrap();
+        if node.writer.pending_bytes() > 1 << 20 {
+            node.commit();
         }
-        node.commit();
     };
     // Up to just before the fold flushes by itself.
     while !node.folder.owes_flush() {
-        fill(&mut node);
+        append(&mut node, write);
         let _ = node.folder.fold_one().unwrap();
     }
-    let full = |node: &Node| {
-        let stats = node.store.stats();
-        stats.unapplied_bytes > bounds.unapplied_bytes_max
-            || stats.unapplied_records > bounds.unapplied_records_max
-    };
-    while !full(&node) {
-        fill(&mut node);
+    while node.writer.has_room() {
+        append(&mut node, write);
     }
-    let (marks, bytes) = (node.store.watermarks(), node.store.log().bytes());
+    append(&mut node, fill_record);
+    node.commit();
+    let (stats, marks) = (node.store.stats(), node.store.watermarks());
+    assert!(stats.unapplied_changes > bounds.unapplied_changes_max + 700_000, "{stats:?}");
     assert_eq!(marks.persisted, 0, "something was flushed");
     drop(node);
     // What else the machine does is not the store's doing: the best of some counts.
@@ -292,16 +432,26 @@ fn the_largest_unapplied_log_opens_in_time() {
         let began = Instant::now();
         let node = Node::open(root.path(), options()).unwrap();
         let took = began.elapsed();
-        println!("{} records, {} MiB of log, opened in {took:?}", node.replayed, bytes >> 20);
-        assert_eq!(node.replayed, marks.durable + start);
-        assert!(node.store.view(WALL_MS).row(&(number - 1).to_be_bytes()).unwrap().is_some());
+        let (records, bytes) = (node.replayed, node.store.log().bytes() >> 20);
+        let changes = node.store.stats().unapplied_changes;
+        println!("{what}: {records} records, {changes} changes, {bytes} MiB, opened in {took:?}");
+        assert_eq!(records, marks.durable + start);
+        let last = &(number - 1).to_be_bytes()[3..];
+        assert!(node.store.view(WALL_MS).row(last).unwrap().is_some());
         took < OPENING_MAX
     });
     assert!(in_time, "no start took less than {OPENING_MAX:?}");
 }
 
-/// Appends a record with this body, whose checksums are right, to a store's log.
-fn append_body(root: &Path, body: &[u8]) {
+#[test]
+fn the_largest_unapplied_log_opens_in_time() {
+    opens_in_time("one row a record", set);
+    opens_in_time("50,000 rows a record", mset);
+    opens_in_time("a hash of one field a record", hset);
+}
+
+/// Appends records with these bodies, whose checksums are right, to a store's log.
+fn append_bodies(root: &Path, bodies: &[Vec<u8>]) {
     let directory = Directory::open(root).unwrap();
     let mut opened = log::open(
         Arc::new(RealFs),
@@ -315,7 +465,9 @@ fn append_body(root: &Path, body: &[u8]) {
     let stamp = HybridTime::new(WALL_MS + 1_000, 0);
     let epoch = Epoch { term: 1, run: 1_000, id: 1 };
     opened.appender.begin_epoch(epoch, stamp);
-    opened.appender.append(stamp, |out| out.extend_from_slice(body)).unwrap();
+    for body in bodies {
+        opened.appender.append(stamp, |out| out.extend_from_slice(body)).unwrap();
+    }
     opened.syncer.commit(opened.appender.take_batch().unwrap()).unwrap();
     opened.syncer.close().unwrap();
 }
@@ -355,7 +507,7 @@ fn a_body_that_no_writer_wrote_is_refused_by_its_record() {
         let mut node = Node::open(root.path(), tiny()).unwrap();
         node.put("key", "value");
         drop(node);
-        append_body(root.path(), &body);
+        append_bodies(root.path(), &[body]);
         let said = chain(&refusal(root.path()));
         assert!(said.contains(what) && said.contains("record 4"), "{what}: {said}");
     }
@@ -375,7 +527,7 @@ fn no_bytes_in_a_body_make_opening_panic() {
             let at = random.next_u32() as usize % damaged.len();
             damaged[at] = random.next_u32() as u8;
         }
-        append_body(root.path(), &damaged);
+        append_bodies(root.path(), &[damaged]);
         if let Ok(mut node) = Node::open(root.path(), tiny()) {
             // What is taken for a record must be readable and foldable.
             node.store.view(WALL_MS).count_keys().unwrap();

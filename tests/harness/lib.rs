@@ -5,6 +5,7 @@ pub mod deadline;
 pub mod differential;
 pub mod faults;
 pub mod hostile;
+pub mod linearizability;
 pub mod loopmount;
 pub mod powercut;
 pub mod process;

@@ -179,23 +179,35 @@ pub fn skip(suite: &str, missing: &Missing) {
 /// # Errors
 /// When there is none; says where it was looked for.
 pub fn kvd_path() -> std::result::Result<PathBuf, Missing> {
-    if let Some(path) = std::env::var_os("LARDER_KVD") {
+    program("kvd", "LARDER_KVD", "larder-server")
+}
+
+/// The `kv` under test: `LARDER_KV`, or the release build in the target directory in use.
+///
+/// # Errors
+/// When there is none; says where it was looked for.
+pub fn kv_path() -> std::result::Result<PathBuf, Missing> {
+    program("kv", "LARDER_KV", "larder-cli")
+}
+
+fn program(name: &str, variable: &str, package: &str) -> std::result::Result<PathBuf, Missing> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
         return if path.is_file() {
             Ok(path)
         } else {
-            Err(Missing(format!("LARDER_KVD names {}, which is not a file", path.display())))
+            Err(Missing(format!("{variable} names {}, which is not a file", path.display())))
         };
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.join("target"), PathBuf::from);
-    let path = workspace.join(target).join("release/kvd");
+    let path = workspace.join(target).join("release").join(name);
     if path.is_file() {
         return Ok(path);
     }
     Err(Missing(format!(
-        "no kvd at {}: build it with `cargo build --release -p larder-server`, or set LARDER_KVD",
+        "no {name} at {}: build it with `cargo build --release -p {package}`, or set {variable}",
         path.display()
     )))
 }

@@ -147,10 +147,13 @@ impl Core {
         self.log.is_some() && following_whole && !self.standing.set_aside
     }
 
-    /// Whether this replica may count: whole, and a member as what it is.
+    /// Whether this replica may count: whole, a member as what it is, and with all that it has
+    /// acknowledged.
     pub(super) fn is_fit(&self) -> bool {
-        let set = self.log.as_ref().and_then(LogView::set);
+        let log = self.log.as_ref();
+        let set = log.and_then(LogView::set);
         let admitted = set.is_some_and(|placed| placed.set.member(&self.me()).is_some());
-        admitted && self.is_whole() || planted!(self.config, EmptyDiskVotes)
+        let reaches = log.is_some_and(|log| log.tail.number() >= self.standing.acknowledged);
+        admitted && reaches && self.is_whole() || planted!(self.config, EmptyDiskVotes)
     }
 }

@@ -244,7 +244,6 @@ impl Core {
         self.dial();
         self.expire_awaits();
         self.retain();
-        self.give_snapshots();
         self.decide();
         self.go_on_switching();
         self.miss_successor();

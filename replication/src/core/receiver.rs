@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, time::Duration};
 
-use larder_types::{Epoch, Position, SequenceNumber};
+use larder_types::{Epoch, LogId, Position, SequenceNumber};
 
 use super::{
     Action, Alert, Core, Durable, Link, Part, Session, Tail, Time, heartbeat::Freshness,
@@ -34,6 +34,8 @@ pub(super) struct Following {
     pub(super) rewind: Option<Rewind>,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
+    /// Where the log that a snapshot is needed for parted from the master's.
+    pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.
     pub(super) snapshot_over: Option<Link>,
     /// When the session last brought anything, or began.
@@ -63,6 +65,7 @@ pub(super) enum Upstream {
     },
     Snapshot {
         link: Link,
+        session: Session,
         epoch: Epoch,
     },
 }
@@ -201,9 +204,8 @@ impl Core {
             Verdict::Snapshot { session, epoch, log } => {
                 following.leave();
                 if following.snapshot_over.is_none() {
-                    following.upstream = Upstream::Snapshot { link, epoch };
-                    following.snapshot_over = Some(link);
-                    self.out.push(Action::StartSnapshot { link, session, log });
+                    following.upstream = Upstream::Snapshot { link, session, epoch };
+                    self.replace_log(link, session, log);
                 }
             }
             Verdict::NewDisk => {
@@ -224,6 +226,31 @@ impl Core {
                 following.leave();
                 following.upstream = Upstream::Waiting { until: now + WAIT };
             }
+        }
+    }
+
+    /// Notes on the disk what this log may have acknowledged, as far as it joins the master's, and
+    /// then has it replaced by a snapshot.
+    fn replace_log(&mut self, link: Link, session: Session, log: LogId) {
+        let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
+        let Part::Following(following) = &self.part else { return };
+        let joined = following.parted_at.map_or(tail, |parting| tail.min(parting.as_u64() - 1));
+        if joined > self.standing.acknowledged {
+            self.standing.acknowledged = joined;
+            self.persist(After::TakeSnapshot { link, session, log });
+        } else {
+            self.take_snapshot(link, session, log);
+        }
+    }
+
+    /// What the log may have acknowledged is on the disk.
+    pub(super) fn take_snapshot(&mut self, link: Link, session: Session, log: LogId) {
+        let Part::Following(following) = &mut self.part else { return };
+        let still = matches!(following.upstream, Upstream::Snapshot { link: of, session: it, .. }
+            if (of, it) == (link, session));
+        if still && following.snapshot_over.is_none() {
+            following.snapshot_over = Some(link);
+            self.out.push(Action::StartSnapshot { link, session, log });
         }
     }
 

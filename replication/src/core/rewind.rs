@@ -55,6 +55,7 @@ impl Core {
     /// Goes on with a rewind that a stop of this node interrupted.
     pub(super) fn resume_rewind(&mut self, marker: Marker) {
         let Part::Following(following) = &mut self.part else { return };
+        following.parted_at = Some(marker.parting).filter(|_| !marker.cut);
         match (marker.cut, marker.scope) {
             (true, RewindScope::Everything) => following.needs_snapshot = true,
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
@@ -77,6 +78,7 @@ impl Core {
             following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
             return;
         }
+        following.parted_at = Some(parting);
         following.rewind = Some(Rewind::Marking { parting });
         self.out.push(Action::StartRewind { parting });
     }
@@ -109,6 +111,7 @@ impl Core {
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
         }
+        following.parted_at = None;
         let log = LogView::new(state);
         if self.committed.is_some_and(|committed| !log.holds(committed)) {
             self.committed = log.tail.last;
@@ -228,6 +231,7 @@ impl Core {
         following.appending = None;
         following.needs_snapshot = false;
         following.snapshot_over = None;
+        following.parted_at = None;
         following.rewind = None;
         let log = LogView::new(state);
         self.committed = log.tail.last;

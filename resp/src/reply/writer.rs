@@ -22,12 +22,25 @@ pub enum Protocol {
 pub struct ReplyWriter<'a> {
     out: &'a mut BytesMut,
     protocol: Protocol,
+    /// How long the output may become; see [`Self::room`].
+    end: usize,
 }
 
 impl<'a> ReplyWriter<'a> {
-    /// A writer that appends to `out`.
+    /// A writer that appends to `out`, without a bound.
     pub fn new(out: &'a mut BytesMut, protocol: Protocol) -> Self {
-        Self { out, protocol }
+        Self { out, protocol, end: usize::MAX }
+    }
+
+    /// Lets the output grow by so many bytes from here on.
+    pub fn set_room(&mut self, bytes: usize) {
+        self.end = self.out.len().saturating_add(bytes);
+    }
+
+    /// How many bytes the output may still grow by. Nothing holds the writer to it: who is about to
+    /// write much looks.
+    pub fn room(&self) -> usize {
+        self.end.saturating_sub(self.out.len())
     }
 
     /// The version in use.

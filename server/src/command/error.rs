@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use larder_resp::ReplyWriter;
 use larder_storage::{StateError, TxnError};
 
+use super::REPLY_BYTES_MAX;
+
 /// A refusal. Its `Display` is the text after the `-` of the reply, code included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +26,12 @@ pub enum CommandError {
     /// A refusal that quotes what the client sent, byte for byte.
     #[error("{}", String::from_utf8_lossy(.0))]
     Quoting(Vec<u8>),
+    /// There is no room for the reply.
+    #[error(
+        "ERR the reply would be larger than {REPLY_BYTES_MAX} bytes, with those before it in the same \
+         transaction; ask for less at once"
+    )]
+    ReplyTooLarge,
     /// The state could not be read.
     #[error("ERR the state could not be read: {0}; see the log of the server")]
     State(#[from] StateError),

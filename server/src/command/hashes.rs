@@ -4,24 +4,23 @@
 //! these alone. HRANDFIELD and the reads of a whole hash cost as much as the hash is large. What is
 //! expected of each command is in the documentation of Redis 7.0.
 
-use std::{borrow::Cow, cell::RefCell};
+use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use larder_resp::{Protocol, ReplyWriter, Request};
-use larder_storage::{FieldValue, NamedField, Row, Txn, View, row::RowValue};
+use larder_storage::{FieldValue, NamedField, Row, Txn, View, WholeRow, row::RowValue};
 use larder_types::Unit;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::index};
 
 use super::{
-    Command, CommandError, Handler, Outcome,
+    Command, CommandError, Handler, Outcome, REPLY_BYTES_MAX, expect_room,
     number::{LongDouble, integer},
     pattern::is_word,
+    reply_stored,
     scan::{ScanOptions, parse_cursor, recall, remember},
 };
 
 /// Fields that one HRANDFIELD with a negative count may repeat.
 const RANDOM_FIELDS_MAX: u64 = 1 << 20;
-/// Bytes of fields and values that one HRANDFIELD may answer.
-const RANDOM_BYTES_MAX: usize = 64 << 20;
 
 /// HSCAN answers a hash of so many fields at once, whatever its COUNT: Redis' default for the hashes
 /// it keeps as a list, which it scans whole.
@@ -87,10 +86,47 @@ fn field(view: &View<'_>, key: &[u8], name: &[u8]) -> Result<Option<FieldValue>,
 }
 
 /// Every field of the hash at `key`, by name; none where the key is absent.
-fn all_fields(view: &View<'_>, key: &[u8]) -> Result<Vec<NamedField>, CommandError> {
-    let Some((row, fields)) = view.row_and_all_fields(key)? else { return Ok(Vec::new()) };
+///
+/// # Errors
+/// [`CommandError::ReplyTooLarge`] where they take more than `bytes_max`.
+fn all_fields(
+    view: &View<'_>,
+    key: &[u8],
+    bytes_max: usize,
+) -> Result<Vec<NamedField>, CommandError> {
+    whole(view.whole_key(key, bytes_max)?)
+}
+
+/// The names of all fields, likewise.
+fn all_names(
+    view: &View<'_>,
+    key: &[u8],
+    bytes_max: usize,
+) -> Result<Vec<Arc<[u8]>>, CommandError> {
+    whole(view.row_and_names(key, bytes_max)?)
+}
+
+fn whole<T>(found: Option<WholeRow<T>>) -> Result<Vec<T>, CommandError> {
+    let Some(WholeRow { row, fields, complete }) = found else { return Ok(Vec::new()) };
     field_count(&row)?;
-    Ok(fields)
+    if complete { Ok(fields) } else { Err(CommandError::ReplyTooLarge) }
+}
+
+/// These fields of the hash at `key`, in the order asked for.
+///
+/// # Errors
+/// As [`all_fields`].
+fn some_fields(
+    view: &View<'_>,
+    key: &[u8],
+    names: &[&[u8]],
+    bytes_max: usize,
+) -> Result<Vec<Option<FieldValue>>, CommandError> {
+    let Some((row, values)) = view.row_and_fields_within(key, names, bytes_max)? else {
+        return Ok(vec![None; names.len()]);
+    };
+    field_count(&row)?;
+    if values.len() < names.len() { Err(CommandError::ReplyTooLarge) } else { Ok(values) }
 }
 
 fn length(count: u64) -> i64 {
@@ -111,14 +147,14 @@ fn hexists(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -
 
 fn hget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     match field(view, request.arg(1), request.arg(2))? {
-        Some(value) => reply.bulk(&value),
+        Some(value) => return reply_stored(&value, reply),
         None => reply.null(),
     }
     Ok(())
 }
 
 fn hgetall(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let fields = all_fields(view, request.arg(1))?;
+    let fields = all_fields(view, request.arg(1), reply.room())?;
     reply.map(fields.len());
     for (name, value) in &fields {
         reply.bulk(name);
@@ -128,14 +164,14 @@ fn hgetall(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -
 }
 
 fn hkeys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let fields = all_fields(view, request.arg(1))?;
-    reply.array(fields.len());
-    fields.iter().for_each(|(name, _)| reply.bulk(name));
+    let names = all_names(view, request.arg(1), reply.room())?;
+    reply.array(names.len());
+    names.iter().for_each(|name| reply.bulk(name));
     Ok(())
 }
 
 fn hvals(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let fields = all_fields(view, request.arg(1))?;
+    let fields = all_fields(view, request.arg(1), reply.room())?;
     reply.array(fields.len());
     fields.iter().for_each(|(_, value)| reply.bulk(value));
     Ok(())
@@ -149,13 +185,7 @@ fn hlen(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
 
 fn hmget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     let names: Vec<&[u8]> = request.iter().skip(2).collect();
-    let values = match view.row_and_fields(request.arg(1), &names)? {
-        Some((row, values)) => {
-            field_count(&row)?;
-            values
-        }
-        None => vec![None; names.len()],
-    };
+    let values = some_fields(view, request.arg(1), &names, reply.room())?;
     reply.array(values.len());
     for value in &values {
         match value {
@@ -246,36 +276,38 @@ fn hincrbyfloat(request: Request<'_>, txn: &mut Txn<'_>, reply: &mut ReplyWriter
 fn hrandfield(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     let key = request.arg(1);
     let Some(count) = request.get(2) else {
-        let fields = all_fields(view, key)?;
-        match fields.get(random_below(fields.len())) {
-            Some((name, _)) => reply.bulk(name),
-            None => reply.null(),
-        }
-        return Ok(());
+        let names = all_names(view, key, REPLY_BYTES_MAX)?;
+        return match names.get(random_below(names.len())) {
+            Some(name) => reply_stored(name, reply),
+            None => {
+                reply.null();
+                Ok(())
+            }
+        };
     };
     let (count, with_values) = random_options(request, count)?;
-    let fields = all_fields(view, key)?;
-    let picked = pick(count, fields.len())?;
-    let bytes = picked.iter().fold(0usize, |sum, &at| {
-        let (name, value) = &fields[at];
-        sum.saturating_add(name.len()).saturating_add(if with_values { value.len() } else { 0 })
-    });
-    if bytes > RANDOM_BYTES_MAX {
-        return Err(CommandError::TooLarge(format!(
-            "the reply would have {bytes} bytes of fields; the limit is {RANDOM_BYTES_MAX}"
-        )));
+    let names = all_names(view, key, REPLY_BYTES_MAX)?;
+    let picked = pick(count, names.len())?;
+    let picked: Vec<&[u8]> = picked.into_iter().map(|at| &*names[at]).collect();
+    let bytes: usize = picked.iter().map(|name| name.len()).sum();
+    expect_room(reply, bytes)?;
+    if !with_values {
+        reply.array(picked.len());
+        picked.into_iter().for_each(|name| reply.bulk(name));
+        return Ok(());
     }
-    let as_pairs = with_values && reply.protocol() == Protocol::Resp3;
-    reply.array(if with_values && !as_pairs { picked.len() * 2 } else { picked.len() });
-    for at in picked {
-        let (name, value) = &fields[at];
+    let values = some_fields(view, key, &picked, reply.room() - bytes)?;
+    // A field may have gone since the names were read.
+    let pairs = picked.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
+    let pairs: Vec<_> = pairs.collect();
+    let as_pairs = reply.protocol() == Protocol::Resp3;
+    reply.array(if as_pairs { pairs.len() } else { pairs.len() * 2 });
+    for (name, value) in pairs {
         if as_pairs {
             reply.array(2);
         }
         reply.bulk(name);
-        if with_values {
-            reply.bulk(value);
-        }
+        reply.bulk(&value);
     }
     Ok(())
 }
@@ -333,8 +365,7 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let key = request.arg(1);
     let cursor = parse_cursor(request.arg(2))?;
     let Some(row) = view.row(key)? else {
-        reply_scanned(0, &[], reply);
-        return Ok(());
+        return reply_scanned(0, &[], reply);
     };
     let is_small = field_count(&row)? <= SMALL_HASH_FIELDS;
     let mut options = ScanOptions::parse(request, 3, false)?;
@@ -342,8 +373,7 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let after = recall(cursor, Some(key));
     let Scanned { found, last } = scan_fields(view, key, after, count, &mut options)?;
     let next = last.map_or(0, |last| remember(Unit::of_key(key).as_u16(), Some(key), &last));
-    reply_scanned(next, &found, reply);
-    Ok(())
+    reply_scanned(next, &found, reply)
 }
 
 /// What one HSCAN found.
@@ -387,7 +417,8 @@ fn scan_fields(
     }
 }
 
-fn reply_scanned(cursor: u64, found: &[NamedField], reply: &mut ReplyWriter<'_>) {
+fn reply_scanned(cursor: u64, found: &[NamedField], reply: &mut ReplyWriter<'_>) -> Outcome {
+    expect_room(reply, found.iter().map(|(name, value)| name.len() + value.len()).sum())?;
     reply.array(2);
     reply.bulk(cursor.to_string().as_bytes());
     reply.array(found.len() * 2);
@@ -395,6 +426,7 @@ fn reply_scanned(cursor: u64, found: &[NamedField], reply: &mut ReplyWriter<'_>)
         reply.bulk(name);
         reply.bulk(value);
     }
+    Ok(())
 }
 
 #[cfg(test)]

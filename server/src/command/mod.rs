@@ -8,6 +8,8 @@ mod keys;
 mod number;
 mod pattern;
 mod replication;
+#[cfg(test)]
+mod room_tests;
 mod scan;
 mod server;
 mod strings;
@@ -22,6 +24,10 @@ pub use pattern::Pattern;
 pub use table::{lookup, table};
 
 use crate::{node::Node, session::Session};
+
+/// Bytes that one command may answer, or all the commands of one transaction together. Whoever
+/// evaluates commands gives the writer this room.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// What every handler answers: the reply was written, or the error to write instead of it.
 pub type Outcome = Result<(), CommandError>;
@@ -108,6 +114,18 @@ const fn keyless(
     handler: Handler,
 ) -> Command {
     Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
+}
+
+/// Refuses a reply of so many bytes more, before any of it is written, where there is no room.
+fn expect_room(reply: &ReplyWriter<'_>, bytes: usize) -> Outcome {
+    if bytes > reply.room() { Err(CommandError::ReplyTooLarge) } else { Ok(()) }
+}
+
+/// Writes what is stored, where there is room.
+fn reply_stored(bytes: &[u8], reply: &mut ReplyWriter<'_>) -> Outcome {
+    expect_room(reply, bytes.len())?;
+    reply.bulk(bytes);
+    Ok(())
 }
 
 /// The integer that an argument is, as Redis reads it.

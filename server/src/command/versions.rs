@@ -12,6 +12,7 @@ use super::{
     keys::{Clock, ONE_KEY, command, invalid_expire_time},
     number::integer,
     pattern::is_word,
+    reply_stored,
     strings::text,
 };
 
@@ -32,7 +33,7 @@ fn getv(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     };
     let value = text(&row)?;
     reply.array(2);
-    reply.bulk(value);
+    reply_stored(value, reply)?;
     reply_version(row.as_ref().version(), reply);
     Ok(())
 }

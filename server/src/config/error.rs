@@ -2,6 +2,11 @@
 
 use std::{borrow::Cow, io, net::SocketAddr, path::PathBuf};
 
+use super::{
+    known_keys,
+    place::{key_of_value, line_and_column},
+};
+
 /// Names less alike than this are not suggested (Jaro-Winkler, 0 to 1).
 const SIMILARITY_MIN: f64 = 0.75;
 
@@ -39,6 +44,18 @@ pub enum ConfigError {
         /// Its permissions.
         mode: u32,
     },
+    /// Something in a file, other than its syntax.
+    #[error("{name}:{line}:{column}: {error}")]
+    Placed {
+        /// The file.
+        name: String,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What is wrong there.
+        error: Box<Self>,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -75,36 +92,53 @@ impl ConfigError {
         Self::Invalid { key, reason: reason.into() }
     }
 
-    /// Where in `text` the parser stopped, and the known key that an unknown one was meant to be.
+    /// The key that has to be changed, with its table; none where it is not one key.
+    pub const fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Exposed { key, .. } | Self::Invalid { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Where in `text` the parser stopped, at which key's value, and the known key that an unknown
+    /// one was meant to be.
     pub(super) fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(0, |span| span.start);
-        let (line, column) = place(text, offset);
+        let (line, column) = line_and_column(text, offset);
         let mut message = error.message().to_owned();
         if let Some(suggestion) = suggestion(&message) {
-            message = format!("{message}; did you mean `{suggestion}`?");
+            message = format!("{message}; did you mean {suggestion}?");
+        }
+        if let Some(key) = key_of_value(text, offset) {
+            message = format!("{key}: {message}");
         }
         Self::Syntax { name: name.to_owned(), line, column, message }
     }
 }
 
-/// Line and column, both from 1, of a byte in a text.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
-/// The expected name most like the one that serde refused: its messages quote both with backticks,
-/// the refused one first.
-fn suggestion(message: &str) -> Option<&str> {
-    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+/// The known name most like the one that serde refused, and in which table it belongs where that is
+/// another. Serde's messages quote the refused name and those expected with backticks, in this order.
+fn suggestion(message: &str) -> Option<String> {
+    let is_field = message.starts_with("unknown field");
+    if !is_field && !message.starts_with("unknown variant") {
         return None;
     }
     let mut quoted = message.split('`').skip(1).step_by(2);
     let refused = quoted.next()?;
-    quoted
-        .map(|known| (strsim::jaro_winkler(refused, known), known))
-        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+    let likeness = |known: &str| strsim::jaro_winkler(refused, known);
+    let elsewhere = if is_field { known_keys() } else { Vec::new() };
+    let elsewhere = elsewhere.iter().map(|(table, key)| {
+        let named = match table.as_str() {
+            "" => format!("`{key}`, above all tables"),
+            table => format!("`{key}` in [{table}]"),
+        };
+        (likeness(key), named)
+    });
+    let here = quoted.map(|known| (likeness(known), format!("`{known}`")));
+    elsewhere
+        .chain(here)
+        .filter(|(likeness, _)| *likeness >= SIMILARITY_MIN)
+        // Of those equally like, the last: what is expected here.
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, known)| known)
 }

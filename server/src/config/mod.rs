@@ -9,24 +9,25 @@ mod cluster;
 #[cfg(test)]
 mod cluster_tests;
 mod error;
+mod filter;
 mod password;
+mod place;
 pub mod tuning;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use larder_types::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 pub use cluster::{LabConfig, NodeConfig, PeerConfig, ReplicationConfig};
 pub use error::ConfigError;
 pub use password::Password;
+pub use place::Source;
 pub use values::{ByteSize, Durability, LogFormat};
 
 /// A configuration file larger than this is not one.
@@ -187,20 +188,6 @@ impl Default for TracingConfig {
 }
 
 impl Config {
-    /// Reads and parses a file. What it says is not checked yet: the command line may change it.
-    ///
-    /// # Errors
-    /// When the file cannot be read or does not parse.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let bytes = std::fs::metadata(path).map_err(read)?.len();
-        if bytes > FILE_BYTES_MAX {
-            return Err(ConfigError::TooLarge { path: path.to_owned(), bytes_max: FILE_BYTES_MAX });
-        }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::parse(&text, &path.display().to_string())
-    }
-
     /// Parses the text of a file that is called `name` in errors.
     ///
     /// # Errors
@@ -220,9 +207,11 @@ impl Config {
         in_bounds("max_clients", self.max_clients as u64, 1, 1_000_000)?;
         in_bounds("drain_ms", self.drain_ms, 0, 600_000)?;
         in_bounds("log.segment_bytes", segment, 1 << 16, 1 << 40)?;
+        in_bounds("log.reserve_bytes", self.log.reserve_bytes.0, 0, 1 << 44)?;
         in_bounds("log.hot_tail_bytes", self.log.hot_tail_bytes.0, 0, 1 << 36)?;
         in_bounds("state.block_cache_bytes", self.state.block_cache_bytes.0, 1 << 20, 1 << 44)?;
         in_bounds("state.write_buffer_bytes", self.state.write_buffer_bytes.0, 1 << 20, 1 << 36)?;
+        in_bounds("state.hot_cache_bytes", self.state.hot_cache_bytes.0, 0, 1 << 44)?;
         in_bounds("state.layer_bytes", self.state.layer_bytes.0, 1 << 16, 1 << 32)?;
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
@@ -233,6 +222,10 @@ impl Config {
             &self.lab,
             self.namespace.durability,
         )?;
+        self.filter()?;
+        if self.admin.is_some_and(|admin| collide(admin, self.resp)) {
+            return Err(ConfigError::invalid("admin", "resp has this port too; give it another"));
+        }
         let password = self.password()?;
         for (key, address) in [("resp", Some(self.resp)), ("admin", self.admin)] {
             match address {
@@ -262,6 +255,15 @@ impl Config {
         }
     }
 
+    /// What is written to the standard error.
+    ///
+    /// # Errors
+    /// When `tracing.level` is no such description.
+    pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        filter::parse(&self.tracing.level)
+            .map_err(|reason| ConfigError::invalid("tracing.level", reason))
+    }
+
     /// The configuration as TOML, without the password.
     ///
     /// # Errors
@@ -273,6 +275,48 @@ impl Config {
         }
         toml::to_string(&shown).map_err(|error| ConfigError::invalid("data", error.to_string()))
     }
+}
+
+/// Whether the two cannot both be listened on. Port 0 stands for any that is free.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (one_ip, other_ip) = (one.ip(), other.ip());
+    let same_ip = one_ip == other_ip || one_ip.is_unspecified() || other_ip.is_unspecified();
+    same_ip && one.port() == other.port() && one.port() != 0
+}
+
+/// Keys that have no default, so that a default configuration does not show them.
+const WITHOUT_DEFAULT: [(&str, &str); 15] = [
+    ("", "admin"),
+    ("", "requirepass"),
+    ("", "requirepass_file"),
+    ("node", "id"),
+    ("node", "region"),
+    ("node", "listen"),
+    ("node", "ca"),
+    ("node", "certificate"),
+    ("node", "key"),
+    ("node", "peers"),
+    ("node.peers", "id"),
+    ("node.peers", "region"),
+    ("node.peers", "address"),
+    ("node.peers", "resp"),
+    ("replication", "first_master"),
+];
+
+/// Every key with its table, which is empty for those above all tables.
+fn known_keys() -> Vec<(String, String)> {
+    let without = WITHOUT_DEFAULT.map(|(table, key)| (table.to_owned(), key.to_owned()));
+    let mut known = Vec::from(without);
+    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+    for (name, value) in defaults {
+        match value {
+            toml::Value::Table(table) => {
+                known.extend(table.into_iter().map(|(key, _)| (name.clone(), key)));
+            }
+            _ => known.push((String::new(), name)),
+        }
+    }
+    known
 }
 
 fn in_bounds(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {

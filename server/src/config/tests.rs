@@ -13,8 +13,9 @@ use super::*;
 const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kvd.toml"));
 
 fn refusal(text: &str) -> String {
-    let refused = Config::parse(text, "kvd.toml").and_then(|config| config.validate());
-    refused.expect_err("the configuration is refused").to_string()
+    let source = Source::new("kvd.toml", text.to_owned());
+    let refused = source.parse().and_then(|config| config.validate());
+    source.locate(refused.expect_err("the configuration is refused")).to_string()
 }
 
 #[test]
@@ -38,8 +39,10 @@ fn the_example_names_every_key() {
         ..Config::default()
     };
     let printed = every_key.to_toml().expect("the defaults can be printed");
+    let known = known_keys();
     for key in printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         assert!(EXAMPLE.contains(&format!("{key} = ")), "{key} is not in deploy/kvd.toml");
+        assert!(known.iter().any(|(_, known)| known == key), "{key} is never suggested");
     }
 }
 
@@ -66,9 +69,53 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_right_one() {
 }
 
 #[test]
-fn values_out_of_bounds_name_their_key() {
-    assert!(refusal("max_clients = 0").starts_with("max_clients: 0 is not between 1"));
-    assert!(refusal("[log]\nsegment_bytes = 5").starts_with("log.segment_bytes: 5 is not"));
+fn a_key_of_another_table_is_refused_with_the_table_it_belongs_to() {
+    let message = refusal("segment_bytes = 1");
+    assert!(message.ends_with("did you mean `segment_bytes` in [log]?"), "{message}");
+    let message = refusal("[log]\nrequire_pass = \"x\"");
+    assert!(message.ends_with("did you mean `requirepass`, above all tables?"), "{message}");
+    let message = refusal("[[node.peers]]\nresp = \"127.0.0.1:1\"\nadress = \"x\"");
+    assert!(message.ends_with("did you mean `address`?"), "{message}");
+}
+
+#[test]
+fn values_that_do_not_fit_name_their_place_and_key() {
+    let starts = |text: &str, start: &str| {
+        let message = refusal(text);
+        assert!(message.starts_with(start), "{message}");
+    };
+    starts("\n max_clients = 0", "kvd.toml:2:2: max_clients: 0 is not between 1");
+    starts("[log]\nsegment_bytes = 5", "kvd.toml:2:1: log.segment_bytes: 5 is not between");
+    starts("log.segment_bytes = 5", "kvd.toml:1:5: log.segment_bytes: 5 is not between");
+    starts("[state]\nhot_cache_bytes = \"32 TiB\"", "kvd.toml:2:1: state.hot_cache_bytes: ");
+    starts("[log]\nreserve_bytes = \"32 TiB\"", "kvd.toml:2:1: log.reserve_bytes: ");
+    starts("[tracing]\nlevel = \"debugg\"", "kvd.toml:2:1: tracing.level: \"debugg\" is neither");
+    starts("\nresp = \"here\"", "kvd.toml:2:8: resp: invalid socket address syntax");
+    starts("resp = \"0.0.0.0:7000\"", "kvd.toml:1:1: resp = \"0.0.0.0:7000\": others can reach");
+    starts("[log]\nsegment_bytes = -5", "kvd.toml:2:17: log.segment_bytes: ");
+    let peer = "[node]\nid = \"a\"\n[[node.peers]]\nid = \"b\"\nresp = \"there\"";
+    starts(peer, "kvd.toml:5:8: node.peers.resp: invalid socket address syntax");
+    // A key that is missing has the place of its table.
+    starts("\n[replication]\nlevel = \"all\"", "kvd.toml:2:2: replication: there is no [node]");
+}
+
+#[test]
+fn one_address_is_not_listened_on_twice() {
+    let both = |resp: &str, admin: &str| {
+        format!("requirepass = \"x\"\nresp = \"{resp}\"\nadmin = \"{admin}\"")
+    };
+    for admin in ["127.0.0.1:7000", "0.0.0.0:7000"] {
+        let message = refusal(&both("127.0.0.1:7000", admin));
+        assert!(message.starts_with("kvd.toml:3:1: admin: resp has this port too"), "{message}");
+    }
+    for (resp, admin) in [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")] {
+        let config = Config::parse(&both(resp, admin), "x").expect("it parses");
+        config.validate().expect("it is accepted");
+    }
+}
+
+#[test]
+fn values_out_of_bounds_say_what_is_expected() {
     assert!(refusal("[log]\nsegment_bytes = -5").contains("expected a number of bytes"));
     assert!(refusal("[log]\nsegment_bytes = \"5 apples\"").contains("write 67108864 or"));
     assert!(refusal("[namespace]\ndurability = \"interval:0\"").contains("no durability"));

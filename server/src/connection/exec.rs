@@ -1,6 +1,10 @@
 //! What the connection runs itself: transactions, watches, and what concerns the whole node.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
@@ -8,8 +12,8 @@ use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_reques
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome},
-    shard::{Task, Transaction, Work},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
+    shard::{Task, Transaction, WatchedKeys, Work},
 };
 
 /// A transaction being queued.
@@ -42,11 +46,48 @@ impl Multi {
     }
 }
 
+/// Keys that one connection may watch.
+const WATCHED_KEYS_MAX: usize = 65_536;
+/// Bytes of keys that one connection may watch.
+const WATCHED_BYTES_MAX: usize = 4 << 20;
+
 /// What a connection watches.
 #[derive(Default)]
 pub(super) struct Watched {
-    keys: Vec<(Vec<u8>, bool)>,
+    keys: WatchedKeys,
+    /// Of the keys.
+    bytes: usize,
     touched: Arc<AtomicBool>,
+}
+
+impl Watched {
+    /// Those of the keys that are not watched yet, each once.
+    ///
+    /// # Errors
+    /// When all together would be too many; none is to be watched then.
+    fn fresh<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Arc<[u8]>>, CommandError> {
+        let (mut fresh, mut bytes) = (HashSet::new(), self.bytes);
+        for key in keys.filter(|key| !self.keys.contains_key(*key)) {
+            if fresh.insert(key) {
+                bytes += key.len();
+            }
+            if self.keys.len() + fresh.len() > WATCHED_KEYS_MAX || bytes > WATCHED_BYTES_MAX {
+                return Err(CommandError::Message(Cow::Owned(format!(
+                    "ERR a connection may watch {WATCHED_KEYS_MAX} keys, of {WATCHED_BYTES_MAX} \
+                     bytes together; UNWATCH, or watch fewer"
+                ))));
+            }
+        }
+        Ok(fresh.into_iter().map(Arc::from).collect())
+    }
+
+    fn add(&mut self, keys: Vec<Arc<[u8]>>, present: Vec<bool>) {
+        self.bytes += keys.iter().map(|key| key.len()).sum::<usize>();
+        self.keys.extend(keys.into_iter().zip(present));
+    }
 }
 
 impl Connection {
@@ -136,9 +177,10 @@ impl Connection {
         if self.multi.is_some() {
             return Ok(Err(CommandError::message("ERR WATCH inside MULTI is not allowed")));
         }
-        let known = |key: &[u8]| self.watched.keys.iter().any(|(watched, _)| watched == key);
-        let keys: Vec<_> = request.iter().skip(1).filter(|key| !known(key)).collect();
-        let keys = keys.into_iter().map(<[u8]>::to_vec).collect();
+        let keys = match self.watched.fresh(request.iter().skip(1)) {
+            Ok(keys) => keys,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
         let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
@@ -148,7 +190,7 @@ impl Connection {
         let Task::Watch { keys, present, .. } = work.task else {
             unreachable!("work comes back as it went")
         };
-        self.watched.keys.extend(keys.into_iter().zip(present));
+        self.watched.add(keys, present);
         self.writer().simple("OK");
         Ok(Ok(()))
     }
@@ -168,19 +210,22 @@ impl Connection {
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return Ok(Err(CommandError::message(text)));
         }
+        let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
             refused: Vec::new(),
-            watched: self.watched.keys.clone(),
-            touched: self.watched.touched.clone(),
+            watched,
+            touched,
             aborted: false,
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
         let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
-        self.unwatch();
+        if let Task::Transaction(done) = &work.task {
+            self.shard.watches().remove(&done.watched, &done.touched);
+        }
         self.settle(&mut work).await;
         if let Some(refusal) = work.refusal {
             return Ok(Err(CommandError::Message(refusal)));
@@ -197,6 +242,7 @@ impl Connection {
     /// Puts the replies of a transaction together: those of the writer, and those of the commands
     /// that it left to the connection.
     async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<(), End> {
+        let begin = self.replies.len();
         self.writer().array(done.commands.len());
         let mut reply_start = 0;
         for (index, command) in done.commands.iter().enumerate() {
@@ -205,7 +251,14 @@ impl Connection {
             let outcome = match command.handler {
                 Handler::Session(run) => {
                     let Self { node, session, replies, .. } = self;
-                    run(request, session, node, &mut ReplyWriter::new(replies, session.protocol))
+                    let mut writer = ReplyWriter::new(replies, session.protocol);
+                    let outcome = run(request, session, node, &mut writer);
+                    let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
+                    outcome.and(if is_too_large {
+                        Err(CommandError::ReplyTooLarge)
+                    } else {
+                        Ok(())
+                    })
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
                 Handler::Loop(LoopCommand::After) => self.after(request, false).await?,

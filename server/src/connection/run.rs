@@ -6,7 +6,7 @@ use larder_types::AckLevel;
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
     shard::{Run, Task, Work, undecided},
 };
 
@@ -90,6 +90,7 @@ impl Connection {
         let Self { node, shard, session, replies, .. } = self;
         let start = replies.len();
         let mut writer = ReplyWriter::new(replies, session.protocol);
+        writer.set_room(REPLY_BYTES_MAX);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => {
                 let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);

@@ -10,7 +10,7 @@ use super::{
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
-use crate::command::{CommandError, Handler, LoopCommand, Outcome};
+use crate::command::{CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX};
 
 /// A run stops when its replies have grown beyond this; the connection sends them first.
 const REPLY_BYTES: usize = 1 << 20;
@@ -72,6 +72,7 @@ fn evaluate_run(
     while let Some(command) = run.commands.get(run.refused.len()) {
         let request = run.pipeline.request(run.next);
         let start = replies.position();
+        replies.set_room(REPLY_BYTES_MAX);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => {
                 read(request, &desk.writer.view(now_ms), replies)
@@ -114,6 +115,7 @@ fn evaluate_transaction(
         transaction.aborted = true;
         return;
     }
+    replies.set_room(REPLY_BYTES_MAX);
     for (index, command) in transaction.commands.iter().enumerate() {
         let request = transaction.requests[index].request(0);
         let start = replies.position();

@@ -25,4 +25,5 @@ pub(crate) use awaiting::undecided;
 pub use pause::Ending;
 pub use replicate::OrderError;
 pub use threads::{Happened, Replicated, Shard, ShardError, Threads};
+pub use watch::WatchedKeys;
 pub use work::{Run, Task, Transaction, Work};

@@ -10,11 +10,14 @@ use std::{
 
 use parking_lot::Mutex;
 
+/// The keys that one connection watches, each with whether it was there when it was first watched.
+pub type WatchedKeys = HashMap<Arc<[u8]>, bool>;
+
 /// The keys that connections watch. Keys are added and touched by the writer alone, so
 /// that no change falls between a WATCH and the reads that follow it; any thread may remove.
 #[derive(Default)]
 pub struct Watches {
-    keys: Mutex<HashMap<Vec<u8>, Vec<Watcher>>>,
+    keys: Mutex<HashMap<Arc<[u8]>, Vec<Watcher>>>,
     /// How many keys are watched; spares the writer the lock while there is none.
     watched: AtomicUsize,
 }
@@ -25,9 +28,9 @@ struct Watcher {
 }
 
 impl Watches {
-    pub(super) fn add(&self, key: &[u8], touched: &Arc<AtomicBool>, present: bool) {
+    pub(super) fn add(&self, key: &Arc<[u8]>, touched: &Arc<AtomicBool>, present: bool) {
         let mut keys = self.keys.lock();
-        let watchers = keys.entry(key.to_vec()).or_default();
+        let watchers = keys.entry(key.clone()).or_default();
         if !watchers.iter().any(|watcher| Arc::ptr_eq(&watcher.touched, touched)) {
             watchers.push(Watcher { touched: touched.clone(), present });
         }
@@ -35,12 +38,12 @@ impl Watches {
     }
 
     /// Forgets what this watcher watched.
-    pub fn remove(&self, watched: &[(Vec<u8>, bool)], touched: &Arc<AtomicBool>) {
+    pub fn remove(&self, watched: &WatchedKeys, touched: &Arc<AtomicBool>) {
         if watched.is_empty() {
             return;
         }
         let mut keys = self.keys.lock();
-        for (key, _) in watched {
+        for key in watched.keys() {
             if let Some(watchers) = keys.get_mut(key) {
                 watchers.retain(|watcher| !Arc::ptr_eq(&watcher.touched, touched));
                 if watchers.is_empty() {
@@ -87,15 +90,16 @@ mod tests {
     fn a_change_reaches_those_who_watch_the_key_and_nobody_else() {
         let watches = Watches::default();
         let (mine, other) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        watches.add(b"a", &mine, true);
-        watches.add(b"b", &other, false);
+        let (a, b): (Arc<[u8]>, Arc<[u8]>) = (Arc::from(&b"a"[..]), Arc::from(&b"b"[..]));
+        watches.add(&a, &mine, true);
+        watches.add(&b, &other, false);
         watches.touch(b"a");
         assert!(mine.load(Ordering::Acquire) && !other.load(Ordering::Acquire));
         watches.touch_all();
         assert!(!other.load(Ordering::Acquire), "an absent key is not changed by a flush");
-        watches.remove(&[(b"a".to_vec(), true)], &mine);
+        watches.remove(&WatchedKeys::from([(a, true)]), &mine);
         assert!(watches.any());
-        watches.remove(&[(b"b".to_vec(), false)], &other);
+        watches.remove(&WatchedKeys::from([(b, false)]), &other);
         assert!(!watches.any());
     }
 }

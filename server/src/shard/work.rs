@@ -11,6 +11,7 @@ use larder_storage::parted::PartedRecord;
 use larder_types::Position;
 use tokio::sync::oneshot;
 
+use super::watch::WatchedKeys;
 use crate::command::Command;
 
 /// A piece of work, which comes back to its connection when it is done and durable.
@@ -60,7 +61,7 @@ pub enum Task {
     /// Watches keys, so that EXEC can tell whether they changed.
     Watch {
         /// The keys.
-        keys: Vec<Vec<u8>>,
+        keys: Vec<Arc<[u8]>>,
         /// Set when one of them changes.
         touched: Arc<AtomicBool>,
         /// For each key, once done, whether it was there.
@@ -113,8 +114,8 @@ pub struct Transaction {
     pub reply_ends: Vec<usize>,
     /// For each command, whether it was refused.
     pub refused: Vec<bool>,
-    /// The keys watched, each with whether it was there when it was watched.
-    pub watched: Vec<(Vec<u8>, bool)>,
+    /// The keys watched.
+    pub watched: WatchedKeys,
     /// Whether a watched key changed.
     pub touched: Arc<AtomicBool>,
     /// Whether the transaction was given up because of it.

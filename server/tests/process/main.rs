@@ -1,5 +1,6 @@
 //! kvd as a process.
 
+mod bounds;
 mod daemon;
 mod reopening;
 mod support;

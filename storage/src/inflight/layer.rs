@@ -7,7 +7,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, LazyLock, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -84,9 +84,12 @@ pub(crate) struct Layer {
     blocks: Vec<RwLock<HashTable<Entry>>>,
     /// The record that cleared the shard and began this layer: nothing below is seen beyond it.
     cleared: Option<u64>,
+    /// Whether nothing was put into it.
+    blank: AtomicBool,
     /// Bytes of the records in this layer, as they are in the log.
     log_bytes: AtomicU64,
     records: AtomicU64,
+    changes: AtomicU64,
     /// Records of the replica set, oldest first.
     replicas: Mutex<Vec<ReplicasRecord>>,
     sealed: OnceLock<Applied>,
@@ -105,18 +108,47 @@ impl Layer {
         Self {
             blocks: (0..BLOCKS).map(|_| RwLock::new(HashTable::new())).collect(),
             cleared,
+            blank: AtomicBool::new(true),
             log_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             replicas: Mutex::new(Vec::new()),
             sealed: OnceLock::new(),
         }
     }
 
-    /// Whether the record that began this layer by clearing the shard is not beyond `seq`. A layer
-    /// may be sealed by the very record that cleared it, if that clears twice: then it belongs to
-    /// the layer above.
+    /// Whether the record that began this layer by clearing the shard is not beyond `seq`.
     pub(crate) fn cleared_by(&self, seq: u64) -> bool {
         self.cleared.is_some_and(|cleared| cleared <= seq)
+    }
+
+    /// Deletes every key as record `seq`, which is the newest and not visible yet, where no layer is
+    /// needed for it. False, and nothing is done, where one must begin: so one record begins one at
+    /// most, and none where the record before has left nothing.
+    #[must_use]
+    pub(crate) fn clear(&self, seq: u64) -> bool {
+        let Some(cleared) = self.cleared else { return false };
+        if self.blank.load(Ordering::Relaxed) {
+            return true;
+        }
+        if cleared != seq {
+            return false;
+        }
+        // All that is here was put by this same record, and is in nobody's sight.
+        for block in &self.blocks {
+            *block.write() = HashTable::new();
+        }
+        self.blank.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes over what a layer below, which nobody will see any more, stands for beside its rows. The
+    /// oldest is to be taken over first.
+    pub(crate) fn take_over(&self, hidden: &Self) {
+        self.log_bytes.fetch_add(hidden.log_bytes(), Ordering::Relaxed);
+        self.records.fetch_add(hidden.records(), Ordering::Relaxed);
+        self.changes.fetch_add(hidden.changes(), Ordering::Relaxed);
+        self.replicas.lock().append(&mut hidden.replicas.lock());
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
@@ -127,9 +159,17 @@ impl Layer {
         self.records.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_record(&self, log_bytes: u64) {
+    /// What its records cost to replay, and at most so many rows and fields in memory: for each
+    /// record the rows and fields that it puts or deletes, or one where it does neither.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a record and the rows and fields that it puts or deletes.
+    pub(crate) fn count_record(&self, log_bytes: u64, changes: u64) {
         self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(changes.max(1), Ordering::Relaxed);
     }
 
     /// Keeps a record of the replica set, for the fold.
@@ -152,6 +192,9 @@ impl Layer {
     }
 
     pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, visible: u64, row: RowBytes) {
+        if self.blank.load(Ordering::Relaxed) {
+            self.blank.store(false, Ordering::Relaxed);
+        }
         let mut block = self.blocks[key.block()].write();
         match block.entry(key.hash, |entry| *entry.key == *key.key, hash_of_entry) {
             TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, visible, row),

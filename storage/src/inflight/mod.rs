@@ -60,6 +60,11 @@ impl InFlight {
         self.stack.load().iter().map(|layer| layer.log_bytes()).sum()
     }
 
+    /// Changes of rows and fields that are not folded yet; see [`Layer::changes`].
+    pub(crate) fn changes(&self) -> u64 {
+        self.stack.load().iter().map(|layer| layer.changes()).sum()
+    }
+
     /// Records that are not folded yet.
     pub(crate) fn records(&self) -> u64 {
         self.stack.load().iter().map(|layer| layer.records()).sum()

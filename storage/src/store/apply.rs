@@ -74,7 +74,8 @@ pub(super) fn check(record: &Record<'_>) -> Result<(), RecordError> {
 }
 
 /// Puts an effect of record `seq`, which was checked, into the layer `top`; `visible` is the
-/// watermark. False, and nothing is done, for the deletion of every key: the caller begins a layer.
+/// watermark. False, and nothing is done, for the deletion of every key that needs a layer of its own:
+/// the caller begins it.
 #[must_use]
 pub(super) fn put(top: &Layer, seq: u64, visible: u64, effect: Effect<'_>) -> bool {
     let field = |key: &[u8], field: &[u8], change: FieldChange| {
@@ -92,7 +93,7 @@ pub(super) fn put(top: &Layer, seq: u64, visible: u64, effect: Effect<'_>) -> bo
         Effect::DeleteField { key, generation, field: name } => {
             field(key, name, (generation, None));
         }
-        Effect::Clear => return false,
+        Effect::Clear => return top.clear(seq),
     }
     true
 }

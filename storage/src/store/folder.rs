@@ -8,7 +8,7 @@ use std::{
 
 use larder_types::SequenceNumber;
 
-use super::Shared;
+use super::{Shared, writer::LAYERS_MAX};
 use crate::{
     Applied,
     inflight::{FoldRow, Layer},
@@ -25,11 +25,15 @@ pub struct Folder {
     shared: Arc<Shared>,
     /// Bytes of log folded since the last flush: they would have to be replayed after a crash.
     folded_bytes: u64,
+    /// The same in changes of rows and fields.
+    folded_changes: u64,
+    /// The same in layers.
+    folded_layers: usize,
 }
 
 impl Folder {
     pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, folded_bytes: 0 }
+        Self { shared, folded_bytes: 0, folded_changes: 0, folded_layers: 0 }
     }
 
     /// Folds until [`super::Store::stop_folding`], then flushes, so that the next start has
@@ -100,6 +104,8 @@ impl Folder {
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
         self.folded_bytes += bottom.log_bytes();
+        self.folded_changes += bottom.changes();
+        self.folded_layers += 1;
         self.shared.digests.reached(&self.shared, *last);
         Ok(ControlFlow::Continue(()))
     }
@@ -122,6 +128,8 @@ impl Folder {
     /// Whether so much was folded and not flushed that a flush must come next.
     pub fn owes_flush(&self) -> bool {
         self.folded_bytes >= self.shared.options.layer_bytes
+            || self.folded_changes >= self.shared.options.layer_changes
+            || self.folded_layers >= LAYERS_MAX
     }
 
     /// Flushes RocksDB and trims the log.
@@ -130,7 +138,7 @@ impl Folder {
     /// As [`Folder::run`].
     pub fn flush(&mut self) -> Result<(), FoldError> {
         let Some(persisted) = self.shared.database()?.flush()? else { return Ok(()) };
-        self.folded_bytes = 0;
+        (self.folded_bytes, self.folded_changes, self.folded_layers) = (0, 0, 0);
         self.persisted(persisted)
     }
 

@@ -259,6 +259,8 @@ pub struct StoreStats {
     pub unapplied_bytes: u64,
     /// Records that RocksDB has not taken yet.
     pub unapplied_records: u64,
+    /// Rows and fields that they put or delete; each record counts as one at least.
+    pub unapplied_changes: u64,
     /// Layers of writes in flight.
     pub layers: usize,
     /// Reads answered by the cache of hot rows.
@@ -381,6 +383,7 @@ impl Store {
         StoreStats {
             unapplied_bytes: self.shared.inflight.log_bytes(),
             unapplied_records: self.shared.inflight.records(),
+            unapplied_changes: self.shared.inflight.changes(),
             layers: self.shared.inflight.stack().len(),
             hot_hits: self.shared.cache.hits(),
             hot_misses: self.shared.cache.misses(),

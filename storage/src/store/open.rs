@@ -42,13 +42,15 @@ pub struct StoreOptions {
     pub hot_cache_bytes: u64,
     /// A layer is sealed, and folded, once its records take this much of the log.
     pub layer_bytes: u64,
-    /// The same in records, so that small records do not make a layer slow to replay.
-    pub layer_records: u64,
+    /// The same in rows and fields that are put or deleted, each record counting as one at least:
+    /// small ones take more time to replay, and more memory, than their bytes say.
+    pub layer_changes: u64,
     /// Writes wait while the records not yet folded take more of the log than this. With
     /// `layer_bytes`, for what is folded and not yet flushed, it bounds what a start must replay.
+    /// A record is never divided: each of the bounds is passed by one at most.
     pub unapplied_bytes_max: u64,
-    /// The same in records.
-    pub unapplied_records_max: u64,
+    /// The same in rows and fields that are put or deleted.
+    pub unapplied_changes_max: u64,
     /// When a record can be read.
     pub visibility: Visibility,
     /// What [`Store::retain_from`] has said before it is called: a node with followers gives the
@@ -99,9 +101,9 @@ impl StoreOptions {
             hot_tail_bytes: 8 << 20,
             hot_cache_bytes: 256 << 20,
             layer_bytes: 64 << 20,
-            layer_records: 500_000,
+            layer_changes: 500_000,
             unapplied_bytes_max: 192 << 20,
-            unapplied_records_max: 1_500_000,
+            unapplied_changes_max: 1_500_000,
             visibility: Visibility::Durable,
             retain_from: None,
             retain_bytes_max: 8 << 30,
@@ -335,7 +337,7 @@ struct Replay {
     /// The watermark, where not all that is durable can be read.
     visible: Option<u64>,
     layer_bytes: u64,
-    layer_records: u64,
+    layer_changes: u64,
     records: u64,
 }
 
@@ -347,17 +349,19 @@ impl Replay {
             Visibility::Durable => None,
             Visibility::Committed => Some(persisted.map_or(0, |at| at.position.seq.as_u64())),
         };
-        let (layer_bytes, layer_records) = (options.layer_bytes, options.layer_records);
+        let (layer_bytes, layer_changes) = (options.layer_bytes, options.layer_changes);
         let (replicas, last, records) = (Vec::new(), None, 0);
-        Self { inflight, top, last, replicas, visible, layer_bytes, layer_records, records }
+        Self { inflight, top, last, replicas, visible, layer_bytes, layer_changes, records }
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<(), RecordError> {
         apply::check(&record)?;
         let (seq, position) = (record.seq, Position { epoch: record.epoch, seq: record.seq });
+        let mut changes = 0;
         match record.kind {
             RecordKind::Data => {
                 for effect in effects(record.body) {
+                    changes += 1;
                     let effect = effect.map_err(|source| RecordError::Effect { seq, source })?;
                     // Where everything replayed can be read, no reader wants an older version.
                     let visible = self.visible.unwrap_or(seq.as_u64());
@@ -375,25 +379,30 @@ impl Replay {
             RecordKind::Epoch => {}
         }
         self.records += 1;
-        self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64);
+        self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64, changes);
         self.last = Some(Applied { position, hybrid: record.hybrid });
-        if self.top.log_bytes() >= self.layer_bytes || self.top.records() >= self.layer_records {
+        if self.top.log_bytes() >= self.layer_bytes || self.top.changes() >= self.layer_changes {
             self.begin_layer(None);
         }
         Ok(())
     }
 
     fn begin_layer(&mut self, cleared: Option<u64>) {
+        let below = std::mem::replace(&mut self.top, Arc::new(Layer::new(cleared)));
+        let hidden = cleared.is_some() && self.visible.is_none();
         match self.last {
-            Some(last) => self.top.seal(last),
-            // Nothing is below the first replayed record: the layer stays, as the cleared one.
-            None => {
-                self.top = Arc::new(Layer::new(cleared));
+            Some(last) if !hidden => {
+                below.seal(last);
+                self.inflight.push(self.top.clone());
+            }
+            // Below the first replayed record is nothing; and where everything replayed can be
+            // read, nobody reads what lies below a deletion of every key.
+            _ => {
+                for layer in self.inflight.stack().iter().rev() {
+                    self.top.take_over(layer);
+                }
                 self.inflight = InFlight::over(self.top.clone());
-                return;
             }
         }
-        self.top = Arc::new(Layer::new(cleared));
-        self.inflight.push(self.top.clone());
     }
 }

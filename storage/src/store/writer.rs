@@ -25,6 +25,9 @@ use crate::{
 
 /// Bytes of a record's frame beside its body, for counting what a layer stands for in the log.
 pub(super) const FRAME_BYTES: u64 = 48;
+/// Layers that are not folded, after which writes wait, and those folded, after which a flush comes:
+/// every deletion of all keys may begin one.
+pub(super) const LAYERS_MAX: usize = 16;
 
 /// Why writes are not taken now.
 #[derive(Debug, thiserror::Error)]
@@ -113,10 +116,9 @@ impl Writer {
     /// Whether there is room for more unfolded records. What is unfolded must be replayed after a
     /// crash, and is held in memory.
     pub fn has_room(&self) -> bool {
-        const LAYERS_MAX: usize = 16;
         let (options, inflight) = (&self.shared.options, &self.shared.inflight);
         inflight.log_bytes() <= options.unapplied_bytes_max
-            && inflight.records() <= options.unapplied_records_max
+            && inflight.changes() <= options.unapplied_changes_max
             && inflight.stack().len() <= LAYERS_MAX
     }
 
@@ -182,7 +184,7 @@ impl Writer {
         let stamp = self.clock.tick(wall_ms);
         let seq = self.appender.begin_epoch(epoch, stamp);
         let position = Position { epoch, seq };
-        self.appended(Applied { position, hybrid: stamp }, Epoch::ENCODED_BYTES);
+        self.appended(Applied { position, hybrid: stamp }, Epoch::ENCODED_BYTES, 0);
         Ok(position)
     }
 
@@ -195,7 +197,7 @@ impl Writer {
         let seq = self.appender.append_replicas(stamp, |out| out.extend_from_slice(body))?;
         let position = Position { epoch: self.appender.epoch(), seq };
         self.keep_replicas(position, body);
-        self.appended(Applied { position, hybrid: stamp }, body.len());
+        self.appended(Applied { position, hybrid: stamp }, body.len(), 0);
         Ok(position)
     }
 
@@ -218,10 +220,12 @@ impl Writer {
     /// Puts a record that was checked and appended into the layers.
     fn apply(&mut self, record: &Record<'_>) {
         let position = Position { epoch: record.epoch, seq: record.seq };
+        let mut changes = 0;
         match record.kind {
             RecordKind::Data => {
                 let visible = self.shared.visible();
                 for effect in effects(record.body) {
+                    changes += 1;
                     let effect = effect.expect("it was checked");
                     if !apply::put(&self.top, record.seq.as_u64(), visible, effect) {
                         self.begin_layer(Some(record.seq));
@@ -232,7 +236,7 @@ impl Writer {
             RecordKind::Epoch => {}
         }
         self.clock = HybridClock::starting_above(self.clock.last().max(record.hybrid));
-        self.appended(Applied { position, hybrid: record.hybrid }, record.body.len());
+        self.appended(Applied { position, hybrid: record.hybrid }, record.body.len(), changes);
     }
 
     fn keep_replicas(&self, position: Position, body: &[u8]) {
@@ -260,7 +264,13 @@ impl Writer {
         Some(last)
     }
 
-    pub(crate) fn append(&mut self, seq: SequenceNumber, stamp: HybridTime) -> SequenceNumber {
+    /// Appends the record of a transaction that put or deleted so many rows and fields.
+    pub(crate) fn append(
+        &mut self,
+        seq: SequenceNumber,
+        stamp: HybridTime,
+        changes: u64,
+    ) -> SequenceNumber {
         let body = &self.body;
         let appended = self
             .appender
@@ -268,20 +278,20 @@ impl Writer {
             .expect("a transaction's effects are bounded by the size of a record");
         assert_eq!(appended, seq, "records are numbered without a gap");
         let position = Position { epoch: self.appender.epoch(), seq };
-        self.appended(Applied { position, hybrid: stamp }, self.body.len());
+        self.appended(Applied { position, hybrid: stamp }, self.body.len(), changes);
         self.body.clear();
         seq
     }
 
     /// Counts a record that was put into the top layer, and seals that when it has grown enough.
-    fn appended(&mut self, last: Applied, body_bytes: usize) {
-        self.top.count_record(FRAME_BYTES + body_bytes as u64);
+    fn appended(&mut self, last: Applied, body_bytes: usize, changes: u64) {
+        self.top.count_record(FRAME_BYTES + body_bytes as u64, changes);
         self.last = Some(last);
         let seq = last.position.seq.as_u64();
         self.shared.watermarks.appended.store(seq, atomic::Ordering::Release);
         let options = &self.shared.options;
         if self.top.log_bytes() >= options.layer_bytes
-            || self.top.records() >= options.layer_records
+            || self.top.changes() >= options.layer_changes
             || self.shared.digests.is_wanted(seq)
         {
             self.begin_layer(None);

@@ -69,9 +69,9 @@ pub(crate) fn tiny() -> StoreOptions {
         hot_tail_bytes: 4 << 10,
         hot_cache_bytes: 64 << 10,
         layer_bytes: 4 << 10,
-        layer_records: 200,
+        layer_changes: 400,
         unapplied_bytes_max: 32 << 10,
-        unapplied_records_max: 2_000,
+        unapplied_changes_max: 4_000,
         ..StoreOptions::new(database)
     }
 }

@@ -133,6 +133,12 @@ fn a_transaction_queued_without_end_is_bounded() {
 }
 
 #[test]
+fn keys_watched_without_end_are_bounded() {
+    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    attempt("watches without end", attacks::watches_without_end, bounds);
+}
+
+#[test]
 fn wrong_passwords_hold_nobody_up() {
     let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
     attempt("wrong passwords", attacks::wrong_passwords, bounds);

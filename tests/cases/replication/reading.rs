@@ -1,19 +1,21 @@
 //! Writes at the master, reads in the other regions, and what a slave refuses.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use larder_tests::{cluster::Plan, deadline::Deadline};
-use serde_json::json;
+use larder_tests::client::Client;
+use larder_tests::cluster::{Cluster, Cut, Plan};
+use larder_tests::deadline::Deadline;
 
 use crate::support::{SOON, cluster, wait_for_value};
 
 #[test]
 fn a_write_in_one_region_is_read_in_the_others() -> Result<()> {
     let Some(cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
-    let [master, slaves @ ..] = &cluster.nodes[..] else { unreachable!("there are three") };
-    let mut client = master.client()?;
+    let mut client = cluster.nodes[0].client()?;
     client.expect_ok(&["SET", "greeting", "hello"])?;
     client.expect_ok(&["HSET", "user:1", "name", "Ada"])?;
-    for slave in slaves {
+    for slave in &cluster.nodes[1..] {
         wait_for_value(slave, "greeting", "hello")?;
         let mut reader = slave.client()?;
         Deadline::after(SOON).wait_for("the hash", || {
@@ -21,66 +23,83 @@ fn a_write_in_one_region_is_read_in_the_others() -> Result<()> {
             Ok((reply.text() == b"Ada").then_some(()))
         })?;
     }
+    a_slave_refuses_writes_and_names_the_master(&cluster)?;
+    roles_are_told_as_redis_tells_them(&cluster)?;
+    a_token_is_waited_for(&cluster)?;
+    wait_counts_slaves(&cluster)?;
+    stale_reads_are_refused(&cluster)?;
+    cluster.tell("reading", "tokens, WAIT, KV.ACK, KV.MAXLAG, ROLE, INFO and redirections hold");
     Ok(())
 }
 
-#[test]
-fn a_slave_refuses_writes_and_names_the_master() -> Result<()> {
-    let Some(cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
-    let (master, slave) = (&cluster.nodes[0], &cluster.nodes[1]);
-    let mut client = slave.client()?;
-    let refused = client.call(&["SET", "a", "1"])?;
-    let text = String::from_utf8_lossy(refused.text()).into_owned();
-    ensure!(text.starts_with("READONLY You can't write against a read only replica."), "{text}");
-    ensure!(text.contains(&master.resp.to_string()), "{text}");
+fn a_slave_refuses_writes_and_names_the_master(cluster: &Cluster) -> Result<()> {
+    let master = cluster.nodes[0].resp.to_string();
+    let mut client = cluster.nodes[1].client()?;
+    let refused = text(&mut client, &["SET", "a", "1"])?;
+    ensure!(
+        refused.starts_with("READONLY You can't write against a read only replica."),
+        "{refused}"
+    );
+    ensure!(refused.contains(&master), "{refused}");
     // A client that knows clusters is sent to the master.
     client.expect_ok(&["READONLY"])?;
-    let moved = client.call(&["SET", "foo", "1"])?;
-    ensure!(moved.text() == format!("MOVED 12182 {}", master.resp).as_bytes(), "{moved:?}");
-    ensure!(client.call(&["GET", "foo"])?.is_null());
+    let moved = text(&mut client, &["SET", "foo", "1"])?;
+    ensure!(moved == format!("MOVED 12182 {master}"), "{moved}");
+    ensure!(client.call(&["GET", "foo"])?.is_null(), "reads are answered after READONLY");
     client.expect_ok(&["READWRITE"])?;
-    ensure!(client.call(&["GET", "foo"])?.text().starts_with(b"MOVED 12182 "));
-
-    let role = client.call(&["ROLE"])?;
-    ensure!(role.items()[0].text() == b"slave", "{role:?}");
-    ensure!(role.items()[2].integer() == Some(master.resp.port().into()), "{role:?}");
-    let role = master.client()?.call(&["ROLE"])?;
-    ensure!(role.items()[0].text() == b"master" && role.items()[2].items().len() == 2, "{role:?}");
+    let moved = text(&mut client, &["GET", "foo"])?;
+    ensure!(moved == format!("MOVED 12182 {master}"), "{moved}");
     Ok(())
 }
 
-#[test]
-fn a_token_of_a_write_is_waited_for_in_another_region() -> Result<()> {
-    let Some(cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
-    let shape = json!({"delay_ms": 30.0});
-    cluster.shape(0, 1, Some(&shape))?;
-    let (master, slave) = (&cluster.nodes[0], &cluster.nodes[1]);
-    let (mut writer, mut reader) = (master.client()?, slave.client()?);
+fn roles_are_told_as_redis_tells_them(cluster: &Cluster) -> Result<()> {
+    let (mut master, mut slave) = (cluster.nodes[0].client()?, cluster.nodes[1].client()?);
+    let role = slave.call(&["ROLE"])?;
+    ensure!(role.items().len() == 5 && role.items()[0].text() == b"slave", "{}", role.describe());
+    let port = i64::from(cluster.nodes[0].resp.port());
+    ensure!(role.items()[2].integer() == Some(port), "{}", role.describe());
+    ensure!(role.items()[3].text() == b"connected", "{}", role.describe());
+    Deadline::after(SOON).wait_for("two slaves in ROLE", || {
+        let role = master.call(&["ROLE"])?;
+        let slaves = role.items().get(2).map_or(0, |slaves| slaves.items().len());
+        Ok((role.items()[0].text() == b"master" && slaves == 2).then_some(()))
+    })?;
+    let info = text(&mut master, &["INFO", "replication"])?;
+    ensure!(info.contains("role:master\r") && info.contains("connected_slaves:2\r"), "{info}");
+    let info = text(&mut slave, &["INFO", "replication"])?;
+    ensure!(info.contains("role:slave\r") && info.contains("master_link_status:up\r"), "{info}");
+    ensure!(info.contains(&format!("master_port:{port}\r")), "{info}");
+    Ok(())
+}
+
+fn a_token_is_waited_for(cluster: &Cluster) -> Result<()> {
+    cluster.delay(Duration::from_millis(30))?;
+    let (mut writer, mut reader) = (cluster.nodes[0].client()?, cluster.nodes[1].client()?);
     for round in 0..5 {
         let value = round.to_string();
         writer.expect_ok(&["SET", "mine", &value])?;
-        let token = String::from_utf8(writer.expect_ok(&["KV.TOKEN"])?.text().to_vec())?;
+        let token = text(&mut writer, &["KV.TOKEN"])?;
         let after = reader.call(&["KV.AFTER", &token, "5000"])?;
         ensure!(after.is_simple("OK"), "{}", after.describe());
-        ensure!(reader.call(&["GET", "mine"])?.text() == value.as_bytes());
+        let read = reader.call(&["GET", "mine"])?;
+        ensure!(read.text() == value.as_bytes(), "read {} after {value}", read.describe());
     }
-    // A write that is not there yet.
-    let token = String::from_utf8(writer.expect_ok(&["KV.TOKEN"])?.text().to_vec())?;
+    let token = text(&mut writer, &["KV.TOKEN"])?;
     let (log, rest) = token.split_once(':').context("a token")?;
     let (epoch, seq) = rest.split_once(':').context("a token")?;
     let later = format!("{log}:{epoch}:{}", seq.parse::<u64>()? + 1_000);
-    ensure!(reader.call(&["KV.AFTER", &later, "20"])?.is_null());
-    // A history that this log never had.
+    let waited = reader.call(&["KV.AFTER", &later, "20"])?;
+    ensure!(waited.is_null(), "a write that is not there yet: {}", waited.describe());
     let (numbers, _) = epoch.split_once('-').context("an epoch")?;
-    let parted = format!("{log}:{numbers}-00000000deadbeef:{seq}");
-    let lost = reader.call(&["KV.AFTER", &parted, "5000"])?;
-    ensure!(lost.text().starts_with(b"LOST "), "{}", lost.describe());
-    Ok(())
+    let lost = text(
+        &mut reader,
+        &["KV.AFTER", &format!("{log}:{numbers}-00000000deadbeef:{seq}"), "5000"],
+    )?;
+    ensure!(lost.starts_with("LOST "), "a history that this log never had: {lost}");
+    cluster.heal()
 }
 
-#[test]
-fn wait_counts_the_slaves_that_have_a_write() -> Result<()> {
-    let Some(cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
+fn wait_counts_slaves(cluster: &Cluster) -> Result<()> {
     let mut client = cluster.nodes[0].client()?;
     client.expect_ok(&["SET", "a", "1"])?;
     let both = client.call(&["WAIT", "2", "5000"])?;
@@ -88,34 +107,36 @@ fn wait_counts_the_slaves_that_have_a_write() -> Result<()> {
     client.expect_ok(&["KV.ACK", "all"])?;
     client.expect_ok(&["SET", "a", "2"])?;
     for slave in &cluster.nodes[1..] {
-        ensure!(slave.client()?.call(&["GET", "a"])?.text() == b"2", "it is on every disk");
+        wait_for_value(slave, "a", "2")?;
     }
-    // With both lines cut, nobody acknowledges.
     for slave in [1, 2] {
-        cluster.shape(0, slave, Some(&json!({"cut_send": true, "cut_receive": true})))?;
+        cluster.cut(0, slave, Cut::Both)?;
     }
     client.expect_ok(&["KV.ACK", "local"])?;
     client.expect_ok(&["SET", "a", "3"])?;
     let none = client.call(&["WAIT", "1", "50"])?;
     ensure!(none.integer() == Some(0), "{}", none.describe());
-    Ok(())
+    cluster.heal()?;
+    cluster.wait_until_streaming(0)
 }
 
-#[test]
-fn reads_that_may_be_too_stale_are_refused() -> Result<()> {
-    let Some(cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
-    let slave = &cluster.nodes[1];
-    let mut client = slave.client()?;
+fn stale_reads_are_refused(cluster: &Cluster) -> Result<()> {
+    let mut client = cluster.nodes[1].client()?;
     client.expect_ok(&["KV.MAXLAG", "1500"])?;
     Deadline::after(SOON)
         .wait_for("a fresh read", || Ok((!client.call(&["GET", "a"])?.is_error()).then_some(())))?;
-    cluster.shape(0, 1, Some(&json!({"cut_send": true, "cut_receive": true})))?;
+    cluster.cut(0, 1, Cut::Both)?;
     let refused = Deadline::after(SOON).wait_for("a stale read to be refused", || {
         let reply = client.call(&["GET", "a"])?;
         Ok(reply.is_error().then_some(reply))
     })?;
     ensure!(refused.text().starts_with(b"STALE "), "{}", refused.describe());
     client.expect_ok(&["KV.MAXLAG", "0"])?;
-    ensure!(!client.call(&["GET", "a"])?.is_error());
+    client.expect_ok(&["GET", "a"])?;
     Ok(())
+}
+
+/// The reply's text, which may be an error's.
+fn text(client: &mut Client, args: &[&str]) -> Result<String> {
+    Ok(String::from_utf8_lossy(client.call(args)?.text()).into_owned())
 }

@@ -13,7 +13,7 @@ use larder_storage::{
     Directory, Store, StoreOptions, Syncer, Writer, open, state::DatabaseOptions,
 };
 
-use crate::command::{Handler, lookup};
+use crate::command::{Handler, REPLY_BYTES_MAX, lookup};
 
 /// A store in a directory of its own, and the clock that its requests see.
 pub(in crate::command) struct Fixture {
@@ -56,6 +56,7 @@ impl Fixture {
         let request = pipeline.request(0);
         let mut out = BytesMut::new();
         let mut reply = ReplyWriter::new(&mut out, Protocol::Resp2);
+        reply.set_room(REPLY_BYTES_MAX);
         let command = lookup(request.arg(0)).unwrap();
         assert!(command.accepts(request.len()), "{}", command.name);
         let outcome = match command.handler {

@@ -20,7 +20,7 @@ use larder_types::{UNITS, Unit};
 use rand::Rng;
 
 use super::{
-    Command, CommandError, Handler, Outcome, Pattern,
+    Command, CommandError, Handler, Outcome, Pattern, expect_room,
     keys::{NO_KEYS, command, type_name},
     number::integer,
     pattern::{c_text, is_word},
@@ -180,11 +180,13 @@ impl Found {
         Some(&self.bytes[start..*self.ends.get(index)?])
     }
 
-    fn reply(&self, reply: &mut ReplyWriter<'_>) {
+    fn reply(&self, reply: &mut ReplyWriter<'_>) -> Outcome {
+        expect_room(reply, self.bytes.len())?;
         reply.array(self.ends.len());
         for key in (0..self.ends.len()).filter_map(|index| self.key(index)) {
             reply.bulk(key);
         }
+        Ok(())
     }
 }
 
@@ -195,8 +197,7 @@ fn scan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     let next = scan_from(view, cursor, &mut options, &mut found)?;
     reply.array(2);
     reply.bulk(next.to_string().as_bytes());
-    found.reply(reply);
-    Ok(())
+    found.reply(reply)
 }
 
 /// Visits rows from `cursor` on, and answers the cursor to go on from; zero at the end.
@@ -284,8 +285,7 @@ fn keys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
-    found.reply(reply);
-    Ok(())
+    found.reply(reply)
 }
 
 /// Starts at a random unit and picks one of the next few rows. Keys behind wide gaps come up more

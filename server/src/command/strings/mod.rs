@@ -11,6 +11,7 @@ use larder_storage::{Row, View, row::RowValue};
 use super::{
     Command, CommandError, Handler, Outcome,
     keys::{ALL_KEYS, KeyPositions, ONE_KEY, command},
+    reply_stored,
 };
 
 /// Keys and values by turns.
@@ -76,7 +77,7 @@ pub(super) fn text(row: &Row) -> Result<&[u8], CommandError> {
 /// As [`text`].
 fn reply_text(row: Option<&Row>, reply: &mut ReplyWriter<'_>) -> Outcome {
     match row {
-        Some(row) => reply.bulk(text(row)?),
+        Some(row) => return reply_stored(text(row)?, reply),
         None => reply.null(),
     }
     Ok(())
@@ -91,7 +92,7 @@ fn mget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     reply.array(keys.len());
     for key in keys {
         match view.row(key)?.as_ref().map(text) {
-            Some(Ok(text)) => reply.bulk(text),
+            Some(Ok(text)) => reply_stored(text, reply)?,
             Some(Err(_)) | None => reply.null(),
         }
     }

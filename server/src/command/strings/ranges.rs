@@ -5,7 +5,7 @@ use larder_storage::{Txn, View};
 use larder_types::limits::VALUE_BYTES_MAX;
 
 use super::text;
-use crate::command::{CommandError, Outcome, number::integer};
+use crate::command::{CommandError, Outcome, number::integer, reply_stored};
 
 const OFFSET_OUT_OF_RANGE: CommandError = CommandError::message("ERR offset is out of range");
 const TOO_LONG: CommandError =
@@ -54,8 +54,7 @@ pub(super) fn getrange(
     let (start, end) = (integer(request.arg(2))?, integer(request.arg(3))?);
     let row = view.row(request.arg(1))?;
     let value = row.as_ref().map(text).transpose()?.unwrap_or_default();
-    reply.bulk(slice(value, start, end));
-    Ok(())
+    reply_stored(slice(value, start, end), reply)
 }
 
 /// The bytes from `start` to `end`, both included; negative ones count from the end, and those

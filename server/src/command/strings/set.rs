@@ -13,6 +13,7 @@ use super::{
 use crate::command::{
     CommandError, Outcome,
     keys::{Clock, expire_at},
+    reply_stored,
 };
 
 /// What a pair costs in a record, at most, beside its key and value.
@@ -141,7 +142,7 @@ pub(super) fn getex(
         return Ok(());
     };
     // The type is looked at before the time, as Redis does.
-    reply.bulk(text(&row)?);
+    reply_stored(text(&row)?, reply)?;
     let expiry = options.expiry(txn.now_ms(), "getex")?;
     if let Some(expiry) = expiry {
         expire_at(txn, key, i64::try_from(expiry).unwrap_or(i64::MAX))?;

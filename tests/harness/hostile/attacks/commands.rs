@@ -14,6 +14,10 @@ const GLOB_KEYS: usize = 40;
 const GLOB_KEY_BYTES: usize = 300;
 const TRANSACTIONS: usize = 4;
 const QUEUED_VALUE_BYTES: usize = 4096;
+/// 128 WATCHes of 1 MiB each.
+const WATCH_ROUNDS: usize = 128;
+const WATCHED_KEYS: usize = 64;
+const WATCHED_KEY_BYTES: usize = 16 << 10;
 
 /// Sends `commands` in turn over one connection, reading each reply, which may be an error.
 fn repeat(ongoing: &mut Ongoing, target: &Target, login: bool, commands: Vec<Vec<String>>) {
@@ -152,6 +156,21 @@ pub fn transactions_without_end(target: &Target) -> Result<Ongoing> {
             Ok(())
         });
     }
+    Ok(ongoing)
+}
+
+/// Keys watched for ever, each other than those before.
+///
+/// # Errors
+/// None of its own.
+pub fn watches_without_end(target: &Target) -> Result<Ongoing> {
+    let mut ongoing = Ongoing::default();
+    let long = "x".repeat(WATCHED_KEY_BYTES);
+    let watch = |round: usize| {
+        let keys = (0..WATCHED_KEYS).map(|key| format!("{round}:{key}:{long}"));
+        std::iter::once("WATCH".to_owned()).chain(keys).collect()
+    };
+    repeat(&mut ongoing, target, true, (0..WATCH_ROUNDS).map(watch).collect());
     Ok(ongoing)
 }
 

@@ -1,0 +1,87 @@
+//! What one connection may ask for, and what it is told beyond that.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Kvd};
+
+const MIB: usize = 1 << 20;
+/// Values of 1 MiB that the replies of one transaction have room for.
+const MIB_VALUES_MAX: usize = 63;
+const ECHO_BYTES: usize = 60_000;
+const ECHOES: usize = 20;
+
+/// Reads a bulk reply whose first line was read, and answers how long it is.
+fn rest_of_bulk(client: &mut Client, head: &str) -> usize {
+    let length = head.strip_prefix('$').expect("a bulk reply").parse().expect("a length");
+    assert_eq!(client.line().len(), length);
+    length
+}
+
+#[test]
+fn the_replies_of_a_transaction_are_bounded_together() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    assert_eq!(client.ask(&format!("SETRANGE value {} x", MIB - 1)), format!(":{MIB}"));
+    assert_eq!(client.ask("MULTI"), "+OK");
+    let echo = format!("ECHO {}", "e".repeat(ECHO_BYTES));
+    let gets = std::iter::repeat_n("GET value", MIB_VALUES_MAX + 2);
+    let echoes = std::iter::repeat_n(&*echo, ECHOES);
+    for command in gets.chain(echoes).chain(["SET done yes"]) {
+        assert_eq!(client.ask(command), "+QUEUED");
+    }
+    assert_eq!(client.ask("EXEC"), format!("*{}", MIB_VALUES_MAX + 2 + ECHOES + 1));
+    let refusal = "-ERR the reply would be larger than 67108864 bytes";
+    for _ in 0..MIB_VALUES_MAX {
+        let head = client.line();
+        assert_eq!(rest_of_bulk(&mut client, &head), MIB);
+    }
+    for _ in 0..2 {
+        assert!(client.line().starts_with(refusal));
+    }
+    let echoed = (0..ECHOES).filter(|_| {
+        let head = client.line();
+        let is_refused = head.starts_with(refusal);
+        if !is_refused {
+            assert_eq!(rest_of_bulk(&mut client, &head), ECHO_BYTES);
+        }
+        !is_refused
+    });
+    let echoed = echoed.count();
+    assert!(0 < echoed && echoed < ECHOES, "{echoed} of {ECHOES} were echoed");
+    assert_eq!(client.line(), "+OK", "what writes is done");
+    assert_eq!(client.get("done").as_deref(), Some("yes"));
+    assert_eq!(client.get("value").map(|value| value.len()), Some(MIB));
+}
+
+#[test]
+fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
+    const KEYS_MAX: usize = 65_536;
+    const AT_ONCE: usize = 4_096;
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    let watch = |first: usize| {
+        let keys: Vec<String> = (first..first + AT_ONCE).map(|key| format!("k{key}")).collect();
+        format!("WATCH {}", keys.join(" "))
+    };
+    let began = Instant::now();
+    for first in (0..KEYS_MAX).step_by(AT_ONCE) {
+        assert_eq!(client.ask(&watch(first)), "+OK");
+    }
+    assert_eq!(client.ask(&watch(0)), "+OK", "what is watched already does not count");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let refusal = "-ERR a connection may watch 65536 keys";
+    assert!(client.ask("WATCH one-more").starts_with(refusal));
+
+    assert_eq!(node.client().ask("SET k40000 changed"), "+OK");
+    assert_eq!(client.ask("MULTI"), "+OK");
+    assert_eq!(client.ask("PING"), "+QUEUED");
+    assert_eq!(client.ask("EXEC"), "*-1");
+    assert_eq!(client.ask("WATCH one-more"), "+OK");
+    let long = "x".repeat(60_000);
+    let refused = (0..100).find(|key| client.ask(&format!("WATCH {key}{long}")) != "+OK");
+    assert_eq!(refused, Some(4 * MIB / 60_001), "a key whose bytes are too many is refused");
+    assert_eq!(client.ask("UNWATCH"), "+OK");
+    assert_eq!(client.ask("WATCH one-more"), "+OK");
+}

@@ -1,0 +1,130 @@
+//! Disks fail: one is full, power is cut at one node and at all of them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use larder_tests::cluster::Plan;
+use larder_tests::cluster::writers::Writers;
+use larder_tests::loopmount::{self, CutKind, LoopMount};
+use larder_tests::process::skip;
+
+use crate::support::{Alone, LOAD_DEADLINE, cluster, expect_kept, wait_for_value};
+
+/// A disk that power is cut of.
+const DISK_BYTES: u64 = 512 << 20;
+/// The disk that fills up, and what is in the way at first.
+const SMALL_DISK_BYTES: u64 = 64 << 20;
+const BALLAST_BYTES: usize = 28 << 20;
+/// More than the small disk has room for.
+const LARGE_VALUES: usize = 700;
+const LARGE_BYTES: usize = 64 << 10;
+
+#[test]
+fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() -> Result<()> {
+    let Some(mut mounts) = mounts(1, SMALL_DISK_BYTES)? else { return Ok(()) };
+    let mount = mounts.remove(0);
+    let ballast = mount.path().join("ballast");
+    std::fs::write(&ballast, vec![7; BALLAST_BYTES])?;
+    std::fs::File::open(&ballast)?.sync_all()?;
+    let data = BTreeMap::from([(1, mount.path().join("data"))]);
+    // The mount outlives the cluster.
+    let Some(mut cluster) = cluster(&Plan { data, ..Plan::three("majority") })? else {
+        return Ok(());
+    };
+    let mut client = cluster.nodes[0].client()?;
+    let writers = Writers::start(&cluster.resp(&[0]), 2, "w", "majority", cluster.journals.path())?;
+    let large = random_text();
+    for number in 0..LARGE_VALUES {
+        client
+            .expect_ok(&["SET", &format!("large:{number}"), &large[number..number + LARGE_BYTES]])
+            .with_context(|| format!("after {number} large values\n{}", cluster.printed()))?;
+    }
+    writers.wait_for_more(200, LOAD_DEADLINE)?;
+    let full = |cluster: &mut Alone| -> Result<bool> {
+        let has_ended = cluster.nodes[1].server()?.exit_status()?.is_some();
+        let mut reader = cluster.nodes[1].client();
+        let last = format!("large:{}", LARGE_VALUES - 1);
+        let lacks = reader.as_mut().ok().and_then(|reader| reader.call(&["GET", &last]).ok());
+        Ok(has_ended || lacks.is_some_and(|reply| reply.text().len() != LARGE_BYTES))
+    };
+    ensure!(full(&mut cluster)?, "the disk of the slave had room for all of it");
+    std::fs::remove_file(ballast)?;
+    if cluster.nodes[1].server()?.exit_status()?.is_some() {
+        cluster.kill(1);
+        cluster.launch(1)?;
+    }
+    cluster.wait_until_streaming(0)?;
+    let verdict = expect_kept(&cluster, 0, &writers.finish()?)?;
+    ensure!(verdict.refused + verdict.undecided == 0, "the master did not go on: {verdict}");
+    let last = LARGE_VALUES - 1;
+    wait_for_value(&cluster.nodes[1], &format!("large:{last}"), &large[last..last + LARGE_BYTES])?;
+    cluster.tell("a full disk at a slave, at majority", &verdict.to_string());
+    drop(cluster);
+    Ok(())
+}
+
+#[test]
+fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_then_at_all()
+-> Result<()> {
+    let Some(mounts) = mounts(3, DISK_BYTES)? else { return Ok(()) };
+    let data = mounts.iter().map(|mount| mount.path().join("data")).enumerate().collect();
+    let Some(mut cluster) = cluster(&Plan { data, ..Plan::three("majority") })? else {
+        return Ok(());
+    };
+    let nodes = cluster.resp(&[0, 1, 2]);
+    let writers = Writers::start(&nodes, 6, "one", "majority", cluster.journals.path())?;
+    writers.wait_for_more(1_000, LOAD_DEADLINE)?;
+    mounts[0].arm()?.cut(CutKind::Everything)?;
+    cluster.kill(0);
+    let master = cluster.promote(1)?;
+    writers.wait_for_more(500, LOAD_DEADLINE)?;
+    mounts[0].remount()?;
+    cluster.launch(0)?;
+    cluster.wait_until_streaming(master)?;
+    let verdict = expect_kept(&cluster, master, &writers.finish()?)?;
+    cluster.tell("power cut at the master, at majority", &verdict.to_string());
+
+    let writers = Writers::start(&nodes, 6, "all", "majority", cluster.journals.path())?;
+    writers.wait_for_more(1_000, LOAD_DEADLINE)?;
+    let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
+    let cut = Instant::now();
+    for switch in switches {
+        switch.cut(CutKind::Everything)?;
+    }
+    let dark = Instant::now();
+    for index in 0..3 {
+        cluster.kill(index);
+    }
+    for mount in &mounts {
+        mount.remount()?;
+    }
+    for index in 0..3 {
+        cluster.launch(index)?;
+    }
+    cluster.wait_until_streaming(master)?;
+    writers.wait_for_more(100, LOAD_DEADLINE)?;
+    let mut book = writers.finish()?;
+    // What a sync under way at the cut was answered with says nothing (see `loopmount`).
+    book.doubt(cut, dark);
+    let verdict = expect_kept(&cluster, master, &book)?;
+    cluster.tell("power cut at all nodes, at majority", &verdict.to_string());
+    drop(cluster);
+    Ok(())
+}
+
+/// File systems of their own; `None` where they cannot be made.
+fn mounts(count: usize, bytes: u64) -> Result<Option<Vec<LoopMount>>> {
+    if let Err(missing) = loopmount::available() {
+        skip("replication: disks", &missing);
+        return Ok(None);
+    }
+    (0..count).map(|_| LoopMount::create(bytes)).collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// Letters that do not compress away, enough for every large value to be another part of them.
+fn random_text() -> String {
+    use rand::{Rng, SeedableRng, distr::Alphanumeric, rngs::StdRng};
+    let random = StdRng::seed_from_u64(1);
+    random.sample_iter(Alphanumeric).take(LARGE_VALUES + LARGE_BYTES).map(char::from).collect()
+}
