@@ -69,6 +69,7 @@ pub struct Standing {
     pub led: u32,
     /// What it may have acknowledged before a snapshot took the place of its log: before the log
     /// reaches so far again the replica is not counted on. 0 for none.
+    #[serde(default)]
     pub acknowledged: u64,
     /// Whether its state was found to differ from the master's.
     pub set_aside: bool,

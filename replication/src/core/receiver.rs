@@ -34,6 +34,8 @@ pub(super) struct Following {
     pub(super) rewind: Option<Rewind>,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
+    /// No key may be fetched as it was before this record: the state is put back to it.
+    pub(super) fetch_from: u64,
     /// Where the log that a snapshot is needed for parted from the master's.
     pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.
@@ -93,6 +95,14 @@ impl Upstream {
 impl Following {
     pub(super) fn after_leading() -> Self {
         Self { fenced: true, ..Self::default() }
+    }
+
+    /// Whom it follows, if records come from there.
+    pub(super) const fn source(&self) -> Option<(Link, Epoch)> {
+        match self.upstream {
+            Upstream::Streaming { link, epoch, .. } => Some((link, epoch)),
+            _ => None,
+        }
     }
 
     /// Whether nothing is on its way into the log.
@@ -269,6 +279,12 @@ impl Core {
     }
 
     fn start_following(&mut self, link: Link, session: Session, epoch: Epoch) {
+        if planted!(self.config, CutToShorterUpstream)
+            && let (Some(log), Some(committed)) = (&self.log, self.committed)
+            && committed.seq.as_u64() < log.tail.number()
+        {
+            return self.start_rewind(committed.seq.next());
+        }
         let (Some(log), Part::Following(following)) = (&self.log, &mut self.part) else { return };
         let received = log.tail;
         following.upstream = Upstream::Streaming { link, session, epoch, received };

@@ -19,6 +19,9 @@ use crate::message::Message;
 /// A fetch that has had no answer for so long is given up with its connection.
 const FETCH_MAX: Duration = Duration::from_secs(5);
 
+/// A master whose readers do not see the joint yet is asked again so much later.
+const FETCH_AGAIN: Duration = Duration::from_millis(100);
+
 /// How far a rewind is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewind {
@@ -26,13 +29,13 @@ pub(super) enum Rewind {
     Marking { parting: SequenceNumber },
     /// The log is being cut.
     Cutting { scope: RewindScope },
-    /// Looks for a master to fetch from.
-    Looking,
+    /// Follows with its log alone, and will fetch from whom it follows.
+    Looking { not_before: Time },
     /// Fetches from a master.
     Fetching { link: Link, epoch: Epoch, step: Step, upto: u64 },
     /// The master is gone while storage still works at a step: its answer counts for nothing.
     Draining,
-    /// Follows again, and serves nothing yet.
+    /// Has fetched everything, and serves nothing yet.
     Quiet { epoch: Epoch, upto: u64 },
 }
 
@@ -47,7 +50,7 @@ pub(super) enum Step {
 impl Rewind {
     /// Whether the log may grow again.
     pub(super) const fn may_follow(&self) -> bool {
-        matches!(self, Self::Quiet { .. })
+        !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
     }
 }
 
@@ -59,7 +62,10 @@ impl Core {
         match (marker.cut, marker.scope) {
             (true, RewindScope::Everything) => following.needs_snapshot = true,
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
-            (true, RewindScope::Keys) => following.rewind = Some(Rewind::Looking),
+            (true, RewindScope::Keys) => {
+                following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
+                following.fetch_from = marker.parting.as_u64() - 1;
+            }
             (false, _) => {
                 let parting = marker.parting;
                 following.rewind = Some(Rewind::Marking { parting });
@@ -106,7 +112,9 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Some(Rewind::Cutting { scope }) = following.rewind else { return };
         following.appending = None;
-        following.rewind = (scope == RewindScope::Keys).then_some(Rewind::Looking);
+        let looking = Rewind::Looking { not_before: Time::ZERO };
+        following.rewind = (scope == RewindScope::Keys).then_some(looking);
+        following.fetch_from = state.tail.number();
         following.needs_snapshot = scope == RewindScope::Everything;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
@@ -123,13 +131,13 @@ impl Core {
     pub(super) fn go_on_rewinding(&mut self) {
         let Part::Following(following) = &self.part else { return };
         match following.rewind {
-            Some(Rewind::Looking) => {
-                let Some((link, epoch)) = self.best_leader() else { return };
+            Some(Rewind::Looking { not_before }) if not_before <= self.now => {
+                let Some((link, epoch)) = following.source() else { return };
                 self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto: 0 });
                 self.out.push(Action::ListKeys { restart: true });
             }
             Some(Rewind::Fetching { link, epoch, step, .. }) => {
-                if self.best_leader() != Some((link, epoch)) {
+                if following.source() != Some((link, epoch)) {
                     self.lose_rewind(link);
                 } else if let Step::Asked { at } = step
                     && self.now.since(at) >= FETCH_MAX
@@ -148,15 +156,16 @@ impl Core {
             && link == lost
         {
             following.rewind = Some(match step {
-                Step::Asked { .. } => Rewind::Looking,
+                Step::Asked { .. } => Rewind::Looking { not_before: Time::ZERO },
                 Step::Listing | Step::Applying => Rewind::Draining,
             });
         }
     }
 
     pub(super) fn on_keys_listed(&mut self, request: Option<Bytes>) {
+        let looking = Rewind::Looking { not_before: Time::ZERO };
         match (self.rewind(), request) {
-            (Some(Rewind::Draining), _) => self.set_rewind(Rewind::Looking),
+            (Some(Rewind::Draining), _) => self.set_rewind(looking),
             (Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }), Some(request)) => {
                 let step = Step::Asked { at: self.now };
                 self.set_rewind(Rewind::Fetching { link, epoch, step, upto });
@@ -174,7 +183,14 @@ impl Core {
             self.rewind()
             && (link, epoch) == (on, of)
         {
-            let upto = upto.max(at.map_or(0, |at| at.seq.as_u64()));
+            let at = at.map_or(0, |at| at.seq.as_u64());
+            let Part::Following(following) = &self.part else { return };
+            if at < following.fetch_from {
+                // What the state is put back to would be ahead of the keys.
+                let not_before = self.now + FETCH_AGAIN;
+                return self.set_rewind(Rewind::Looking { not_before });
+            }
+            let upto = upto.max(at);
             self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
             self.out.push(Action::ApplyKeys { reply });
         }
@@ -182,7 +198,7 @@ impl Core {
 
     pub(super) fn on_keys_applied(&mut self) {
         match self.rewind() {
-            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking),
+            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking { not_before: Time::ZERO }),
             Some(Rewind::Fetching { link, epoch, step: Step::Applying, upto }) => {
                 self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto });
                 self.out.push(Action::ListKeys { restart: false });
@@ -199,8 +215,7 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Upstream::Streaming { epoch: followed, .. } = following.upstream else { return };
         if followed != epoch {
-            following.leave();
-            following.rewind = Some(Rewind::Looking);
+            following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
         } else if applied.map_or(0, |applied| applied.as_u64()) >= upto {
             following.rewind = None;
             self.out.push(Action::EndRewind);

@@ -72,7 +72,7 @@ impl Cluster {
             RewindScope::Keys => Mark::RewindOfKeys,
             RewindScope::Everything => Mark::RewindOfEverything,
         });
-        if self.options.faults.crash.is_some() && self.random.chance(300) {
+        if self.random.chance(if scope == RewindScope::Keys { 800 } else { 100 }) {
             let soon = self.random.between(0, 400 * MS);
             self.queue.after(soon, Happening::World(Turn::Strike(node)));
         }

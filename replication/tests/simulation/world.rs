@@ -216,7 +216,7 @@ impl Cluster {
         self.crash(node);
         let down = self.random.around(SECOND);
         self.queue.after(down, Happening::World(Turn::Restart(node)));
-        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.leads.is_some());
+        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.led > 0);
         if !led && self.random.chance(300) {
             self.nodes[node].disk.roll_back(&self.book, &mut self.random);
             self.trace.note(self.queue.now(), node, || "loses what it had synced".to_owned());
