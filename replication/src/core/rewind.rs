@@ -173,6 +173,7 @@ impl Core {
             }
             (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
                 self.set_rewind(Rewind::Quiet { epoch, upto });
+                self.check_rewind();
             }
             _ => {}
         }

@@ -17,6 +17,8 @@ pub(crate) enum Fact {
     Committed { node: NodeIndex, record: RecordId, master: bool },
     /// A node was told to make visible what it does not hold.
     CommittedWithoutRecord { node: NodeIndex, position: Position },
+    /// A write got as far as its client had asked beyond the namespace's level.
+    Reached { write: usize },
     /// A client was told that its write is acknowledged at a level.
     Acknowledged { write: usize },
     /// A client read.

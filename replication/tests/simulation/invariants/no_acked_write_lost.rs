@@ -17,11 +17,21 @@ impl Invariant for NoAckedWriteLost {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match *fact {
+            Fact::Reached { write } => {
+                let write = &cluster.clients.writes[write];
+                match cluster.is_held(write.level, write.record, write.node) {
+                    true => Ok(()),
+                    false => {
+                        let position = cluster.book.position(write.record);
+                        Err(format!("{position} has not reached {}, as was said", write.level))
+                    }
+                }
+            }
             Fact::Acknowledged { write } => {
                 let write = &cluster.clients.writes[write];
                 let position = cluster.book.position(write.record);
-                if !cluster.is_held(write.level, write.record, write.node) {
-                    let level = write.level;
+                let level = cluster.options.level;
+                if !cluster.is_held(level, write.record, write.node) {
                     return Err(format!("{position} was acknowledged at {level}, not held so"));
                 }
                 match self.newest.replace(write.record) {
