@@ -1,5 +1,6 @@
 //! What the stories share.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,7 @@ pub(crate) struct Alone {
     /// The writers' journals: another directory than any node's.
     pub(crate) journals: TempDir,
     began: Instant,
+    is_told: Cell<bool>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -44,9 +46,21 @@ impl DerefMut for Alone {
     }
 }
 
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if !self.is_told.get() {
+            println!(
+                "the story was not told to its end; the nodes last printed:\n{}",
+                self.printed()
+            );
+        }
+    }
+}
+
 impl Alone {
     /// Says how a story ended.
     pub(crate) fn tell(&self, story: &str, what: &str) {
+        self.is_told.set(true);
         println!("replication: {story}: {what}; {:.1} s", self.began.elapsed().as_secs_f64());
     }
 
@@ -69,7 +83,7 @@ pub(crate) fn cluster(plan: &Plan) -> Result<Option<Alone>> {
         Ok(binary) => {
             let cluster = Cluster::start(&binary, plan)?;
             let journals = TempDir::with_prefix("larder-journals-")?;
-            Ok(Some(Alone { cluster, journals, began, _alone: alone }))
+            Ok(Some(Alone { cluster, journals, began, is_told: Cell::new(false), _alone: alone }))
         }
         Err(missing) => {
             skip("replication", &missing);

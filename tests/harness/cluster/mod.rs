@@ -115,7 +115,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until `master` leads and every other node streams from it.
+    /// Waits until `master` leads, with a lease where its level needs one, and every other node
+    /// streams from it.
     ///
     /// # Errors
     /// When that does not come about in time; with what each node printed last.
@@ -131,7 +132,9 @@ impl Cluster {
     pub fn wait_for_members(&self, master: usize, nodes: &[usize]) -> Result<()> {
         let streams = |view: &Json| {
             let states = nodes.iter().map(|index| member(view, self.nodes[*index].name));
+            let may_serve = view["lease_ms_left"].as_f64().is_none_or(|left| left > 0.0);
             view["role"] == "master"
+                && may_serve
                 && states
                     .into_iter()
                     .all(|member| matches!(member["state"].as_str(), Some("streaming" | "master")))
