@@ -2,9 +2,10 @@
 //! pid, also when a test panics.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -152,6 +153,31 @@ pub fn free_address() -> Result<SocketAddr> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?)
+}
+
+/// Ports that the system gives to no connection by itself, so that a server that was ended finds its
+/// own free when it starts again.
+const LASTING_PORTS: std::ops::Range<u32> = 10_000..32_000;
+/// How many of them this process has looked at.
+static PORTS_TRIED: AtomicU32 = AtomicU32::new(0);
+
+/// As [`free_address`], for a server that is to be started again at the same one. No two are the
+/// same, and nothing listened there for TCP or UDP a moment ago.
+///
+/// # Errors
+/// When no port is free.
+pub fn lasting_address() -> Result<SocketAddr> {
+    let count = LASTING_PORTS.end - LASTING_PORTS.start;
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..count {
+        let tried = PORTS_TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = LASTING_PORTS.start + begin.wrapping_add(tried) % count;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port)?));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("every port of {LASTING_PORTS:?} is taken")
 }
 
 /// Why a suite cannot run here.

@@ -52,6 +52,7 @@ fn a_master_that_stands_still_for_longer_than_its_lease_acknowledges_nothing_mor
     client.expect_ok(&["SET", "a", "1"])?;
     cluster.nodes[0].signal(Signal::STOP)?;
     let master = cluster.promote(1)?;
+    cluster.wait_for_members(master, &[1, 2])?;
     cluster.nodes[master].client()?.expect_ok(&["SET", "a", "2"])?;
     // What a client asks of it now is answered when it goes on, long after its lease.
     client.send_raw(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n3\r\n")?;

@@ -61,6 +61,7 @@ fn a_slave_with_an_empty_directory_is_given_a_snapshot_and_admitted_anew() -> Re
     cluster.kill(0);
     cluster.launch(1)?;
     let master = cluster.promote(2)?;
+    cluster.wait_for_members(master, &[1, 2])?;
     expect_keys(&mut cluster.nodes[master].client()?, "after", 20)?;
     cluster.tell("an empty directory", "one full sync, admitted anew, and then promoted");
     Ok(())

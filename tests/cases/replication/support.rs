@@ -132,7 +132,10 @@ pub(crate) fn expect_keys(client: &mut Client, prefix: &str, count: usize) -> Re
 
 /// Compares what writers were told with what every node has, once it has what the master has.
 pub(crate) fn expect_kept(cluster: &Cluster, master: usize, book: &Book) -> Result<Verdict> {
-    let verdict = book.compare(&mut cluster.nodes[master].client()?)?;
+    let mut client = cluster.nodes[master].client()?;
+    // A master whose lease has just ended answers no reads until it has another.
+    let verdict = Deadline::after(SOON)
+        .wait_for("the master to answer", || Ok(book.compare(&mut client).ok()))?;
     verdict.expect_nothing_lost().context("at the master")?;
     for (index, node) in cluster.nodes.iter().enumerate() {
         if index == master || !node.is_running() {

@@ -21,7 +21,7 @@ pub use node::Node;
 pub use plan::{LEASE, Plan, THREE};
 
 use crate::deadline::Deadline;
-use crate::process::{Server, free_address};
+use crate::process::{Server, lasting_address};
 
 /// How long a cluster may take until every node streams from the master.
 pub const STREAMING_DEADLINE: Duration = Duration::from_secs(30);
@@ -288,5 +288,5 @@ pub fn expired() -> ca::Validity {
 
 /// An address for a node, of clients, of its admin port, and of other nodes.
 fn addresses() -> Result<[std::net::SocketAddr; 3]> {
-    Ok([free_address()?, free_address()?, free_address()?])
+    Ok([lasting_address()?, lasting_address()?, lasting_address()?])
 }
