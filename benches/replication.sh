@@ -15,10 +15,10 @@
 #     idle      how late a slave is, under 500 probe writes a second and nothing else
 #     paced     the same under 20,000 SET/s of 100 B
 #     cpu       the master's CPU a write and its throughput, alone and with its slaves
-#     majority  SET/s of 50 connections x pipeline 16 that a majority has: kvd's level "majority",
-#               Redis' WAIT 1 after each pipeline, which waits for a replica's memory, not its disk
 #     wan       bytes sent to a slave for each byte written, of values that look like JSON
 #     snapshot  a new slave takes all there is, lines not shaped, while the master takes 5,000 SET/s
+#     majority  SET/s of 50 connections x pipeline 16 that a majority has: kvd's level "majority",
+#               Redis' WAIT 1 after each pipeline, which waits for a replica's memory, not its disk
 #
 # Redis: appendfsync always at the master, everysec at the replicas. kvd: fsync everywhere before
 # anything is said. Servers and load share this machine, so that all of them take CPU from each other.
@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
         *) die "unknown line $1; see --help" ;;
     esac
 done
-[ "${#lines[@]}" -gt 0 ] || lines=(idle paced cpu majority wan snapshot)
+[ "${#lines[@]}" -gt 0 ] || lines=(idle paced cpu wan snapshot majority)
 
 install_packages "the peer, and to speak to admin ports" redis-server redis-tools curl jq
 if [ -n "$built" ]; then

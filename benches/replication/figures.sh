@@ -30,6 +30,8 @@ describe() {
         *.ack.p50) echo "a probe's acknowledgement, p50, ms" ;;
         *.ack.p99) echo "a probe's acknowledgement, p99, ms" ;;
         *.question) echo "a question to a slave, in the lag, p50, ms" ;;
+        *.fsync.master) echo "an fsync at the master, mean, ms" ;;
+        *.fsync.slave) echo "an fsync at the nearer slave, in the lag, ms" ;;
         paced.load) echo "load that was taken, SET/s" ;;
         paced.load.p99) echo "its SETs, p99, ms" ;;
         cpu.full.alone) echo "master alone, as fast as can be, SET/s" ;;

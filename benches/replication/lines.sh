@@ -38,9 +38,17 @@ load_end() {
     forget "$load_pid"
 }
 
+# fsyncs NODE: how many a node of kvd has done, and the seconds they took.
+fsyncs() {
+    ask GET "$1" /metrics | awk '/^larder_log_fsync_seconds_count/ {count = $2} /^larder_log_fsync_seconds_sum/ {sum = $2} END {print count, sum}'
+}
+# fsync_ms NODE COUNT SECONDS: what one took on average since there were so many.
+fsync_ms() { fsyncs "$1" | awk -v count="$2" -v sum="$3" '$1 > count {print ($2 - sum) / ($1 - count) * 1000}'; }
+
 # probe LINE SIDE: probes both slaves of a side.
 probe() {
-    local line="$1" side="$2" report at ms
+    local line="$1" side="$2" report at ms master slave
+    if [ "$side" = kvd ]; then master="$(fsyncs shenzhen-1)" slave="$(fsyncs tianjin-1)"; fi
     report="$(timeout "$((seconds + 60))" "$tools/lag-probe" --json --seconds "$seconds" --rate 500 \
         --master "127.0.0.1:$(master_port "$side")" \
         --slave "127.0.0.1:$(slave_port "$side" 30)=15" --slave "127.0.0.1:$(slave_port "$side" 40)=20")"
@@ -56,6 +64,12 @@ probe() {
     note "$line.ack.p50" "$side" "$(jq .acknowledged_ms.p50 <<<"$report")"
     note "$line.ack.p99" "$side" "$(jq .acknowledged_ms.p99 <<<"$report")"
     note "$line.question" "$side" "$(jq '[.slaves[].question_ms.p50] | max' <<<"$report")"
+    if [ "$side" = kvd ]; then
+        # shellcheck disable=SC2086
+        note "$line.fsync.master" kvd "$(fsync_ms shenzhen-1 $master)"
+        # shellcheck disable=SC2086
+        note "$line.fsync.slave" kvd "$(fsync_ms tianjin-1 $slave)"
+    fi
 }
 
 line_idle() {
@@ -209,7 +223,7 @@ line_snapshot() {
         before="$(load "$side" "$seconds" --rate 5000 --pipeline 1 --keys 100000 | jq .batch_ms.p99)"
         if [ "$side" = kvd ]; then
             end "${kvd_pid[tianjin-1]}"
-            rm -rf "$work/kvd-local/tianjin-1"
+            rm -rf "$kvd_dir/tianjin-1"
         fi
         load_begin "$side" 1800 --rate 5000 --pipeline 1 --keys 100000 --warmup-seconds 0
         began="$(date +%s%N)"

@@ -58,31 +58,31 @@ one_way_ms() {
         *) echo 12.5 ;;
     esac
 }
-kvd_level=
+# What runs now: the level, and where.
+kvd_level= kvd_dir=
 
 # kvd_set LEVEL: has the master and its slaves run with this level, lines shaped.
 kvd_set() {
     [ "$kvd_level" != "$1" ] || return 0
     kvd_set_end
-    local node peer where="$work/kvd-$1"
-    mkdir "$where"
-    "$kv" ca init --cluster benches --dir "$where/ca" >/dev/null
+    local node
+    kvd_dir="$(mktemp -d "$work/kvd.XXXXXX")"
+    "$kv" ca init --cluster benches --dir "$kvd_dir/ca" >/dev/null
     for node in "${nodes[@]}"; do
-        "$kv" ca issue "$node" --dir "$where/ca" --out "$where/certificates" >/dev/null
+        "$kv" ca issue "$node" --dir "$kvd_dir/ca" --out "$kvd_dir/certificates" >/dev/null
         resp[$node]="$(free_port)" admin[$node]="$(free_port)" udp[$node]="$(free_port)"
     done
     for node in "${nodes[@]}"; do
-        kvd_config "$node" "$1" "$where" >"$where/$node.toml"
-        kvd_start "$node" "$1"
+        kvd_config "$node" "$1" >"$kvd_dir/$node.toml"
+        kvd_start "$node"
     done
     kvd_level="$1"
     until_true "two slaves of kvd" 60 kvd_streams 2
     shape
 }
 
-# kvd_start NODE [LEVEL]
 kvd_start() {
-    "$kvd" --config "$work/kvd-${2:-$kvd_level}/$1.toml" 2>>"$work/$1.log" &
+    "$kvd" --config "$kvd_dir/$1.toml" 2>>"$work/$1.log" &
     kvd_pid[$1]=$!
     pids+=($!)
 }
@@ -90,7 +90,7 @@ kvd_start() {
 kvd_config() {
     local node="$1" peer
     cat <<TOML
-data = "$3/$node"
+data = "$kvd_dir/$node"
 resp = "127.0.0.1:${resp[$node]}"
 admin = "127.0.0.1:${admin[$node]}"
 drain_ms = 1000
@@ -98,9 +98,9 @@ drain_ms = 1000
 id = "$node"
 region = "${node%-1}"
 listen = "127.0.0.1:${udp[$node]}"
-ca = "$3/ca/ca.pem"
-certificate = "$3/certificates/$node.pem"
-key = "$3/certificates/$node.key"
+ca = "$kvd_dir/ca/ca.pem"
+certificate = "$kvd_dir/certificates/$node.pem"
+key = "$kvd_dir/certificates/$node.key"
 TOML
     for peer in "${nodes[@]}"; do
         [ "$peer" = "$node" ] || cat <<TOML
@@ -117,6 +117,7 @@ TOML
 kvd_set_end() {
     [ -n "$kvd_level" ] || return 0
     end "${kvd_pid[@]}"
+    rm -rf "$kvd_dir"
     kvd_level=
 }
 
