@@ -18,7 +18,7 @@
 #     majority  SET/s of 50 connections x pipeline 16 that a majority has: kvd's level "majority",
 #               Redis' WAIT 1 after each pipeline, which waits for a replica's memory, not its disk
 #     wan       bytes sent to a slave for each byte written, of values that look like JSON
-#     snapshot  a slave takes everything anew, lines not shaped, while the master takes 5,000 SET/s
+#     snapshot  a new slave takes all there is, lines not shaped, while the master takes 5,000 SET/s
 #
 # Redis: appendfsync always at the master, everysec at the replicas. kvd: fsync everywhere before
 # anything is said. Servers and load share this machine, so that all of them take CPU from each other.

@@ -41,6 +41,9 @@ describe() {
         cpu.paced.cpu.alone) echo "at 20,000 SET/s: CPU a write alone, us" ;;
         cpu.paced.cpu.slaves) echo "at 20,000 SET/s: CPU with slaves, us" ;;
         cpu.paced.cpu.ratio) echo "at 20,000 SET/s: with slaves to alone" ;;
+        cpu.plain.cpu.alone) echo "the same, lines not shaped: alone, us" ;;
+        cpu.plain.cpu.slaves) echo "the same, lines not shaped: slaves, us" ;;
+        cpu.plain.cpu.ratio) echo "the same, lines not shaped: ratio" ;;
         majority.rate) echo "SET/s" ;;
         majority.p50) echo "a pipeline of 16, p50, ms" ;;
         majority.p99) echo "a pipeline of 16, p99, ms" ;;

@@ -8,7 +8,7 @@ title() {
         cpu) echo "cpu: 50 connections x pipeline 16, SET of 100 B; the master's CPU from /proc/PID/stat" ;;
         majority) echo "majority: 50 connections x pipeline 16, SET of 100 B, the nearer slave 30 ms away" ;;
         wan) echo "wan: bytes to a slave for each byte of key and value, orders in JSON of about 450 B" ;;
-        snapshot) echo "snapshot: $snapshot_mib MiB of random values of 4 KiB, lines not shaped, 5,000 SET/s of 100 B meanwhile" ;;
+        snapshot) echo "snapshot: a new slave takes $snapshot_mib MiB of random values of 4 KiB, lines not shaped, 5,000 SET/s of 100 B meanwhile" ;;
     esac
 }
 
@@ -98,8 +98,11 @@ line_cpu() {
     kvd_alone
     redis_alone
     for round in $(seq "$rounds"); do
-        for how in full paced; do
+        for how in full paced plain; do
             options=(); [ "$how" = full ] || options=(--rate 20000 --pipeline 4)
+            # kvd's lines are made long by a thread of its own, Redis' by other processes: without
+            # either, what is left is what replication costs.
+            if [ "$how" = plain ]; then unshape; redis_lines plain; fi
             for side in $(sides "$round"); do
                 alone_port="alone_${side}_port" alone_pid="alone_${side}_pid"
                 read -r alone alone_cpu <<<"$(cpu_run "${!alone_port}" "${!alone_pid}" "${options[@]}")"
@@ -116,6 +119,8 @@ line_cpu() {
                 settle "$side"
             done
         done
+        shape
+        redis_lines shaped
         show_round cpu "$round"
     done
 }
@@ -180,13 +185,11 @@ line_wan() {
     done
 }
 
-# Starts to give a slave everything anew.
-resync_kvd() {
-    full_syncs="$(kvd_full_syncs)"
-    ask POST "${nodes[0]}" /replication/members/tianjin-1/resync '{}' >/dev/null
+# Starts a slave on an empty disk.
+resync_kvd() { kvd_start tianjin-1; }
+resynced_kvd() {
+    kvd_streams 2 && [ "$(ask GET tianjin-1 /metrics | awk '/^larder_replication_snapshots_taken_total/ {print $2}')" -gt 0 ]
 }
-kvd_full_syncs() { ask GET "${nodes[0]}" /replication | jq '.members[] | select(.node == "tianjin-1") | .full_syncs'; }
-resynced_kvd() { [ "$(kvd_full_syncs)" -gt "$full_syncs" ] && kvd_streams 2; }
 resync_redis() {
     redis redis-replica-new everysec --replicaof 127.0.0.1 "$redis_port"
     new_replica_port="$started_port"
@@ -204,6 +207,10 @@ line_snapshot() {
     done
     for side in redis kvd; do
         before="$(load "$side" "$seconds" --rate 5000 --pipeline 1 --keys 100000 | jq .batch_ms.p99)"
+        if [ "$side" = kvd ]; then
+            end "${kvd_pid[tianjin-1]}"
+            rm -rf "$work/kvd-local/tianjin-1"
+        fi
         load_begin "$side" 1800 --rate 5000 --pipeline 1 --keys 100000 --warmup-seconds 0
         began="$(date +%s%N)"
         "resync_$side"

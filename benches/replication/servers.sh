@@ -73,13 +73,18 @@ kvd_set() {
     done
     for node in "${nodes[@]}"; do
         kvd_config "$node" "$1" "$where" >"$where/$node.toml"
-        "$kvd" --config "$where/$node.toml" 2>>"$work/$node.log" &
-        kvd_pid[$node]=$!
-        pids+=($!)
+        kvd_start "$node" "$1"
     done
     kvd_level="$1"
     until_true "two slaves of kvd" 60 kvd_streams 2
     shape
+}
+
+# kvd_start NODE [LEVEL]
+kvd_start() {
+    "$kvd" --config "$work/kvd-${2:-$kvd_level}/$1.toml" 2>>"$work/$1.log" &
+    kvd_pid[$1]=$!
+    pids+=($!)
 }
 
 kvd_config() {
@@ -115,10 +120,15 @@ kvd_set_end() {
     kvd_level=
 }
 
-# ask METHOD NODE PATH [BODY]: the node's admin port.
+# ask METHOD NODE PATH [BODY]: what the node's admin port answers.
 ask() {
-    curl -sS --fail-with-body --max-time 30 -X "$1" ${4:+-H 'content-type: application/json' -d "$4"} \
-        "http://127.0.0.1:${admin[$2]}$3"
+    local answer
+    if ! answer="$(curl -sS --fail-with-body --max-time 30 -X "$1" ${4:+-H 'content-type: application/json' -d "$4"} \
+        "http://127.0.0.1:${admin[$2]}$3" 2>&1)"; then
+        say "$1 $3 at $2: $answer"
+        return 1
+    fi
+    printf '%s\n' "$answer"
 }
 
 # kvd_streams COUNT: whether so many slaves have every record as it comes.
@@ -126,6 +136,7 @@ kvd_streams() {
     [ "$(ask GET "${nodes[0]}" /replication | jq '[.members[] | select(.state == "streaming")] | length')" = "$1" ]
 }
 
+# shape: makes kvd's lines as long as they are to be.
 shape() {
     local node peer
     for node in "${nodes[@]}"; do
@@ -136,6 +147,7 @@ shape() {
     done
 }
 
+# unshape: makes them as they are.
 unshape() {
     local node peer
     for node in "${nodes[@]}"; do
@@ -158,7 +170,7 @@ kvd_alone() {
 # ---- redis-server: the same ----
 
 redis_port= redis_pid=
-declare -A replica_port
+declare -A replica_port proxy_port
 # redis NAME FSYNC [OPTIONS]: starts one in the background; sets started_port and started_pid.
 redis() {
     local name="$1" fsync="$2"
@@ -181,12 +193,24 @@ redis_set() {
     redis_port="$started_port" redis_pid="$started_pid"
     for ms in 30 40; do
         proxy="$(free_port)"
+        proxy_port[$ms]="$proxy"
         "$tools/delay-proxy" --listen "127.0.0.1:$proxy" --to "127.0.0.1:$redis_port" --delay-ms "$((ms / 2))" \
             >"$work/proxy-$ms.log" 2>&1 &
         pids+=($!)
         until_true "the proxy" 10 grep -q : "$work/proxy-$ms.log"
         redis "redis-replica-$ms" everysec --replicaof 127.0.0.1 "$proxy"
         replica_port[$ms]="$started_port"
+        until_true "a replica of redis" 60 linked "${replica_port[$ms]}"
+    done
+}
+
+# redis_lines shaped|plain: has the replicas go by the proxies, or straight to the master.
+redis_lines() {
+    local ms port
+    for ms in 30 40; do
+        port="$redis_port"
+        [ "$1" = plain ] || port="${proxy_port[$ms]}"
+        redis-cli -p "${replica_port[$ms]}" replicaof 127.0.0.1 "$port" >/dev/null
         until_true "a replica of redis" 60 linked "${replica_port[$ms]}"
     done
 }

@@ -88,8 +88,11 @@ struct Shared {
 }
 
 impl Endpoint {
-    /// Listens on a UDP address; port 0 lets the system choose. Must be called within a tokio
-    /// runtime.
+    /// Listens on a UDP address; port 0 lets the system choose.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn bind(
         address: SocketAddr,
         identity: Arc<Identity>,
@@ -172,8 +175,11 @@ impl Endpoint {
     pub fn set_identity(&self, identity: Arc<Identity>) -> Result<()> {
         let old = self.0.trust.identity();
         if (old.cluster(), old.node()) != (identity.cluster(), identity.node()) {
-            let why = format!("{identity:?} cannot follow {old:?}");
-            return Err(Error::Issue { why });
+            return Err(Error::OtherNode {
+                old: old.node().clone(),
+                new: identity.node().clone(),
+                new_cluster: identity.cluster().clone(),
+            });
         }
         self.0.trust.set_identity(identity);
         Ok(())

@@ -55,6 +55,16 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// An endpoint stays the node that it is.
+    #[error("{new} of {new_cluster} cannot follow {old}")]
+    OtherNode {
+        /// The node that it is.
+        old: NodeId,
+        /// The node that the new certificate names.
+        new: NodeId,
+        /// Its cluster.
+        new_cluster: ClusterId,
+    },
     /// The UDP port cannot be had.
     #[error("cannot listen for nodes on udp {address}")]
     Bind {
@@ -192,6 +202,7 @@ impl Error {
             | Self::KeyExposed { .. }
             | Self::Unusable { .. }
             | Self::Issue { .. }
+            | Self::OtherNode { .. }
             | Self::Bind { .. }
             | Self::Version { .. }
             | Self::Cluster { .. }

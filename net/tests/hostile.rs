@@ -191,6 +191,26 @@ async fn a_caller_that_says_nothing_is_given_up_while_others_get_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callers_that_dawdle_hold_others_up_only_when_there_are_too_many() {
+    let (b, caller, authority) = endpoint_and_caller();
+    let mut dawdling = Vec::new();
+    for _ in 0..20 {
+        dawdling.push(caller.call(&b).await.unwrap());
+    }
+    still_takes_calls(&b, &authority).await;
+    for _ in 20..32 {
+        dawdling.push(caller.call(&b).await.unwrap());
+    }
+    let refused = caller.call(&b).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+    drop(dawdling);
+    caller.quic.close(0_u32.into(), b"enough");
+    let c = bind(authority.identity("c"), allowing(&["b"]));
+    let address = b.local_addr().unwrap();
+    soon(async { while c.connect(address, &node("b")).await.is_err() {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_no_known_kind_ends_the_connection() {
     let (b, caller, authority) = endpoint_and_caller();
     let (raw, taken) = introduced(&b, &caller).await;

@@ -135,6 +135,8 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     let stats = store.stats();
     let records = stats.unapplied_records;
     out.gauge("state_unapplied_records", "Records that RocksDB has not taken", records)?;
+    let changes = stats.unapplied_changes;
+    out.gauge("state_unapplied_changes", "Rows and fields that these put or delete", changes)?;
     let bytes = stats.unapplied_bytes;
     out.gauge("state_unapplied_bytes", "Bytes of log that RocksDB has not taken", bytes)?;
     out.gauge("state_layers", "Layers of writes in flight", stats.layers as u64)?;

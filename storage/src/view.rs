@@ -5,7 +5,6 @@
 //! fields of a hash are those of one record.
 
 use std::{
-    collections::BTreeMap,
     ops::{ControlFlow, Deref},
     sync::Arc,
 };
@@ -15,10 +14,15 @@ use larder_types::{HybridTime, UNITS, Unit};
 
 use crate::{
     StateError,
-    inflight::{BLOCKS, Found, KeyRef, RowBytes, Sight, Stack, UNITS_PER_BLOCK},
+    inflight::{BLOCKS, Found, KeyRef, Lowest, RowBytes, Sight, Stack, UNITS_PER_BLOCK},
     row::{FieldRef, Generation, RowRef, RowValue},
     store::Shared,
 };
+
+/// Rows in flight that a scan takes from a block at first. A scan that goes on takes more at a time,
+/// because for each page all of the block is looked at.
+const PAGE_ROWS: usize = 256;
+const PAGE_GROWTH: usize = 4;
 
 /// A row that was read; cheap to clone.
 #[derive(Clone, Debug)]
@@ -195,10 +199,13 @@ impl<'a> View<'a> {
         &self,
         key: &[u8],
     ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
-        self.row_and_fields_after(key, None, usize::MAX)
+        let found = self.fields_within(key, None, usize::MAX, usize::MAX, named_field)?;
+        Ok(found.map(|found| (found.row, found.fields)))
     }
 
-    /// The live row of `key` and at most `limit` of its fields beyond `after`, in field order.
+    /// The live row of `key` and its fields beyond `after`, in field order: at most `limit`, and as
+    /// many as fit into `bytes_max`. Every change of the hash that is in flight is looked at for
+    /// it, so that few large pages cost less than many small ones.
     ///
     /// # Errors
     /// As [`View::row`].
@@ -207,9 +214,9 @@ impl<'a> View<'a> {
         key: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Option<(Row, Vec<NamedField>)>, StateError> {
-        let found = self.fields_within(key, after, limit, usize::MAX, named_field)?;
-        Ok(found.map(|found| (found.row, found.fields)))
+        bytes_max: usize,
+    ) -> Result<Option<WholeRow<NamedField>>, StateError> {
+        self.fields_within(key, after, limit, bytes_max, named_field)
     }
 
     /// The live row of `key` and, if it is a hash, its fields in field order, as many as take at most
@@ -247,12 +254,14 @@ impl<'a> View<'a> {
         bytes_max: usize,
         keep: Keep<T>,
     ) -> Result<Option<WholeRow<T>>, StateError> {
-        let mut changed: BTreeMap<Arc<[u8]>, RowBytes> = BTreeMap::new();
+        let mut lowest: Lowest<Arc<[u8]>> = Lowest::new(limit);
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
                 for (field, change) in changes.changes(generation) {
-                    if after.is_none_or(|after| **field > *after) && !changed.contains_key(field) {
-                        changed.insert(field.clone(), change.clone());
+                    if after.is_none_or(|after| **field > *after)
+                        && !lowest.passes_over(|last| last < field)
+                    {
+                        lowest.offer(field.clone(), change);
                     }
                 }
             })?
@@ -262,6 +271,8 @@ impl<'a> View<'a> {
         let Some(generation) = generation else {
             return Ok(Some(WholeRow { row, fields: Vec::new(), complete: true }));
         };
+        // Where changes are cut off, those before are enough to reach the limit.
+        let (changed, cut) = lowest.take();
         let changed = changed.into_iter().peekable();
         let mut merged = Merge { changed, out: Vec::new(), limit, room: bytes_max, keep };
         let mut complete = true;
@@ -279,7 +290,7 @@ impl<'a> View<'a> {
                 }
             }
         }
-        complete = complete && merged.rest()?;
+        complete = complete && merged.rest()? && !cut;
         Ok(Some(WholeRow { row, fields: merged.out, complete }))
     }
 
@@ -294,13 +305,19 @@ impl<'a> View<'a> {
         from: ScanPosition,
         visit: &mut dyn FnMut(&[u8], RowRef<'_>) -> ControlFlow<()>,
     ) -> Result<Option<ScanPosition>, StateError> {
-        let mut from = from;
+        let (mut from, mut rows_max) = (from, PAGE_ROWS);
         while from.unit < UNITS {
             let block = from.unit / UNITS_PER_BLOCK;
-            if let Some(position) = self.scan_block(block, &from, visit)? {
-                return Ok(Some(position));
-            }
-            from = ScanPosition { unit: (block + 1) * UNITS_PER_BLOCK, after: None };
+            from = match self.scan_page(block, &from, rows_max, visit)? {
+                ControlFlow::Break(position) => return Ok(Some(position)),
+                ControlFlow::Continue(Some(position)) => {
+                    rows_max *= PAGE_GROWTH;
+                    position
+                }
+                ControlFlow::Continue(None) => {
+                    ScanPosition { unit: (block + 1) * UNITS_PER_BLOCK, after: None }
+                }
+            };
         }
         Ok(None)
     }
@@ -318,18 +335,19 @@ impl<'a> View<'a> {
         Ok(keys)
     }
 
-    fn scan_block(
+    /// Visits the rows of a block from `from` on: up to its end, or to where `rows_max` changed rows
+    /// end, which is answered to go on from. Breaks where `visit` does.
+    fn scan_page(
         &self,
         block: u16,
         from: &ScanPosition,
+        rows_max: usize,
         visit: &mut dyn FnMut(&[u8], RowRef<'_>) -> ControlFlow<()>,
-    ) -> Result<Option<ScanPosition>, StateError> {
+    ) -> Result<ControlFlow<ScanPosition, Option<ScanPosition>>, StateError> {
         debug_assert!(block < BLOCKS);
-        let beyond = |unit: u16, key: &[u8]| {
-            unit > from.unit
-                || unit == from.unit && from.after.as_deref().is_none_or(|after| key > after)
-        };
-        let (changed, reach) = self.changed_rows_of_block(block, &beyond);
+        let (lowest, reach) = self.changed_rows_of_block(block, from, rows_max);
+        let (changed, cut) = lowest.take();
+        let last = if cut { changed.last_key_value().map(|(last, _)| last.clone()) } else { None };
         let mut changed = changed.into_iter().peekable();
         let mut emit = |unit: u16, key: &[u8], row: &[u8]| -> Result<_, StateError> {
             let row = RowRef::parse(row)?;
@@ -348,13 +366,16 @@ impl<'a> View<'a> {
                     break;
                 }
                 let place = (unit.as_u16(), &*key);
+                if last.as_ref().is_some_and(|(unit, key)| place > (*unit, &**key)) {
+                    break;
+                }
                 while let Some(((unit, key), row)) =
                     changed.next_if(|((unit, key), _)| (*unit, &**key) < place)
                 {
                     if let Some(row) = row
                         && let Some(position) = emit(unit, &key, &row)?
                     {
-                        return Ok(Some(position));
+                        return Ok(ControlFlow::Break(position));
                     }
                 }
                 let newer = changed.next_if(|((unit, key), _)| (*unit, &**key) == place);
@@ -362,7 +383,7 @@ impl<'a> View<'a> {
                 if let Some(row) = row
                     && let Some(position) = emit(unit.as_u16(), &key, &row)?
                 {
-                    return Ok(Some(position));
+                    return Ok(ControlFlow::Break(position));
                 }
             }
         }
@@ -370,32 +391,38 @@ impl<'a> View<'a> {
             if let Some(row) = row
                 && let Some(position) = emit(unit, &key, &row)?
             {
-                return Ok(Some(position));
+                return Ok(ControlFlow::Break(position));
             }
         }
-        Ok(None)
+        let go_on = last.map(|(unit, key)| ScanPosition { unit, after: Some(key.to_vec()) });
+        Ok(ControlFlow::Continue(go_on))
     }
 
     fn changed_rows_of_block(
         &self,
         block: u16,
-        beyond: &dyn Fn(u16, &[u8]) -> bool,
-    ) -> (ChangedRows, Reach) {
-        let mut changed = BTreeMap::new();
+        from: &ScanPosition,
+        rows_max: usize,
+    ) -> (Lowest<Place>, Reach) {
+        let is_beyond = |unit: u16, key: &[u8]| {
+            unit > from.unit
+                || unit == from.unit && from.after.as_deref().is_none_or(|after| key > after)
+        };
+        let mut lowest = Lowest::new(rows_max);
         let mut sight = self.sight;
         for layer in self.stack.iter() {
-            let (rows, seq) = layer.rows_of_block(block, sight);
-            sight = Sight::Upto(seq);
-            for row in rows {
-                if beyond(row.unit, &row.key) {
-                    changed.entry((row.unit, row.key)).or_insert(row.row);
+            let seq = layer.rows_of_block(block, sight, |unit, key, row| {
+                let beyond_page = |(last, after): &Place| (*last, after) < (unit, key);
+                if is_beyond(unit, key) && !lowest.passes_over(beyond_page) {
+                    lowest.offer((unit, key.clone()), row);
                 }
-            }
+            });
+            sight = Sight::Upto(seq);
             if layer.cleared_by(seq) {
-                return (changed, Reach::Cleared);
+                return (lowest, Reach::Cleared);
             }
         }
-        (changed, Reach::Stored)
+        (lowest, Reach::Stored)
     }
 
     /// Finds the live row of `key` and shows `collect` the changed fields of its generation, layer
@@ -464,8 +491,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// The changed rows of a block in (unit, key) order; `None` for deletions.
-type ChangedRows = BTreeMap<(u16, Arc<[u8]>), RowBytes>;
+/// A row's unit and key: scans go in this order.
+type Place = (u16, Arc<[u8]>);
 
 /// A live row and how it was found.
 struct Gathered {

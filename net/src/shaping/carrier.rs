@@ -166,7 +166,7 @@ impl Carrier {
         }
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let first_before = lines.queue.peek().map(|first| first.0.due);
-        let mut batch: Vec<u8> = Vec::new();
+        let mut batch: Vec<u8> = Vec::with_capacity(transmit.contents.len());
         let mut batch_due = now;
         for datagram in transmit.contents.chunks(size) {
             let Some(due) = link.admit(now, datagram.len(), &mut lines.random) else { continue };

@@ -67,6 +67,10 @@ pub struct Standing {
     pub leads: Option<u32>,
     /// The newest term that it led; 0 for none.
     pub led: u32,
+    /// What it may have acknowledged before a snapshot took the place of its log: before the log
+    /// reaches so far again the replica is not counted on. 0 for none.
+    #[serde(default)]
+    pub acknowledged: u64,
     /// Whether its state was found to differ from the master's.
     pub set_aside: bool,
 }
@@ -74,7 +78,15 @@ pub struct Standing {
 impl Standing {
     /// That of a new data directory.
     pub const fn fresh(disk: DiskId) -> Self {
-        Self { disk, promised: 0, promised_to: None, leads: None, led: 0, set_aside: false }
+        Self {
+            disk,
+            promised: 0,
+            promised_to: None,
+            leads: None,
+            led: 0,
+            acknowledged: 0,
+            set_aside: false,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! master before has run out, before the answer leaves; nothing of an older term is appended after
 //! the promise, so the position in the answer stays true.
 
-use larder_types::NodeId;
+use larder_types::{NodeId, Position};
 
 use super::{Core, Link, Part, log_view::LogView, planted::planted, standing::After};
 use crate::message::{Fence, Fenced, Message};
@@ -107,19 +107,22 @@ impl Core {
     }
 
     /// This node reaches furthest, says whom it promised the term to: it leads.
-    pub(super) fn on_elect(&mut self, link: Link, peer: &NodeId, term: u32) {
+    pub(super) fn on_elect(&mut self, link: Link, peer: &NodeId, term: u32, at: Option<Position>) {
         if let Some(epoch) = self.leads()
             && epoch.term == term
         {
             return self.send(link, Message::Elected { epoch });
         }
-        if self.may_lead(peer, term) {
+        if self.may_lead(peer, term, at) {
             self.lead(term, Some(link));
         }
     }
 
     /// Whether this node may begin a term that `by` ran the promotion for.
-    pub(super) fn may_lead(&self, by: &NodeId, term: u32) -> bool {
+    /// Its log has to end where its answer said: a disk that has forgotten since is no successor.
+    pub(super) fn may_lead(&self, by: &NodeId, term: u32, at: Option<Position>) -> bool {
+        let log = self.log.as_ref();
+        let kept = at.is_none_or(|at| log.is_some_and(|log| log.holds(at)));
         let logged = self.log.as_ref().map_or(0, LogView::last_term);
         let fresh = logged < term || planted!(self.config, SameTermTwice);
         matches!(self.part, Part::Following(_))
@@ -129,6 +132,7 @@ impl Core {
             && self.is_stored()
             && self.owed.is_none()
             && fresh
+            && kept
             && self.is_whole()
     }
 
@@ -147,10 +151,18 @@ impl Core {
         self.log.is_some() && following_whole && !self.standing.set_aside
     }
 
-    /// Whether this replica may count: whole, and a member as what it is.
+    /// Whether this replica may count: whole, a member as what it is, and with all that it has
+    /// acknowledged.
     pub(super) fn is_fit(&self) -> bool {
+        let log = self.log.as_ref();
+        let reaches = log.is_some_and(|log| log.tail.number() >= self.standing.acknowledged);
+        self.is_admitted() && reaches && self.is_whole() || planted!(self.config, EmptyDiskVotes)
+    }
+
+    /// Whether this replica is a member as what it is, and not set aside.
+    pub(super) fn is_admitted(&self) -> bool {
         let set = self.log.as_ref().and_then(LogView::set);
-        let admitted = set.is_some_and(|placed| placed.set.member(&self.me()).is_some());
-        admitted && self.is_whole() || planted!(self.config, EmptyDiskVotes)
+        let member = set.is_some_and(|placed| placed.set.member(&self.me()).is_some());
+        member && !self.standing.set_aside || planted!(self.config, EmptyDiskVotes)
     }
 }

@@ -56,7 +56,6 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
     let master_ends = master.epochs.get(theirs + 1).map(|start| start.first);
     match (slave_ends, master_ends) {
         (None, None) if slave.tail.next() <= master.tail.next() => joined(master, slave),
-        (None, None) if planted!(config, CutToShorterUpstream) => Joint::Parted(master.tail.next()),
         (None, None) => Joint::Wait,
         (None, Some(end)) if slave.tail.next() <= end => joined(master, slave),
         (None, Some(end)) => Joint::Parted(end),

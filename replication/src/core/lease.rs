@@ -66,11 +66,12 @@ impl Grants {
 }
 
 impl Core {
-    /// At a slave, on its master's ping: the session in which the lease is granted, if it is.
+    /// At a slave, on its master's ping: the session in which the lease is granted, if it is. Also
+    /// while it rewinds: it keeps what it grants, and counts for no promotion meanwhile.
     pub(super) fn grant(&mut self, link: super::Link) -> Option<Session> {
         let (session, epoch) = self.streaming_on(link)?;
         let may = self.grants.open(self.now)
-            && self.is_fit()
+            && self.is_admitted()
             && self.standing.promised <= epoch.term
             && (self.grants.term <= epoch.term);
         if !may {

@@ -218,7 +218,7 @@ impl Core {
             }
             Message::Fence(fence) => self.on_fence(link, &peer, fence),
             Message::Fenced(answer) => self.on_answer(peer, answer),
-            Message::Elect { term } => self.on_elect(link, &peer, term),
+            Message::Elect { term, at } => self.on_elect(link, &peer, term, at),
             Message::Elected { epoch } => self.on_elected(&peer, epoch),
             Message::SteppedDown { epoch, .. } => self.on_stepped_down(epoch),
             Message::TakeOver { epoch } => self.on_take_over(link, epoch),
@@ -244,7 +244,6 @@ impl Core {
         self.dial();
         self.expire_awaits();
         self.retain();
-        self.give_snapshots();
         self.decide();
         self.go_on_switching();
         self.miss_successor();

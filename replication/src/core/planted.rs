@@ -28,7 +28,8 @@ pub enum Planted {
     PositionWithoutEpoch,
     /// A slave acknowledges what it has received.
     AckBeforeFsync,
-    /// A slave is told to cut where the master's log of the same epoch ends.
+    /// A slave that finds its master again first cuts what it does not know to be committed, as if
+    /// its master could have no more.
     CutToShorterUpstream,
     /// A replica promises the same term to several, and begins a term that began before.
     SameTermTwice,

@@ -192,14 +192,15 @@ impl Core {
         let until = self.now + ELECTION;
         let Some(promotion) = &mut self.promotion else { return };
         let term = promotion.term;
+        let at = promotion.answers.get(&furthest).and_then(|answer| answer.durable);
         promotion.stage = Stage::Electing(furthest.clone());
         promotion.until = until;
         if furthest == self.config.node {
-            if self.may_lead(&furthest, term) {
+            if self.may_lead(&furthest, term, at) {
                 self.lead(term, None);
             }
         } else if let Some(link) = self.link_of(&furthest) {
-            self.send(link, Message::Elect { term });
+            self.send(link, Message::Elect { term, at });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, time::Duration};
 
-use larder_types::{Epoch, Position, SequenceNumber};
+use larder_types::{Epoch, LogId, Position, SequenceNumber};
 
 use super::{
     Action, Alert, Core, Durable, Link, Part, Session, Tail, Time, heartbeat::Freshness,
@@ -34,6 +34,10 @@ pub(super) struct Following {
     pub(super) rewind: Option<Rewind>,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
+    /// No key may be fetched as it was before this record: the state is put back to it.
+    pub(super) fetch_from: u64,
+    /// Where the log that a snapshot is needed for parted from the master's.
+    pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.
     pub(super) snapshot_over: Option<Link>,
     /// When the session last brought anything, or began.
@@ -63,6 +67,7 @@ pub(super) enum Upstream {
     },
     Snapshot {
         link: Link,
+        session: Session,
         epoch: Epoch,
     },
 }
@@ -90,6 +95,14 @@ impl Upstream {
 impl Following {
     pub(super) fn after_leading() -> Self {
         Self { fenced: true, ..Self::default() }
+    }
+
+    /// Whom it follows, if records come from there.
+    pub(super) const fn source(&self) -> Option<(Link, Epoch)> {
+        match self.upstream {
+            Upstream::Streaming { link, epoch, .. } => Some((link, epoch)),
+            _ => None,
+        }
     }
 
     /// Whether nothing is on its way into the log.
@@ -201,9 +214,8 @@ impl Core {
             Verdict::Snapshot { session, epoch, log } => {
                 following.leave();
                 if following.snapshot_over.is_none() {
-                    following.upstream = Upstream::Snapshot { link, epoch };
-                    following.snapshot_over = Some(link);
-                    self.out.push(Action::StartSnapshot { link, session, log });
+                    following.upstream = Upstream::Snapshot { link, session, epoch };
+                    self.replace_log(link, session, log);
                 }
             }
             Verdict::NewDisk => {
@@ -227,6 +239,31 @@ impl Core {
         }
     }
 
+    /// Notes on the disk what this log may have acknowledged, as far as it joins the master's, and
+    /// then has it replaced by a snapshot.
+    fn replace_log(&mut self, link: Link, session: Session, log: LogId) {
+        let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
+        let Part::Following(following) = &self.part else { return };
+        let joined = following.parted_at.map_or(tail, |parting| tail.min(parting.as_u64() - 1));
+        if joined > self.standing.acknowledged {
+            self.standing.acknowledged = joined;
+            self.persist(After::TakeSnapshot { link, session, log });
+        } else {
+            self.take_snapshot(link, session, log);
+        }
+    }
+
+    /// What the log may have acknowledged is on the disk.
+    pub(super) fn take_snapshot(&mut self, link: Link, session: Session, log: LogId) {
+        let Part::Following(following) = &mut self.part else { return };
+        let still = matches!(following.upstream, Upstream::Snapshot { link: of, session: it, .. }
+            if (of, it) == (link, session));
+        if still && following.snapshot_over.is_none() {
+            following.snapshot_over = Some(link);
+            self.out.push(Action::StartSnapshot { link, session, log });
+        }
+    }
+
     /// A refusal that a human has to look into.
     fn conflict(&mut self, link: Link, why: RefusedWhy) {
         let what = match why {
@@ -242,6 +279,12 @@ impl Core {
     }
 
     fn start_following(&mut self, link: Link, session: Session, epoch: Epoch) {
+        if planted!(self.config, CutToShorterUpstream)
+            && let (Some(log), Some(committed)) = (&self.log, self.committed)
+            && committed.seq.as_u64() < log.tail.number()
+        {
+            return self.start_rewind(committed.seq.next());
+        }
         let (Some(log), Part::Following(following)) = (&self.log, &mut self.part) else { return };
         let received = log.tail;
         following.upstream = Upstream::Streaming { link, session, epoch, received };
@@ -268,10 +311,13 @@ impl Core {
             if chunk.last.seq.as_u64() <= received.number() {
                 return self.hear_committed(records.committed);
             }
-            let joins = chunk.prev == *received
-                || planted!(self.config, TrimmedSkipped)
-                || planted!(self.config, PositionWithoutEpoch)
-                    && chunk.prev.number() == received.number();
+            let mut joins = chunk.prev == *received;
+            if planted!(self.config, TrimmedSkipped) {
+                joins = true;
+            }
+            if planted!(self.config, PositionWithoutEpoch) {
+                joins |= chunk.prev.number() == received.number();
+            }
             if !joins && chunk.prev.number() == received.number() {
                 self.conflict(on, RefusedWhy::Differs);
                 return self.close(on, "its records do not join this log");

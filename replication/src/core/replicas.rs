@@ -155,16 +155,15 @@ impl Core {
 
     /// Has a slave take a snapshot in place of what it has.
     pub(super) fn resync(&mut self, request: RequestId, node: NodeId) {
-        let Some((log, leading)) = self.leading() else { return self.refuse(request) };
+        let Some((_, leading)) = self.leading() else { return self.refuse(request) };
         let slave = leading.slaves.get(&node).filter(|slave| slave.stage != Stage::Snapshot);
-        let applied = log.applied.map_or(0, |applied| applied.as_u64());
-        match slave.and_then(|slave| slave.link.filter(|_| slave.reached() <= applied)) {
+        match slave.and_then(|slave| slave.link) {
             Some(link) => {
                 self.give_snapshot(link, node, 0);
                 self.answer(request, Ok(Outcome::Accepted));
             }
             None => {
-                let why = "it is not connected, takes a snapshot already, or has more than this state: try again";
+                let why = "it is not connected, or is being given a snapshot";
                 self.answer(request, Err(Refusal::Unfit { node, why }));
             }
         }

@@ -19,6 +19,9 @@ use crate::message::Message;
 /// A fetch that has had no answer for so long is given up with its connection.
 const FETCH_MAX: Duration = Duration::from_secs(5);
 
+/// A master whose readers do not see the joint yet is asked again so much later.
+const FETCH_AGAIN: Duration = Duration::from_millis(100);
+
 /// How far a rewind is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewind {
@@ -26,13 +29,13 @@ pub(super) enum Rewind {
     Marking { parting: SequenceNumber },
     /// The log is being cut.
     Cutting { scope: RewindScope },
-    /// Looks for a master to fetch from.
-    Looking,
+    /// Follows with its log alone, and will fetch from whom it follows.
+    Looking { not_before: Time },
     /// Fetches from a master.
     Fetching { link: Link, epoch: Epoch, step: Step, upto: u64 },
     /// The master is gone while storage still works at a step: its answer counts for nothing.
     Draining,
-    /// Follows again, and serves nothing yet.
+    /// Has fetched everything, and serves nothing yet.
     Quiet { epoch: Epoch, upto: u64 },
 }
 
@@ -47,7 +50,7 @@ pub(super) enum Step {
 impl Rewind {
     /// Whether the log may grow again.
     pub(super) const fn may_follow(&self) -> bool {
-        matches!(self, Self::Quiet { .. })
+        !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
     }
 }
 
@@ -55,10 +58,14 @@ impl Core {
     /// Goes on with a rewind that a stop of this node interrupted.
     pub(super) fn resume_rewind(&mut self, marker: Marker) {
         let Part::Following(following) = &mut self.part else { return };
+        following.parted_at = Some(marker.parting).filter(|_| !marker.cut);
         match (marker.cut, marker.scope) {
             (true, RewindScope::Everything) => following.needs_snapshot = true,
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
-            (true, RewindScope::Keys) => following.rewind = Some(Rewind::Looking),
+            (true, RewindScope::Keys) => {
+                following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
+                following.fetch_from = marker.parting.as_u64() - 1;
+            }
             (false, _) => {
                 let parting = marker.parting;
                 following.rewind = Some(Rewind::Marking { parting });
@@ -77,6 +84,7 @@ impl Core {
             following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
             return;
         }
+        following.parted_at = Some(parting);
         following.rewind = Some(Rewind::Marking { parting });
         self.out.push(Action::StartRewind { parting });
     }
@@ -104,11 +112,14 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Some(Rewind::Cutting { scope }) = following.rewind else { return };
         following.appending = None;
-        following.rewind = (scope == RewindScope::Keys).then_some(Rewind::Looking);
+        let looking = Rewind::Looking { not_before: Time::ZERO };
+        following.rewind = (scope == RewindScope::Keys).then_some(looking);
+        following.fetch_from = state.tail.number();
         following.needs_snapshot = scope == RewindScope::Everything;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
         }
+        following.parted_at = None;
         let log = LogView::new(state);
         if self.committed.is_some_and(|committed| !log.holds(committed)) {
             self.committed = log.tail.last;
@@ -120,13 +131,13 @@ impl Core {
     pub(super) fn go_on_rewinding(&mut self) {
         let Part::Following(following) = &self.part else { return };
         match following.rewind {
-            Some(Rewind::Looking) => {
-                let Some((link, epoch)) = self.best_leader() else { return };
+            Some(Rewind::Looking { not_before }) if not_before <= self.now => {
+                let Some((link, epoch)) = following.source() else { return };
                 self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto: 0 });
                 self.out.push(Action::ListKeys { restart: true });
             }
             Some(Rewind::Fetching { link, epoch, step, .. }) => {
-                if self.best_leader() != Some((link, epoch)) {
+                if following.source() != Some((link, epoch)) {
                     self.lose_rewind(link);
                 } else if let Step::Asked { at } = step
                     && self.now.since(at) >= FETCH_MAX
@@ -145,15 +156,16 @@ impl Core {
             && link == lost
         {
             following.rewind = Some(match step {
-                Step::Asked { .. } => Rewind::Looking,
+                Step::Asked { .. } => Rewind::Looking { not_before: Time::ZERO },
                 Step::Listing | Step::Applying => Rewind::Draining,
             });
         }
     }
 
     pub(super) fn on_keys_listed(&mut self, request: Option<Bytes>) {
+        let looking = Rewind::Looking { not_before: Time::ZERO };
         match (self.rewind(), request) {
-            (Some(Rewind::Draining), _) => self.set_rewind(Rewind::Looking),
+            (Some(Rewind::Draining), _) => self.set_rewind(looking),
             (Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }), Some(request)) => {
                 let step = Step::Asked { at: self.now };
                 self.set_rewind(Rewind::Fetching { link, epoch, step, upto });
@@ -161,6 +173,7 @@ impl Core {
             }
             (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
                 self.set_rewind(Rewind::Quiet { epoch, upto });
+                self.check_rewind();
             }
             _ => {}
         }
@@ -171,7 +184,14 @@ impl Core {
             self.rewind()
             && (link, epoch) == (on, of)
         {
-            let upto = upto.max(at.map_or(0, |at| at.seq.as_u64()));
+            let at = at.map_or(0, |at| at.seq.as_u64());
+            let Part::Following(following) = &self.part else { return };
+            if at < following.fetch_from {
+                // What the state is put back to would be ahead of the keys.
+                let not_before = self.now + FETCH_AGAIN;
+                return self.set_rewind(Rewind::Looking { not_before });
+            }
+            let upto = upto.max(at);
             self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
             self.out.push(Action::ApplyKeys { reply });
         }
@@ -179,7 +199,7 @@ impl Core {
 
     pub(super) fn on_keys_applied(&mut self) {
         match self.rewind() {
-            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking),
+            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking { not_before: Time::ZERO }),
             Some(Rewind::Fetching { link, epoch, step: Step::Applying, upto }) => {
                 self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto });
                 self.out.push(Action::ListKeys { restart: false });
@@ -196,8 +216,7 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Upstream::Streaming { epoch: followed, .. } = following.upstream else { return };
         if followed != epoch {
-            following.leave();
-            following.rewind = Some(Rewind::Looking);
+            following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
         } else if applied.map_or(0, |applied| applied.as_u64()) >= upto {
             following.rewind = None;
             self.out.push(Action::EndRewind);
@@ -228,6 +247,7 @@ impl Core {
         following.appending = None;
         following.needs_snapshot = false;
         following.snapshot_over = None;
+        following.parted_at = None;
         following.rewind = None;
         let log = LogView::new(state);
         self.committed = log.tail.last;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use larder_types::{DiskId, NodeId, Position, SequenceNumber};
 
 use super::{
-    Action, Alert, Chunk, Core, Link, Part, Session, Tail, Time,
+    Action, Alert, Chunk, Core, Link, Part, Session, Time,
     handshake::{Joint, judge},
     log_view::LogView,
     planted::planted,
@@ -35,8 +35,6 @@ pub(super) struct Slave {
     flow: Flow,
     /// Whether its acknowledgements count: not before the first, nor while it is set aside.
     pub(super) counts: bool,
-    /// Whether it follows with its log alone, until a snapshot can be given to it.
-    awaits_snapshot: bool,
     /// Whether its state was found to differ.
     pub(super) aside: bool,
     /// Further behind than the log is kept.
@@ -105,7 +103,6 @@ impl Slave {
             attempt: 0,
             flow: Flow::from(SequenceNumber::FIRST),
             counts: false,
-            awaits_snapshot: false,
             aside: false,
             detached: false,
             pin: None,
@@ -132,8 +129,7 @@ impl Slave {
     ) {
         let (Some(link), Stage::Streaming) = (self.link, self.stage) else { return };
         let (session, flow) = (self.session, &mut self.flow);
-        // No more is sent once the epoch has a commit, so that the state can come up with it.
-        if flow.reading || self.awaits_snapshot && committed.is_some() {
+        if flow.reading {
             return;
         }
         let upto = committed.map_or(0, |committed| committed.seq.as_u64());
@@ -153,15 +149,6 @@ impl Slave {
     pub(super) fn reached(&self) -> u64 {
         self.flow.reached
     }
-}
-
-/// Whether a snapshot taken now would hold everything of the master's history that a slave with
-/// this tail may have acknowledged. What parted from it is none of it, and neither is what was
-/// written in this epoch, unless the slave has followed in it.
-pub(super) fn covers(log: &LogView, begun: SequenceNumber, slave: Tail) -> bool {
-    let joins = slave.last.is_some_and(|last| log.holds(last));
-    let acknowledged = if joins { slave.number() } else { slave.number().min(begun.as_u64() - 1) };
-    log.applied.map_or(0, |applied| applied.as_u64()) >= acknowledged
 }
 
 impl Core {
@@ -187,16 +174,9 @@ impl Core {
         slave.aside = follow.aside;
         let lost = slave.acked.is_some_and(|acked| follow.tail.number() < acked.seq.as_u64());
         let epoch = leading.epoch;
-        let joint = judge(&self.config, log, epoch, follow);
-        let covered = covers(log, leading.first, follow.tail);
-        slave.awaits_snapshot = follow.snapshot && !covered;
-        let joint = match joint {
-            Joint::Refused(_) => joint,
-            _ if follow.snapshot && covered => Joint::Snapshot,
-            // Until then it may at least have the records.
-            Joint::Continue => joint,
-            _ if follow.snapshot => Joint::Wait,
-            _ => joint,
+        let joint = match judge(&self.config, log, epoch, follow) {
+            Joint::Continue | Joint::Parted(_) | Joint::Wait if follow.snapshot => Joint::Snapshot,
+            joint => joint,
         };
         let verdict = match joint {
             Joint::Continue | Joint::Wait if lost && follow.log.is_some() => {
@@ -219,13 +199,7 @@ impl Core {
                 slave.stage = Stage::Waiting;
                 Verdict::Wait
             }
-            Joint::Snapshot if covered => {
-                return self.give_snapshot(link, peer, follow.attempt);
-            }
-            Joint::Snapshot => {
-                slave.stage = Stage::Waiting;
-                Verdict::Wait
-            }
+            Joint::Snapshot => return self.give_snapshot(link, peer, follow.attempt),
             Joint::Refused(why) => {
                 slave.stage = Stage::Waiting;
                 Verdict::Refused { why }
@@ -247,7 +221,8 @@ impl Core {
         let session = Session(self.ids.draw());
         slave.session = session;
         slave.stage = Stage::Snapshot;
-        slave.awaits_snapshot = false;
+        // Its log is about to be another one, which may begin before what it has acknowledged.
+        slave.acked = None;
         slave.full_syncs += 1;
         slave.counts = false;
         slave.pin = Some(log.first);
@@ -255,19 +230,6 @@ impl Core {
         let verdict = Verdict::Snapshot { session, epoch, log };
         self.send(link, Message::Verdict { attempt, verdict });
         self.out.push(Action::ServeSnapshot { link, session });
-    }
-
-    /// Gives a snapshot to whoever waits until there is one that covers its log.
-    pub(super) fn give_snapshots(&mut self) {
-        let Some((log, leading)) = self.leading() else { return };
-        let applied = log.applied.map_or(0, |applied| applied.as_u64());
-        let due = |(_, slave): &(&NodeId, &Slave)| {
-            slave.awaits_snapshot && !slave.flow.reading && slave.flow.next.as_u64() <= applied + 1
-        };
-        let found = leading.slaves.iter().find(due);
-        if let Some((peer, link)) = found.and_then(|(peer, it)| Some((peer.clone(), it.link?))) {
-            self.give_snapshot(link, peer, 0);
-        }
     }
 
     /// A snapshot for a slave is made: the log is kept from its position on.
@@ -385,7 +347,6 @@ impl Core {
             slave.stage = Stage::Away;
             slave.attempt = 0;
             slave.counts = false;
-            slave.awaits_snapshot = false;
             slave.since = now;
             slave.lag_micros = None;
         }

@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_net::{FrameReceiver, FrameSender};
-use larder_storage::{
-    Directory, Store,
-    state::DatabaseOptions,
-};
+use larder_storage::{Directory, Store, state::DatabaseOptions};
 use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
@@ -91,6 +88,9 @@ pub(super) struct Told {
     visible: u64,
     applied: u64,
     first: Option<SequenceNumber>,
+    /// The record after which a digest is wanted.
+    digest_at: Option<SequenceNumber>,
+    digest: Option<Position>,
 }
 
 /// Why the store was closed: what comes next.
@@ -133,6 +133,8 @@ pub(super) struct Engine {
     pub(super) told: Told,
     pub(super) committed: Option<Position>,
     pub(super) retain_from: Option<SequenceNumber>,
+    /// Records between two digests of the state; 0 for none.
+    pub(super) digest_every: u64,
     /// The last record before the pause that was asked for, until it is durable.
     pub(super) pausing: Option<u64>,
     pub(super) closed: Option<Closed>,
@@ -204,6 +206,7 @@ impl Engine {
         }
         self.progress();
         self.hurry_rewind();
+        self.digest();
     }
 
     /// More is durable: tells the core what, and shows it to readers as far as it is committed.
@@ -268,6 +271,27 @@ impl Engine {
             visible: SequenceNumber::new(marks.visible),
             applied: SequenceNumber::new(marks.applied),
         });
+    }
+
+    /// Wants a digest of the state every so many records, at the same ones on every replica, and tells
+    /// the core of the last one that was finished.
+    fn digest(&mut self) {
+        let (Some(store), every) = (&self.store, self.digest_every) else { return };
+        let marks = store.watermarks();
+        let is_over = |at: SequenceNumber| at.as_u64() <= marks.applied;
+        if every > 0 && self.told.digest_at.is_none_or(is_over) {
+            let next = SequenceNumber::new((marks.appended / every + 1).saturating_mul(every));
+            if let Some(next) = next {
+                store.digest_at(next);
+            }
+            self.told.digest_at = next;
+        }
+        if let Some(digest) =
+            store.digest().filter(|digest| Some(digest.position) != self.told.digest)
+        {
+            self.told.digest = Some(digest.position);
+            self.events.push_back(Event::Digested { at: digest.position, digest: digest.hash });
+        }
     }
 
     /// Ends a pause of writes once the last of them is durable and was told.

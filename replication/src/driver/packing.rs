@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use larder_net::Features;
+use lz4_flex::block::{compress, decompress};
 
 use crate::{
     core::Chunk,
@@ -11,9 +12,11 @@ use crate::{
 /// Both ends can unpack LZ4.
 pub(super) const LZ4: Features = Features(1);
 /// Chunks smaller than this are sent as they are: they cost a datagram either way.
-const PACKED_BYTES_MIN: usize = 600;
+const PACKED_BYTES_MIN: usize = 1_200;
 /// Of a larger chunk so much is packed first, to see whether it is worth it.
-const SAMPLE_BYTES: usize = 8 << 10;
+const SAMPLE_BYTES: usize = 4 << 10;
+/// After a chunk that was not worth it, so many are sent as they are without a look.
+const UNTRIED_AFTER_RAW: u32 = 15;
 /// The most that is unpacked at once: one frame of the log stream, with room to spare.
 const RAW_BYTES_MAX: usize = 32 << 20;
 
@@ -21,6 +24,10 @@ const RAW_BYTES_MAX: usize = 32 << 20;
 #[derive(Default)]
 pub(super) struct Packer {
     last: Option<(Chunk, Option<Bytes>)>,
+    /// Chunks to come that are sent without a look.
+    untried: u32,
+    /// Whether the last one that was tried was worth it.
+    has_paid: bool,
 }
 
 impl Packer {
@@ -36,7 +43,8 @@ impl Packer {
             .as_ref()
             .is_some_and(|(last, _)| last.prev == chunk.prev && last.last == chunk.last);
         if !is_last {
-            self.last = Some((chunk.clone(), packed(&chunk.frames)));
+            let packed = self.packed(&chunk.frames);
+            self.last = Some((chunk.clone(), packed));
         }
         let Some((_, Some(packed))) = &self.last else { return };
         // A chunk is one frame of the stream, so that its length fits.
@@ -44,20 +52,32 @@ impl Packer {
         records.packing = Packing::Lz4 { raw_bytes };
         chunk.frames = packed.clone();
     }
-}
 
-/// The bytes packed; `None` where that saves less than a tenth.
-fn packed(raw: &[u8]) -> Option<Bytes> {
-    let pays = |raw: usize, packed: usize| packed < raw - raw / 10;
-    if raw.len() > 2 * SAMPLE_BYTES {
-        let middle = raw.len() / 2;
-        let sample = &raw[middle - SAMPLE_BYTES / 2..middle + SAMPLE_BYTES / 2];
-        if !pays(sample.len(), lz4_flex::block::compress(sample).len()) {
+    /// The bytes packed; `None` where that saves less than a tenth, or the last ones saved less.
+    fn packed(&mut self, raw: &[u8]) -> Option<Bytes> {
+        if self.untried > 0 {
+            self.untried -= 1;
             return None;
         }
+        let pays = |raw: usize, packed: usize| packed < raw - raw / 10;
+        let tried = || {
+            if !self.has_paid && raw.len() > 2 * SAMPLE_BYTES {
+                let from = (raw.len() - SAMPLE_BYTES) / 2;
+                let sample = &raw[from..from + SAMPLE_BYTES];
+                if !pays(sample.len(), compress(sample).len()) {
+                    return None;
+                }
+            }
+            let packed = compress(raw);
+            pays(raw.len(), packed.len()).then(|| packed.into())
+        };
+        let packed: Option<Bytes> = tried();
+        self.has_paid = packed.is_some();
+        if !self.has_paid {
+            self.untried = UNTRIED_AFTER_RAW;
+        }
+        packed
     }
-    let packed = lz4_flex::block::compress(raw);
-    pays(raw.len(), packed.len()).then(|| packed.into())
 }
 
 /// Unpacks records.
@@ -71,7 +91,7 @@ pub(super) fn unpack(records: &mut Records) -> Result<(), String> {
         return Err(format!("records of {raw_bytes} bytes are packed, more than {RAW_BYTES_MAX}"));
     }
     let Some(chunk) = &mut records.chunk else { return Err("nothing is packed".to_owned()) };
-    let raw = lz4_flex::block::decompress(&chunk.frames, raw_bytes);
+    let raw = decompress(&chunk.frames, raw_bytes);
     let raw = raw.map_err(|error| format!("packed records do not unpack: {error}"))?;
     if raw.len() != raw_bytes {
         return Err(format!("records unpack to {} bytes, not {raw_bytes}", raw.len()));
@@ -121,6 +141,25 @@ mod tests {
             Packer::default().pack(&mut sent);
             assert_eq!((sent.packing, frames(&sent)), (Packing::Raw, &raw[..]));
         }
+    }
+
+    #[test]
+    fn after_what_does_not_pack_the_next_ones_are_not_looked_at() {
+        use rand::{RngCore as _, SeedableRng as _};
+        let mut noise = vec![0; 100_000];
+        rand::rngs::SmallRng::seed_from_u64(1).fill_bytes(&mut noise);
+        let mut packer = Packer::default();
+        packer.pack(&mut records(noise));
+        let mut packings = Vec::new();
+        for last_crc in 0..=UNTRIED_AFTER_RAW {
+            let mut sent = records(vec![7; 10_000]);
+            let chunk = sent.chunk.as_mut().unwrap();
+            chunk.prev = Tail { last: None, crc: last_crc + 1 };
+            packer.pack(&mut sent);
+            packings.push(sent.packing != Packing::Raw);
+        }
+        let packed = packings.iter().filter(|packed| **packed).count();
+        assert_eq!((packed, packings.last()), (1, Some(&true)));
     }
 
     #[test]

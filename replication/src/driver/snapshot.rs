@@ -72,12 +72,7 @@ impl Served {
     }
 
     /// Answers the stream of this slave, where it waits already.
-    pub(super) fn add(
-        &mut self,
-        link: Link,
-        session: Session,
-        given: Given,
-    ) -> Option<Stream> {
+    pub(super) fn add(&mut self, link: Link, session: Session, given: Given) -> Option<Stream> {
         self.by_link.insert(link, (session, given));
         let (of, stream) = self.waiting.remove(&link)?;
         (of == session).then_some(stream)

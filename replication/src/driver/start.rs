@@ -60,6 +60,8 @@ pub struct Options {
     pub level: AckLevel,
     /// How long a slave's grant lasts.
     pub lease: Duration,
+    /// Records between two digests of the state, the same on every node; 0 for none.
+    pub digest_every: u64,
     /// The UDP address.
     pub listen: SocketAddr,
     /// Who this node is, by its certificate.
@@ -136,20 +138,7 @@ fn engine(
     driver: &Driver,
 ) -> Result<Engine, DriverError> {
     let Driver { inputs, shared } = driver.clone();
-    let peers = options.peers.iter().map(|peer| Peer {
-        node: peer.node.clone(),
-        region: peer.region.clone(),
-        voter: true,
-    });
-    let config = Config {
-        node: options.node,
-        region: options.region,
-        peers: peers.collect(),
-        first_master: options.first_master,
-        level: options.level,
-        lease: options.lease,
-        window_bytes: WINDOW_BYTES,
-    };
+    let config = config(&options);
     let standing = standing::load(&options.directory)?;
     let keeper = standing::keeper(&options.directory, inputs.clone())?;
     let Found { store, rewind } = found;
@@ -160,21 +149,7 @@ fn engine(
     let marker = rewind.as_ref().map(marker_of);
     let rewinding = rewind.map(|rewind| Rewinding { rewind: Some(rewind) });
     let boot = Boot { standing: standing.clone(), log, marker, entropy: rand::rng().random() };
-    let nodes = options.peers.iter().map(|peer| peer.node.clone());
-    let endpoint = Endpoint::bind(
-        options.listen,
-        options.identity.clone(),
-        &options.shaper,
-        larder_net::Options {
-            allowed: nodes.collect(),
-            features: packing::LZ4,
-            ..larder_net::Options::default()
-        },
-    )?;
-    let addresses: HashMap<_, _> =
-        options.peers.into_iter().map(|peer| (peer.node, peer.address)).collect();
-    let sent_bytes = shared.stats.sent_bytes.clone();
-    let links = Links::new(endpoint, addresses, inputs.clone(), sent_bytes);
+    let links = links(&options, driver)?;
     let mut actions = Vec::new();
     let log = boot.log.clone();
     let now = shared.clock.now();
@@ -199,6 +174,7 @@ fn engine(
         told: Told::default(),
         committed: None,
         retain_from: None,
+        digest_every: options.digest_every,
         pausing: None,
         closed: None,
         opening: None,
@@ -211,4 +187,37 @@ fn engine(
     };
     engine.know(log.as_ref());
     Ok(engine)
+}
+
+fn config(options: &Options) -> Config {
+    let peers = options.peers.iter().map(|peer| Peer {
+        node: peer.node.clone(),
+        region: peer.region.clone(),
+        voter: true,
+    });
+    Config {
+        node: options.node.clone(),
+        region: options.region.clone(),
+        peers: peers.collect(),
+        first_master: options.first_master.clone(),
+        level: options.level,
+        lease: options.lease,
+        window_bytes: WINDOW_BYTES,
+        #[cfg(feature = "planted-bugs")]
+        planted: None,
+    }
+}
+
+fn links(options: &Options, driver: &Driver) -> Result<Links, DriverError> {
+    let net = larder_net::Options {
+        allowed: options.peers.iter().map(|peer| peer.node.clone()).collect(),
+        features: packing::LZ4,
+        ..larder_net::Options::default()
+    };
+    let identity = options.identity.clone();
+    let endpoint = Endpoint::bind(options.listen, identity, &options.shaper, net)?;
+    let addresses: HashMap<_, _> =
+        options.peers.iter().map(|peer| (peer.node.clone(), peer.address)).collect();
+    let sent_bytes = driver.shared.stats.sent_bytes.clone();
+    Ok(Links::new(endpoint, addresses, driver.inputs.clone(), sent_bytes))
 }

@@ -52,6 +52,8 @@ pub enum Message {
     Elect {
         /// The term.
         term: u32,
+        /// The last record that you answered with.
+        at: Option<Position>,
     },
     /// The term has begun.
     Elected {

@@ -60,7 +60,9 @@ impl Reader {
             },
             kind::FENCE => Message::Fence(Fence { term: self.u32("term")?, trial: self.flag()? }),
             kind::FENCED => Message::Fenced(self.fenced()?),
-            kind::ELECT => Message::Elect { term: self.u32("term")? },
+            kind::ELECT => {
+                Message::Elect { term: self.u32("term")?, at: self.optional(Self::position)? }
+            }
             kind::ELECTED => Message::Elected { epoch: self.epoch()? },
             kind::STEPPED_DOWN => {
                 Message::SteppedDown { epoch: self.epoch()?, at: self.optional(Self::position)? }

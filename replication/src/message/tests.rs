@@ -162,7 +162,7 @@ impl Draw {
             },
             8 => Message::Fence(Fence { term, trial: self.0.random() }),
             9 => Message::Fenced(self.fenced()),
-            10 => Message::Elect { term },
+            10 => Message::Elect { term, at: self.maybe(Self::position) },
             11 => Message::Elected { epoch },
             12 => Message::SteppedDown { epoch, at: self.maybe(Self::position) },
             13 => Message::TakeOver { epoch },

@@ -52,9 +52,10 @@ pub(super) fn message(message: &Message, out: &mut BytesMut) {
             out.put_u8(u8::from(*trial));
         }
         Message::Fenced(it) => fenced(it, out),
-        Message::Elect { term } => {
+        Message::Elect { term, at } => {
             out.put_u8(kind::ELECT);
             out.put_u32_le(*term);
+            optional(*at, out, position);
         }
         Message::Elected { epoch: it } => {
             out.put_u8(kind::ELECTED);

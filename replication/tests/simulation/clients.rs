@@ -94,6 +94,7 @@ impl Cluster {
         if reached {
             self.marks.reach(Mark::RaisedLevelReached);
             self.clients.writes[write].reached = true;
+            self.facts.push(Fact::Reached { write });
             self.acknowledge(write);
         } else {
             self.marks.reach(Mark::RaisedLevelMissed);

@@ -17,14 +17,17 @@ pub(crate) enum Fact {
     Committed { node: NodeIndex, record: RecordId, master: bool },
     /// A node was told to make visible what it does not hold.
     CommittedWithoutRecord { node: NodeIndex, position: Position },
+    /// A write got as far as its client had asked beyond the namespace's level.
+    Reached { write: usize },
     /// A client was told that its write is acknowledged at a level.
     Acknowledged { write: usize },
     /// A client read.
     Read { node: NodeIndex, visible: Option<RecordId>, values: Values },
     /// A record was folded into a node's state.
     Applied { node: NodeIndex, before: Option<RecordId>, record: RecordId },
-    /// Durable records were removed, but for those on the path to `kept`.
-    Removed { node: NodeIndex, records: Vec<RecordId>, kept: Option<RecordId> },
+    /// Durable records were removed, but for those on the path to `kept`: the log was cut, or a
+    /// snapshot took its place.
+    Removed { node: NodeIndex, records: Vec<RecordId>, kept: Option<RecordId>, cut: bool },
     /// Old records were removed, and not because more were kept than is allowed.
     Trimmed { node: NodeIndex, records: Vec<RecordId> },
     /// Records that a master had sent were refused by the log.

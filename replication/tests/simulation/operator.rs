@@ -94,8 +94,11 @@ impl Cluster {
             Some((node, term)) => self.request(node, Request::Promote { force_term: Some(term) }),
             None if slaves.is_empty() => {}
             None => {
-                let node = self.random.pick(&slaves);
-                self.request(node, Request::Promote { force_term: None });
+                // Now and then two operators do not know of each other.
+                for _ in 0..self.random.pick(&[1, 1, 2]) {
+                    let node = self.random.pick(&slaves);
+                    self.request(node, Request::Promote { force_term: None });
+                }
             }
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct Faults {
     pub(crate) cut: Option<Time>,
     /// A node is cut off from all others.
     pub(crate) isolate: Option<Time>,
+    /// A master is cut off, its slaves restart, and an operator promotes one of them at once.
+    pub(crate) coup: Option<Time>,
     /// A connection breaks for no reason.
     pub(crate) disconnect: Option<Time>,
     /// Messages of 1,000 that arrive again, or late, after their connection has broken.
@@ -112,6 +114,7 @@ impl Faults {
             pause: every(8 * SECOND),
             cut: every(4 * SECOND),
             isolate: every(6 * SECOND),
+            coup: every(6 * SECOND),
             disconnect: every(3 * SECOND),
             promote: every(6 * SECOND),
             switchover: every(6 * SECOND),

@@ -8,9 +8,17 @@ use larder_replication::core::Planted;
 use crate::{run::run, seeds::over};
 
 /// Within how many seeds each fault has to be found.
-fn budget(fault: Planted) -> u64 {
+const fn budget(fault: Planted) -> u64 {
     match fault {
-        _ => 1_000,
+        Planted::AckBeforeFsync
+        | Planted::CutToShorterUpstream
+        | Planted::DetachedLeavesDenominator
+        | Planted::EmptyDiskVotes
+        | Planted::OldEpochCommitted
+        | Planted::TrimPastSlave
+        | Planted::VisibleBeforeCommitted => 50,
+        Planted::PositionWithoutEpoch | Planted::TrimmedSkipped | Planted::GrantForgotten => 500,
+        Planted::RewindWithoutMarker | Planted::SameTermTwice | Planted::StaleSessionAck => 2_000,
     }
 }
 

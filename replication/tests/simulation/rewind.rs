@@ -8,12 +8,14 @@ use larder_types::SequenceNumber;
 
 use crate::{
     book::{Body, RecordId},
-    cluster::Cluster,
+    cluster::{Cluster, Happening},
     disk::Rewind,
     history::{Fact, Reply},
     marks::Mark,
     network::NodeIndex,
     node::Node,
+    queue::MS,
+    world::Turn,
 };
 
 /// Keys that are fetched at a time.
@@ -70,6 +72,10 @@ impl Cluster {
             RewindScope::Keys => Mark::RewindOfKeys,
             RewindScope::Everything => Mark::RewindOfEverything,
         });
+        if self.random.chance(if scope == RewindScope::Keys { 800 } else { 100 }) {
+            let soon = self.random.between(0, 400 * MS);
+            self.queue.after(soon, Happening::World(Turn::Strike(node)));
+        }
         self.tell(node, Event::RewindMarked { scope });
     }
 
@@ -86,7 +92,7 @@ impl Cluster {
         if let Some(rewind) = &mut this.disk.rewind {
             rewind.marker.cut = true;
         }
-        self.facts.push(Fact::Removed { node, records: durable, kept: end });
+        self.facts.push(Fact::Removed { node, records: durable, kept: end, cut: true });
         let log = self.log_state(node);
         self.tell(node, Event::LogCut(log));
     }

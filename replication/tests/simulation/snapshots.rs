@@ -106,7 +106,8 @@ impl Cluster {
         process.state = offer.state;
         process.reported = offer.state.applied;
         process.committed = None;
-        self.facts.push(Fact::Removed { node, records, kept: offer.state.applied });
+        let kept = offer.state.applied;
+        self.facts.push(Fact::Removed { node, records, kept, cut: false });
         self.marks.reach(Mark::Snapshot);
         let state = self.log_state(node);
         self.tell(node, Event::SnapshotInstalled(state));

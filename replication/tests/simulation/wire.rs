@@ -72,7 +72,8 @@ impl Cluster {
     }
 
     /// A message reaches an end. One whose connection that end has left is late: its node hears
-    /// it all the same if it hears late messages at all. One that comes again on a connection
+    /// it all the same if it hears late messages at all, and what belongs to a session even as if it
+    /// had come over the connection that took its place. One that comes again on a connection
     /// that stands is dropped, as QUIC does.
     pub(crate) fn arrive(&mut self, parcel: Parcel<Message>) {
         let Parcel { connection, from, ref message, again } = parcel;
@@ -90,11 +91,23 @@ impl Cluster {
         if open == again || (!open && !self.random.chance(self.options.faults.late.max(1))) {
             return;
         }
+        let mut on = connection;
         if !open {
             self.marks.reach(Mark::LateMessage);
+            let peer = about.nodes[from];
+            let of_session = matches!(message, Message::Ack { .. } | Message::Records(_));
+            on = self.newer_connection(node, peer).filter(|_| of_session).unwrap_or(connection);
         }
-        let event = Event::Message { link: link(connection), message: message.clone() };
+        let event = Event::Message { link: link(on), message: message.clone() };
         self.tell(node, event);
+    }
+
+    /// The connection that two nodes use now.
+    fn newer_connection(&self, node: NodeIndex, peer: NodeIndex) -> Option<ConnectionId> {
+        let open = self.network.open_at(node).into_iter().rev();
+        let mut to_peer =
+            open.filter(|&(id, end)| self.network.connection(id).nodes[1 - end] == peer);
+        to_peer.next().map(|(id, _)| id)
     }
 
     /// Leaves a connection; the other end notices when it is told, or by the silence.

@@ -1,6 +1,6 @@
 //! What comes from outside: clients, the operator, and everything that breaks.
 
-use larder_replication::core::PlacedSet;
+use larder_replication::core::{PlacedSet, Request};
 use larder_types::DiskId;
 
 use crate::{
@@ -19,7 +19,10 @@ pub(crate) enum Turn {
     Read,
     GiveUp(usize),
     Crash,
+    Strike(NodeIndex),
     Restart(NodeIndex),
+    Coup,
+    PromoteAt(NodeIndex),
     Blackout,
     ReplaceDisk,
     Pause,
@@ -48,6 +51,7 @@ impl Cluster {
             Turn::Pause,
             Turn::Cut,
             Turn::Isolate,
+            Turn::Coup,
             Turn::Disconnect,
             Turn::Promote,
             Turn::Switchover,
@@ -70,12 +74,17 @@ impl Cluster {
             Turn::Pause => faults.pause,
             Turn::Cut => faults.cut,
             Turn::Isolate => faults.isolate,
+            Turn::Coup => faults.coup,
             Turn::Disconnect => faults.disconnect,
             Turn::Promote => faults.promote,
             Turn::Switchover => faults.switchover,
             Turn::Membership => faults.membership,
             Turn::Resync => faults.resync,
-            Turn::GiveUp(_) | Turn::Restart(_) | Turn::Mend { .. } => None,
+            Turn::GiveUp(_)
+            | Turn::Strike(_)
+            | Turn::Restart(_)
+            | Turn::PromoteAt(_)
+            | Turn::Mend { .. } => None,
         };
         if let Some(every) = every {
             let next = self.random.around(every);
@@ -104,6 +113,9 @@ impl Cluster {
             Turn::Blackout => {
                 (0..self.nodes.len()).for_each(|node| self.crash_for_a_while(node, SECOND));
             }
+            Turn::Strike(node) => self.crash_for_a_while(node, SECOND),
+            Turn::Coup => self.coup(),
+            Turn::PromoteAt(node) => self.request(node, Request::Promote { force_term: None }),
             Turn::ReplaceDisk => self.replace_disk(),
             Turn::Pause => {
                 let node = self.any_node();
@@ -151,6 +163,26 @@ impl Cluster {
         }
     }
 
+    /// Cuts a master off while its slaves restart, and has one of them promoted at once: the lease
+    /// that they granted still runs.
+    fn coup(&mut self) {
+        let masters = self.masters();
+        if masters.is_empty() {
+            return;
+        }
+        let master = self.random.pick(&masters);
+        let cut = 2 * self.options.lease;
+        for other in (0..self.nodes.len()).filter(|&other| other != master) {
+            self.cut(master, other, cut);
+            self.cut(other, master, cut);
+            self.crash(other);
+            let down = self.random.between(MS, 50 * MS);
+            self.queue.after(down, Happening::World(Turn::Restart(other)));
+            let soon = self.random.between(300 * MS, 600 * MS);
+            self.queue.after(soon, Happening::World(Turn::PromoteAt(other)));
+        }
+    }
+
     fn cut(&mut self, from: NodeIndex, to: NodeIndex, time: Time) {
         if from != to && !self.network.is_cut(from, to) {
             self.trace.note(self.queue.now(), from, || format!("is not heard by {to}"));
@@ -184,7 +216,7 @@ impl Cluster {
         self.crash(node);
         let down = self.random.around(SECOND);
         self.queue.after(down, Happening::World(Turn::Restart(node)));
-        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.leads.is_some());
+        let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.led > 0);
         if !led && self.random.chance(300) {
             self.nodes[node].disk.roll_back(&self.book, &mut self.random);
             self.trace.note(self.queue.now(), node, || "loses what it had synced".to_owned());

@@ -25,9 +25,7 @@ const RANDOM_FIELDS_MAX: u64 = 1 << 20;
 /// HSCAN answers a hash of so many fields at once, whatever its COUNT: Redis' default for the hashes
 /// it keeps as a list, which it scans whole.
 const SMALL_HASH_FIELDS: u64 = 512;
-/// Fields that HSCAN reads at a time, so that large values are not read before they are wanted.
-const SCAN_FIELDS: usize = 64;
-/// Once HSCAN has found this much, it stops and answers a cursor.
+/// Once HSCAN has looked at this much, it stops and answers a cursor. More than the largest field.
 const SCAN_BYTES_MAX: usize = 16 << 20;
 
 const READ_FAST: &[&str] = &["readonly", "fast"];
@@ -371,7 +369,7 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let mut options = ScanOptions::parse(request, 3, false)?;
     let count = if is_small { usize::MAX } else { options.count };
     let after = recall(cursor, Some(key));
-    let Scanned { found, last } = scan_fields(view, key, after, count, &mut options)?;
+    let Scanned { found, last } = scan_fields(view, key, after.as_deref(), count, &mut options)?;
     let next = last.map_or(0, |last| remember(Unit::of_key(key).as_u16(), Some(key), &last));
     reply_scanned(next, &found, reply)
 }
@@ -383,38 +381,29 @@ struct Scanned {
     last: Option<Box<[u8]>>,
 }
 
-/// Looks at `count` fields beyond `after`, or at fewer where matching or the found bytes end it.
+/// Looks at `count` fields beyond `after`, or at fewer where matching or their bytes end it.
 fn scan_fields(
     view: &View<'_>,
     key: &[u8],
-    mut after: Option<Box<[u8]>>,
+    after: Option<&[u8]>,
     count: usize,
     options: &mut ScanOptions<'_>,
 ) -> Result<Scanned, CommandError> {
-    let (mut found, mut seen, mut bytes) = (Vec::new(), 0, 0);
-    loop {
-        let wanted = SCAN_FIELDS.min(count - seen);
-        let chunk = view.row_and_fields_after(key, after.as_deref(), wanted)?;
-        let fields = chunk.map_or_else(Vec::new, |(_, fields)| fields);
-        let is_end = fields.len() < wanted;
-        for (name, value) in fields {
-            seen += 1;
-            after = Some(Box::from(&*name));
-            if options.admits(&name)? {
-                bytes += name.len() + value.len();
-                found.push((name, value));
-            }
-            if options.is_exhausted() || bytes >= SCAN_BYTES_MAX {
-                return Ok(Scanned { found, last: after });
-            }
+    let mut found = Vec::new();
+    let Some(page) = view.row_and_fields_after(key, after, count, SCAN_BYTES_MAX)? else {
+        return Ok(Scanned { found, last: None });
+    };
+    let mut last = None;
+    for (name, value) in page.fields {
+        last = Some(Box::from(&*name));
+        if options.admits(&name)? {
+            found.push((name, value));
         }
-        if is_end {
-            return Ok(Scanned { found, last: None });
-        }
-        if seen >= count {
-            return Ok(Scanned { found, last: after });
+        if options.is_exhausted() {
+            return Ok(Scanned { found, last });
         }
     }
+    Ok(Scanned { found, last: last.filter(|_| !page.complete) })
 }
 
 fn reply_scanned(cursor: u64, found: &[NamedField], reply: &mut ReplyWriter<'_>) -> Outcome {

@@ -63,6 +63,8 @@ pub struct ReplicationConfig {
     /// The node that begins the log of a new cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_master: Option<NodeId>,
+    /// States are compared after every so many records, the same on every node; 0 for never.
+    pub digest_records: u64,
     /// The log is kept for followers that are away up to this size.
     pub retain_bytes_max: ByteSize,
 }
@@ -82,6 +84,7 @@ impl Default for ReplicationConfig {
             ack_timeout_ms: 5_000,
             lease_ms: 3_000,
             first_master: None,
+            digest_records: 10_000_000,
             retain_bytes_max: ByteSize(8 << 30),
         }
     }
@@ -97,6 +100,9 @@ pub(super) fn validate(
     in_bounds("replication.ack_timeout_ms", replication.ack_timeout_ms, 10, 600_000)?;
     in_bounds("replication.lease_ms", replication.lease_ms, 500, 60_000)?;
     in_bounds("replication.retain_bytes_max", replication.retain_bytes_max.0, 1 << 20, 1 << 44)?;
+    if replication.digest_records > 0 {
+        in_bounds("replication.digest_records", replication.digest_records, 1_000, 1 << 60)?;
+    }
     let Some(node) = node else {
         return validate_alone(replication, lab);
     };

@@ -49,8 +49,14 @@ mod tests {
 
     #[test]
     fn a_level_and_directives_for_what_writes_are_accepted() {
-        let accepted =
-            ["info", "OFF", "warn,larder_storage=debug", "larder_net::endpoint=trace", "larder", "info,"];
+        let accepted = [
+            "info",
+            "OFF",
+            "warn,larder_storage=debug",
+            "larder_net::endpoint=trace",
+            "larder",
+            "info,",
+        ];
         for level in accepted {
             parse(level).expect(level);
         }
@@ -58,7 +64,9 @@ mod tests {
 
     #[test]
     fn what_would_silence_the_node_is_refused() {
-        for level in ["debugg", "", ",", "foo=bar=baz", "info,larder_stroage=debug", "[[[", "[span]"] {
+        for level in
+            ["debugg", "", ",", "foo=bar=baz", "info,larder_stroage=debug", "[[[", "[span]"]
+        {
             parse(level).expect_err(level);
         }
         assert!(parse("larder_server=loud").expect_err("no level").contains("larder_server=loud"));

@@ -31,7 +31,7 @@ fn the_example_names_every_key() {
         admin: Some(([127, 0, 0, 1], 9).into()),
         requirepass: Some("x".into()),
         requirepass_file: Some("x".into()),
-        node: Some(super::cluster_tests::node("a", &[("b", "east")])),
+        node: Some(cluster_tests::node("a", &[("b", "east")])),
         replication: ReplicationConfig {
             first_master: larder_types::NodeId::new("a"),
             ..ReplicationConfig::default()
@@ -108,9 +108,7 @@ fn one_address_is_not_listened_on_twice() {
         let message = refusal(&both("127.0.0.1:7000", admin));
         assert!(message.starts_with("kvd.toml:3:1: admin: resp has this port too"), "{message}");
     }
-    for (resp, admin) in
-        [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")]
-    {
+    for (resp, admin) in [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")] {
         let config = Config::parse(&both(resp, admin), "x").expect("it parses");
         config.validate().expect("it is accepted");
     }

@@ -254,7 +254,11 @@ impl Connection {
                     let mut writer = ReplyWriter::new(replies, session.protocol);
                     let outcome = run(request, session, node, &mut writer);
                     let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
-                    outcome.and(if is_too_large { Err(CommandError::ReplyTooLarge) } else { Ok(()) })
+                    outcome.and(if is_too_large {
+                        Err(CommandError::ReplyTooLarge)
+                    } else {
+                        Ok(())
+                    })
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
                 Handler::Loop(LoopCommand::After) => self.after(request, false).await?,

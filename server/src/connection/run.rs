@@ -190,11 +190,11 @@ impl Connection {
         if work.refusal.is_some() {
             return;
         }
-        if let Err(refusal) = replica.stands_by_reads() {
-            work.refusal = Some(match work.written {
-                None => refusal.to_string().into(),
-                Some(_) => undecided(replica.level, "before this node ceased to be the master"),
-            });
+        // What was evaluated together with a write that is committed stands by that.
+        if work.written.is_none()
+            && let Err(refusal) = replica.stands_by_reads()
+        {
+            work.refusal = Some(refusal.to_string().into());
             return;
         }
         let level = self.session.ack_level;

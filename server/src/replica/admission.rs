@@ -52,10 +52,10 @@ impl Replica {
                     .unwrap_or_else(|| CommandError::message(why))),
             };
         }
-        if session.redirect == Redirect::All
-            && let Some(moved) = self.moved(&duty, command, request)
-        {
-            return Err(moved);
+        if session.redirect == Redirect::All && !duty.is_master() {
+            return Err(self.moved(&duty, command, request).unwrap_or(CommandError::message(
+                "TRYAGAIN this node is not the master, and does not know where it is; try again",
+            )));
         }
         self.admit_read(&duty, session)
     }

@@ -133,6 +133,7 @@ fn driver_options(
         first_master: replication.first_master.clone().unwrap_or_else(|| node.id.clone()),
         level: replication.level,
         lease: Duration::from_millis(replication.lease_ms),
+        digest_every: replication.digest_records,
         listen: node.listen,
         identity,
         certificate: node.certificate.clone(),

@@ -15,6 +15,8 @@ use crate::shard::{Ending, OrderError, Shard, Task, Work};
 
 /// How long frames wait before they are tried again while the fold is behind.
 const ROOM_STEP: Duration = Duration::from_millis(2);
+/// The same while the disk is nearly full.
+const DISK_STEP: Duration = Duration::from_millis(100);
 
 /// What the steward works with. The shard is missing while a rewind that a start found keeps its
 /// store from being opened.
@@ -56,7 +58,10 @@ impl Steward {
                 }
             }
             Order::Become(role) => self.take_up(shard, Duty::of(&role)),
-            Order::Flush => drop(shard.submit(Work::of(Task::Seal))),
+            Order::Flush => {
+                drop(shard.submit(Work::of(Task::Seal)));
+                shard.commit_staged();
+            }
             Order::Close(why) => {
                 shard.close_store(why)?;
                 self.report(Report::Closed)?;
@@ -93,11 +98,20 @@ impl Steward {
 
     /// Frames wait while the fold is behind, and with them the master, whose window is full.
     fn accept(&self, shard: &Shard, frames: &[u8]) {
+        let mut told = false;
         loop {
             match shard.accept(frames) {
                 Err(OrderError::NoRoom) if !shard.is_ending() => thread::sleep(ROOM_STEP),
+                Err(OrderError::Full(full)) if !shard.is_ending() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%full, "records of the master wait for room on the disk");
+                    }
+                    thread::sleep(DISK_STEP);
+                }
                 // Whoever opens the store again begins from what is in it.
-                Ok(_) | Err(OrderError::Closed | OrderError::NoRoom) => return,
+                Ok(_) | Err(OrderError::Closed | OrderError::NoRoom | OrderError::Full(_)) => {
+                    return;
+                }
                 Err(error) => {
                     let why = error.to_string();
                     // Where nobody takes it, the driver has ended.

@@ -57,6 +57,7 @@ enum Urgency {
 }
 
 /// Where the writer is.
+#[expect(clippy::large_enum_variant, reason = "there is one of it a shard")]
 enum Place {
     Open(Desk),
     /// The state is being opened again: work waits.
@@ -156,10 +157,10 @@ impl Combiner {
         }
     }
 
-    fn refuse_waiting(&self, why: &Cow<'static, str>) {
+    fn refuse_waiting(&self, why: &str) {
         let works = self.waiting.lock().as_mut().map(std::mem::take).unwrap_or_default();
         for mut work in works {
-            work.refusal = Some(why.clone());
+            work.refusal = Some(Cow::Owned(why.to_owned()));
             work.answer();
         }
     }

@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, time::Instant};
 
-use larder_storage::{AcceptError, EpochError, log::AppendError};
+use larder_storage::{
+    AcceptError, EpochError,
+    log::{AppendError, ReserveError},
+    store::Refusal,
+};
 use larder_types::{Epoch, LogId, Position};
 
 use super::{combine::Desk, pause::Ending, threads::Shard};
@@ -24,6 +28,9 @@ pub enum OrderError {
     /// The epoch does not follow the log's last one.
     #[error(transparent)]
     Epoch(#[from] EpochError),
+    /// The disk is nearly full.
+    #[error(transparent)]
+    Full(ReserveError),
     /// So much is not folded yet that more must wait.
     #[error("the shard's state is behind its log; try again")]
     NoRoom,
@@ -34,12 +41,16 @@ impl Shard {
     /// says so.
     ///
     /// # Errors
-    /// [`OrderError::NoRoom`] while the fold is behind; [`OrderError::Accept`] for frames that do not
+    /// [`OrderError::NoRoom`] while the fold is behind, [`OrderError::Full`] while the disk is nearly
+    /// full: both pass by themselves. [`OrderError::Accept`] for frames that do not
     /// continue this log.
     pub fn accept(&self, frames: &[u8]) -> Result<Position, OrderError> {
         self.with_writer(|desk| {
             if !desk.writer.has_room() {
                 return Err(OrderError::NoRoom);
+            }
+            if let Err(Refusal::Reserve(full)) = desk.writer.admit() {
+                return Err(OrderError::Full(full));
             }
             // What they touch is not looked at: a transaction that watches any key begins again.
             self.combiner.watches().touch_every();

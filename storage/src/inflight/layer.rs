@@ -75,6 +75,8 @@ impl Sight<'_> {
 pub(crate) struct Entry {
     key: Arc<[u8]>,
     unit: u16,
+    /// Of the key, so that growth need not look at the keys.
+    hash: u64,
     row: Versions<RowBytes>,
     fields: Option<Box<Fields>>,
 }
@@ -196,12 +198,13 @@ impl Layer {
             self.blank.store(false, Ordering::Relaxed);
         }
         let mut block = self.blocks[key.block()].write();
-        match block.entry(key.hash, |entry| *entry.key == *key.key, hash_of_entry) {
+        match block.entry(key.hash, |entry| *entry.key == *key.key, |entry| entry.hash) {
             TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, visible, row),
             TableEntry::Vacant(vacant) => {
                 vacant.insert(Entry {
                     key: Arc::from(key.key),
                     unit: key.unit.as_u16(),
+                    hash: key.hash,
                     row: Versions::new(seq, row),
                     fields: None,
                 });
@@ -264,18 +267,22 @@ impl Layer {
         (found, seq)
     }
 
-    /// Every row of a block in (unit, key) order as of `sight`, deletions included.
-    pub(crate) fn rows_of_block(&self, block: u16, sight: Sight<'_>) -> (Vec<BlockRow>, u64) {
+    /// Visits every row of a block as of `sight`, deletions included, in no order. Answers the
+    /// record up to which was looked as well.
+    pub(crate) fn rows_of_block(
+        &self,
+        block: u16,
+        sight: Sight<'_>,
+        mut visit: impl FnMut(u16, &Arc<[u8]>, &RowBytes),
+    ) -> u64 {
         let block = self.blocks[usize::from(block)].read();
         let seq = self.resolve(sight);
-        let rows = block
-            .iter()
-            .filter_map(|entry| {
-                let row = entry.row.at(seq)?.clone();
-                Some(BlockRow { unit: entry.unit, key: entry.key.clone(), row })
-            })
-            .collect();
-        (rows, seq)
+        for entry in block.iter() {
+            if let Some(row) = entry.row.at(seq) {
+                visit(entry.unit, &entry.key, row);
+            }
+        }
+        seq
     }
 
     /// Visits what a fold up to record `seq` must write, block by block: in each block every row
@@ -295,17 +302,6 @@ impl Layer {
             visit(&rows);
         }
     }
-}
-
-fn hash_of_entry(entry: &Entry) -> u64 {
-    HASHER.hash_one(&*entry.key)
-}
-
-/// A row of a block, for scans.
-pub(crate) struct BlockRow {
-    pub(crate) unit: u16,
-    pub(crate) key: Arc<[u8]>,
-    pub(crate) row: RowBytes,
 }
 
 /// A row to fold.

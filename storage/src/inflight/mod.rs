@@ -6,6 +6,7 @@
 //! folded meanwhile stays in its sight, and says the same as RocksDB does for it.
 
 mod layer;
+mod lowest;
 mod versions;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use arc_swap::{ArcSwap, Guard};
 pub(crate) use layer::{
     BLOCKS, FieldChange, FieldsAt, FoldRow, Found, KeyRef, Layer, RowBytes, Sight, UNITS_PER_BLOCK,
 };
+pub(crate) use lowest::Lowest;
 
 /// The layers, newest first.
 pub(crate) type Stack = Vec<Arc<Layer>>;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     ops::ControlFlow,
     path::Path,
     time::{Duration, Instant},
@@ -191,6 +192,18 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not come");
         std::thread::yield_now();
     }
+}
+
+/// What `work` answers, and how long it kept its thread's processor busy: what else the machine does
+/// is not counted.
+pub(crate) fn busy<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let spent = || {
+        let counts = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        Duration::from_nanos(counts.split(' ').next().unwrap().parse().unwrap())
+    };
+    let before = spent();
+    let done = work();
+    (done, spent() - before)
 }
 
 /// The seed given by `LARDER_SEED`, or a random one; printed, so that a failure can be repeated.

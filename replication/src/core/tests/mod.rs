@@ -6,6 +6,7 @@
 mod committing;
 mod electing;
 mod following;
+mod joining;
 mod leasing;
 mod rewinding;
 mod switching;

@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct AppliedAtMostCommitted {
-    /// Replicas that a human was told are too far behind for the log to be kept for them.
+    /// Replicas that a human was told are, or were, too far behind for the log to be kept for them.
     detached: Vec<NodeId>,
 }
 
@@ -29,10 +29,6 @@ impl Invariant for AppliedAtMostCommitted {
         match *fact {
             Fact::Alert { alert: Alert::Detached { ref node }, .. } => {
                 self.detached.push(node.clone());
-                Ok(())
-            }
-            Fact::Removed { node, .. } => {
-                self.detached.retain(|name| *name != cluster.nodes[node].name);
                 Ok(())
             }
             Fact::CommittedWithoutRecord { node, position } => {

@@ -1,9 +1,9 @@
 //! An acknowledged write is, when it is acknowledged, where its level says; it stands on one line
 //! with every write acknowledged before it; and at the end it is in the log: unless an operator
-//! forced a promotion past it.
+//! forced a promotion past it. And no copy of one is cut that a master counts on.
 
 use super::Invariant;
-use crate::{book::RecordId, cluster::Cluster, history::Fact};
+use crate::{book::RecordId, cluster::Cluster, history::Fact, network::NodeIndex};
 
 #[derive(Default)]
 pub(super) struct NoAckedWriteLost {
@@ -17,11 +17,21 @@ impl Invariant for NoAckedWriteLost {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match *fact {
+            Fact::Reached { write } => {
+                let write = &cluster.clients.writes[write];
+                match cluster.is_held(write.level, write.record, write.node) {
+                    true => Ok(()),
+                    false => {
+                        let position = cluster.book.position(write.record);
+                        Err(format!("{position} has not reached {}, as was said", write.level))
+                    }
+                }
+            }
             Fact::Acknowledged { write } => {
                 let write = &cluster.clients.writes[write];
                 let position = cluster.book.position(write.record);
-                if !cluster.is_held(write.level, write.record, write.node) {
-                    let level = write.level;
+                let level = cluster.options.level;
+                if !cluster.is_held(level, write.record, write.node) {
                     return Err(format!("{position} was acknowledged at {level}, not held so"));
                 }
                 match self.newest.replace(write.record) {
@@ -31,6 +41,9 @@ impl Invariant for NoAckedWriteLost {
                     }
                     _ => Ok(()),
                 }
+            }
+            Fact::Removed { node, ref records, kept, cut: true } => {
+                still_needed(node, records, kept, cluster)
             }
             Fact::Settled => all_are_there(cluster),
             _ => Ok(()),
@@ -48,4 +61,25 @@ fn all_are_there(cluster: &Cluster) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Where no operator forced anything, a master's log holds every acknowledged write; so what the
+/// newest master still keeps of them has not parted, and no slave cuts it.
+fn still_needed(
+    node: NodeIndex,
+    cut: &[RecordId],
+    kept: Option<RecordId>,
+    cluster: &Cluster,
+) -> Result<(), String> {
+    let newest = cluster.nodes.iter().filter(|node| node.leads().is_some());
+    let newest = newest.max_by_key(|node| node.leads().map(|epoch| (epoch.term, epoch.run)));
+    let Some(master) = newest.filter(|_| cluster.forced_terms.is_empty()) else { return Ok(()) };
+    let lost = cluster.acknowledged().map(|write| write.record).find(|id| {
+        let gone = cut.contains(id) && !cluster.book.holds(kept, *id);
+        gone && master.disk.log.kept().contains(id)
+    });
+    match lost.map(|id| cluster.book.position(id)) {
+        Some(position) => Err(format!("node {node} cut {position}, which is acknowledged")),
+        None => Ok(()),
+    }
 }

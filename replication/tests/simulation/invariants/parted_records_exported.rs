@@ -25,7 +25,7 @@ impl Invariant for PartedRecordsExported {
                 self.told.push((node, from));
                 Ok(())
             }
-            Fact::Removed { node, records, kept } => {
+            Fact::Removed { node, records, kept, .. } => {
                 let disk = &cluster.nodes[*node].disk;
                 let gone = records.iter().find(|&&id| {
                     let in_place = cluster.book.holds(*kept, id)
