@@ -15,13 +15,13 @@ const NOTICED_MAX: Duration = Duration::from_secs(3);
 /// How long a slave reads nothing: well beyond the notice of a dead path.
 const UNREAD: Duration = Duration::from_secs(5);
 /// What an acknowledgement at `local` may take beside a slave that stands still, on a busy machine.
-const SLOWEST_MAX: Duration = Duration::from_millis(500);
+const SLOWEST_MAX: Duration = Duration::from_secs(1);
 
 #[test]
 fn whichever_line_is_cut_writes_go_on_at_majority_and_all_converge_after_it_is_healed() -> Result<()>
 {
     let Some(cluster) = cluster(&Plan::three("majority"))? else { return Ok(()) };
-    let writers = Writers::start(&cluster.resp(&[0]), 4, "w", "majority", cluster.journals.path())?;
+    let writers = Writers::start(&cluster.resp(&[0]), 1, "w", "majority", cluster.journals.path())?;
     let mut noticed_last = Duration::ZERO;
     let cuts = [
         (0, 1, Cut::Both),
