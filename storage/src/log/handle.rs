@@ -205,6 +205,13 @@ impl Log {
         if let Some(start) = chain.epoch.filter(|_| seq.next() == chain.next) {
             return Ok((start.epoch, chain.crc));
         }
+        let newest = self.shared.hot.batch_with(seq).filter(|batch| batch.last == seq);
+        if let Some(chain) = newest.map(|batch| batch.chain)
+            && let Some(start) = chain.epoch
+            && self.durable() >= Some(seq)
+        {
+            return Ok((start.epoch, chain.crc));
+        }
         match self.read(seq)?.next()? {
             Some(record) => Ok((record.epoch, record.crc)),
             None => Err(ReadError::Beyond { tail: seq }),

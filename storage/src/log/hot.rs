@@ -13,11 +13,15 @@ use bytes::Bytes;
 use larder_types::SequenceNumber;
 use parking_lot::RwLock;
 
+use super::format::ChainPoint;
+
 /// The records of one batch, framed as they are in the file.
 #[derive(Debug)]
 pub(super) struct HotBatch {
     pub(super) first: SequenceNumber,
     pub(super) last: SequenceNumber,
+    /// The chain after the last record.
+    pub(super) chain: ChainPoint,
     pub(super) frames: Bytes,
 }
 
@@ -42,8 +46,10 @@ impl HotTail {
         Self { bytes_max, first: AtomicU64::new(u64::MAX), batches: RwLock::default() }
     }
 
-    /// Keeps a copy of a batch that was written, and lets the oldest go until the bound is kept.
-    pub(super) fn push(&self, first: SequenceNumber, last: SequenceNumber, frames: &[u8]) {
+    /// Keeps a copy of a batch that was written, after which the chain stands so, and lets the
+    /// oldest go until the bound is kept.
+    pub(super) fn push(&self, first: SequenceNumber, chain: ChainPoint, frames: &[u8]) {
+        let last = chain.next.prev().expect("a batch has a record");
         let mut batches = self.batches.write();
         if frames.len() > self.bytes_max {
             *batches = Batches::default();
@@ -57,7 +63,7 @@ impl HotTail {
             }
             batches.bytes += frames.len();
             let frames = Bytes::copy_from_slice(frames);
-            batches.queue.push_back(Arc::new(HotBatch { first, last, frames }));
+            batches.queue.push_back(Arc::new(HotBatch { first, last, chain, frames }));
         }
         let oldest = batches.queue.front().map_or(u64::MAX, |batch| batch.first.as_u64());
         self.first.store(oldest, Ordering::Release);
@@ -74,7 +80,12 @@ impl HotTail {
             return None;
         }
         let batches = self.batches.read();
-        let at = batches.queue.partition_point(|batch| batch.last < seq);
-        batches.queue.get(at).filter(|batch| batch.first <= seq).cloned()
+        // Followers ask for the newest as a rule: the search would touch a dozen others.
+        let newest = batches.queue.back().filter(|batch| batch.first <= seq);
+        let batch = newest.or_else(|| {
+            let at = batches.queue.partition_point(|batch| batch.last < seq);
+            batches.queue.get(at)
+        });
+        batch.filter(|batch| batch.first <= seq && seq <= batch.last).cloned()
     }
 }

@@ -148,7 +148,7 @@ impl Syncer {
         }
         self.written = batch.chain;
         let last = batch.last();
-        self.shared.hot.push(batch.first(), last, &batch.bytes[MARK_BYTES..]);
+        self.shared.hot.push(batch.first(), batch.chain, &batch.bytes[MARK_BYTES..]);
         self.pool.give(batch.bytes);
         Ok(last)
     }
