@@ -36,7 +36,8 @@ impl Core {
         let logged = self.log.as_ref().map_or(0, LogView::last_term);
         let known = self.standing.promised.max(logged);
         let again = self.standing.promised == term
-            && self.standing.promised_to.as_ref() == Some(by)
+            && (self.standing.promised_to.as_ref() == Some(by)
+                || planted!(self.config, SameTermTwice))
             && logged < term
             && self.standing.leads.is_none();
         let may = term > known || again || planted!(self.config, SameTermTwice) && term == known;
@@ -127,7 +128,8 @@ impl Core {
         let fresh = logged < term || planted!(self.config, SameTermTwice);
         matches!(self.part, Part::Following(_))
             && self.standing.promised == term
-            && self.standing.promised_to.as_ref() == Some(by)
+            && (self.standing.promised_to.as_ref() == Some(by)
+                || planted!(self.config, SameTermTwice))
             && self.standing.leads.is_none()
             && self.is_stored()
             && self.owed.is_none()

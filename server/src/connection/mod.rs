@@ -81,6 +81,8 @@ struct Connection {
     session: Session,
     decoder: Decoder,
     unread: BytesMut,
+    /// Whether the last read took all the room there was: the client has sent more.
+    was_filled: bool,
     /// Bytes of the memory that `unread` is the end of, at most.
     unread_bytes: usize,
     /// What this connection's requests take of what those of all may.
@@ -110,6 +112,7 @@ impl Connection {
             session,
             decoder: Decoder::new(limits),
             unread: BytesMut::new(),
+            was_filled: false,
             unread_bytes: 0,
             share,
             replies: BytesMut::new(),
@@ -178,6 +181,7 @@ impl Connection {
         } else {
             timeout(patience, read).await.map_err(|_| End::TooSlow)??
         };
+        self.was_filled = self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
         if bytes == 0 { Err(End::Closed) } else { Ok(()) }
     }
@@ -191,7 +195,7 @@ impl Connection {
             self.unread = BytesMut::from(&self.unread[..]);
             self.unread_bytes = length;
         }
-        let is_busy = self.unread.capacity() > READ_BYTES;
+        let is_busy = self.was_filled || self.unread.capacity() > READ_BYTES;
         let room = self.decoder.wanted().max(if is_busy { READ_BYTES_BUSY } else { READ_BYTES });
         let grows = self.unread.capacity() - length < room && length + room > LARGE_BYTES;
         if grows {
