@@ -220,17 +220,18 @@ impl Combiner {
     /// Evaluates one after the other. Answers what was not, because the state has failed meanwhile.
     fn evaluate(&self, desk: &mut Desk, works: Vec<Work>) -> Vec<Work> {
         let (mut works, mut done) = (works.into_iter(), Vec::new());
-        let mut now_ms = wall_ms();
+        let (mut now_ms, mut had_room) = (wall_ms(), desk.writer.has_room());
         for mut work in works.by_ref() {
             evaluate(&mut work, desk, &self.watches, now_ms);
             done.push(work);
-            if desk.writer.pending_bytes() >= BATCH_BYTES {
+            let took_room = had_room && !desk.writer.has_room();
+            if took_room || desk.writer.pending_bytes() >= BATCH_BYTES {
                 desk.stage(std::mem::take(&mut done), Urgency::Now);
                 desk.make_room();
                 if desk.writer.state_failed() {
                     break;
                 }
-                now_ms = wall_ms();
+                (now_ms, had_room) = (wall_ms(), desk.writer.has_room());
             }
         }
         desk.stage(done, Urgency::OnWake);
@@ -333,5 +334,61 @@ mod tests {
             assert!(largest >= VALUE_BYTES);
             assert!(largest <= STAGED_BYTES_MAX + BATCH_BYTES + VALUE_BYTES, "{largest} at once");
         });
+    }
+
+    const SMALL_BYTES: usize = 1_000;
+    const RUN: usize = 8;
+
+    /// A pipeline of so many SETs.
+    fn sets(number: usize) -> Work {
+        let mut wire = BytesMut::new();
+        for key in 0..RUN {
+            let key = format!("key:{number}:{key}");
+            encode_request(&mut wire, [b"set", key.as_bytes(), &[b'x'; SMALL_BYTES]]);
+        }
+        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, RUN).unwrap();
+        let commands = vec![lookup(b"set").unwrap(); pipeline.len()];
+        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+    }
+
+    #[test]
+    fn work_that_waited_together_is_evaluated_as_far_as_there_is_room() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = Directory::open(scratch.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        (options.reserve_bytes, options.layer_bytes) = (0, 8 << 10);
+        options.unapplied_bytes_max = 32 << 10;
+        let most = options.unapplied_bytes_max as usize + 2 * SMALL_BYTES;
+        let opened = open(&directory, options, 1_700_000_000_000, 1).unwrap();
+        let (store, mut folder, mut syncer) = (opened.store, opened.folder, opened.syncer);
+        let staged = Arc::new(Queue::new());
+        let (closed_to_clients, waits_for_others) = (None, false);
+        let desk = Desk {
+            writer: opened.writer,
+            staged: staged.clone(),
+            closed_to_clients,
+            waits_for_others,
+        };
+        let combiner = Combiner::new(desk, Arc::new(Watches::default()));
+        *combiner.waiting.lock() = Some((0..WORKS).map(sets).collect());
+        let evaluating = thread::spawn(move || {
+            combiner.combine();
+            combiner.close();
+        });
+        let (mut done, mut takes) = (0, 0);
+        while let Taken::All(Staged { batch, works }) =
+            staged.take(|staged| staged.works.is_empty() && staged.batch.is_none(), None)
+        {
+            let unapplied = store.stats().unapplied_bytes as usize;
+            assert!(unapplied <= most, "{unapplied} bytes of log are not folded");
+            (done, takes) = (done + works.len(), takes + 1);
+            if let Some(batch) = batch {
+                syncer.commit(batch).unwrap();
+            }
+            while folder.fold_one().unwrap().is_continue() {}
+        }
+        evaluating.join().unwrap();
+        assert_eq!(done, WORKS, "all work comes back");
+        assert!(takes > WORKS * RUN * SMALL_BYTES / most / 2, "it came back in {takes} parts");
     }
 }
