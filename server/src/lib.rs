@@ -1,6 +1,7 @@
 //! kvd: the RESP front end, the commands, and the wiring of a node.
 
 pub mod admin;
+pub mod budget;
 pub mod clients;
 pub mod clock;
 pub mod command;

@@ -173,6 +173,8 @@ fn clients(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.counter("resp_connections", "Connections that were taken", taken)?;
     let refused = node.clients.refused();
     out.counter("resp_connections_refused", "Connections beyond max_clients", refused)?;
+    let held = node.requests.held() as u64;
+    out.gauge("resp_requests_bytes", "Of limits.requests_bytes, what is taken", held)?;
     let failed = load(&counters.authentications_failed);
     out.counter("resp_authentications_failed", "Wrong passwords and users", failed)?;
     out.counter("resp_received_bytes", "Bytes of requests", load(&counters.bytes_in))?;

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
+    budget::Budget,
     clients::Clients,
     clock::wall_ms,
     command::{Command, table},
@@ -34,6 +35,8 @@ pub struct Node {
     pub settings: ArcSwap<Settings>,
     /// Who is connected.
     pub clients: Arc<Clients>,
+    /// What the requests of all clients take.
+    pub requests: Arc<Budget>,
     /// What was done since the start.
     pub counters: Counters,
     /// The shard.
@@ -113,6 +116,7 @@ impl Node {
         let now_ms = wall_ms();
         Ok(Self {
             settings: ArcSwap::from_pointee(Settings::new(&config)?),
+            requests: Budget::new(config.limits.requests_bytes.as_usize()),
             config,
             clients: Arc::default(),
             counters: Counters::new(),

@@ -62,7 +62,7 @@ pub struct Config {
     pub log: LogConfig,
     /// The state.
     pub state: StateConfig,
-    /// Bounds on what one client may make the node hold.
+    /// Bounds on what clients may make the node hold.
     pub limits: LimitsConfig,
     /// What is written to the standard error.
     pub tracing: TracingConfig,
@@ -112,12 +112,15 @@ pub struct StateConfig {
     pub unapplied_bytes_max: ByteSize,
 }
 
-/// Bounds on what one client may make the node hold.
+/// Bounds on what clients may make the node hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Bytes of the commands queued in one transaction.
     pub transaction_bytes: ByteSize,
+    /// Bytes that the requests of all clients may take together: what is being received, queued or
+    /// executed.
+    pub requests_bytes: ByteSize,
 }
 
 /// What is written to the standard error.
@@ -177,7 +180,7 @@ impl Default for StateConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { transaction_bytes: ByteSize(16 << 20) }
+        Self { transaction_bytes: ByteSize(16 << 20), requests_bytes: ByteSize(512 << 20) }
     }
 }
 
@@ -216,6 +219,7 @@ impl Config {
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
         in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
+        in_bounds("limits.requests_bytes", self.limits.requests_bytes.0, 1 << 26, 1 << 44)?;
         cluster::validate(
             self.node.as_ref(),
             &self.replication,

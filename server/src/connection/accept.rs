@@ -130,7 +130,9 @@ async fn take_in(stream: net::TcpStream, node: Arc<Node>, shard: Arc<Shard>, sto
     match end {
         End::Closed | End::ShardEnded => {}
         End::Io(error) => tracing::debug!(%error, "a connection failed"),
-        End::Protocol | End::TooSlow => tracing::info!(?end, "a connection was closed"),
+        End::NoRoom | End::Protocol | End::TooSlow => {
+            tracing::info!(?end, "a connection was closed")
+        }
     }
 }
 

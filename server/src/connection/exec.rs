@@ -23,8 +23,17 @@ pub(super) struct Multi {
     requests: Vec<Pipeline>,
     commands: Vec<&'static Command>,
     bytes: usize,
+    /// What all of it takes, about.
+    memory_bytes: usize,
     failed: bool,
 }
+
+/// What a queued request takes beside its arguments, and each of these beside its bytes: their
+/// places, and what the allocator adds.
+const QUEUED_BYTES: usize = 256;
+const ARGUMENT_BYTES: usize = 24;
+/// The same of a watched key, here and where changes look for it.
+const WATCHED_BYTES: usize = 256;
 
 impl Multi {
     pub(super) fn len(&self) -> usize {
@@ -36,14 +45,24 @@ impl Multi {
         self.failed = true;
     }
 
+    pub(super) const fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     fn push(&mut self, command: &'static Command, request: Request<'_>) {
         let mut bytes = BytesMut::new();
         encode_request(&mut bytes, request.iter());
         self.bytes += bytes.len();
+        self.memory_bytes += queued_bytes(request);
         let decoded = Decoder::new(Limits::AFTER_AUTH).decode(&mut bytes, 1);
         self.requests.push(decoded.expect("a request that was decoded before"));
         self.commands.push(command);
     }
+}
+
+/// What a request takes while it is queued, about.
+fn queued_bytes(request: Request<'_>) -> usize {
+    QUEUED_BYTES + request.iter().map(|argument| argument.len() + ARGUMENT_BYTES).sum::<usize>()
 }
 
 /// Keys that one connection may watch.
@@ -84,6 +103,10 @@ impl Watched {
         Ok(fresh.into_iter().map(Arc::from).collect())
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes + self.keys.len() * WATCHED_BYTES
+    }
+
     fn add(&mut self, keys: Vec<Arc<[u8]>>, present: Vec<bool>) {
         self.bytes += keys.iter().map(|key| key.len()).sum::<usize>();
         self.keys.extend(keys.into_iter().zip(present));
@@ -95,20 +118,30 @@ impl Connection {
     pub(super) fn queue(&mut self, command: &'static Command, request: Request<'_>) {
         let bytes_max = self.node.config.limits.transaction_bytes.0 as usize;
         let start = self.replies.len();
-        let multi = self.multi.as_mut().expect("only asked inside of a transaction");
         let bytes: usize = request.iter().map(<[u8]>::len).sum();
-        let outcome = if multi.bytes + bytes > bytes_max {
-            multi.fail();
-            let text = format!(
+        let multi = self.multi.as_ref().expect("only asked inside of a transaction");
+        let refusal = if multi.bytes + bytes > bytes_max {
+            Some(format!(
                 "ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction"
-            );
-            Err(CommandError::Message(text.into()))
+            ))
+        } else if !multi.failed && !self.share.resize(self.held_bytes() + queued_bytes(request)) {
+            Some(self.node.requests.refusal())
         } else {
-            if !multi.failed {
-                multi.push(command, request);
+            None
+        };
+        let multi = self.multi.as_mut().expect("only asked inside of a transaction");
+        let outcome = match refusal {
+            Some(text) => {
+                multi.fail();
+                Err(CommandError::Message(text.into()))
             }
-            self.writer().simple("QUEUED");
-            Ok(())
+            None => {
+                if !multi.failed {
+                    multi.push(command, request);
+                }
+                self.writer().simple("QUEUED");
+                Ok(())
+            }
         };
         self.finish(command, start, outcome);
     }
@@ -181,6 +214,11 @@ impl Connection {
             Ok(keys) => keys,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let bytes = keys.iter().map(|key| key.len() + WATCHED_BYTES).sum::<usize>();
+        if !self.share.resize(self.held_bytes() + bytes) {
+            let refusal = self.node.requests.refusal();
+            return Ok(Err(CommandError::Message(refusal.into())));
+        }
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
         let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;

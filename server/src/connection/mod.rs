@@ -25,7 +25,7 @@ pub use accept::{Stop, serve};
 use exec::Multi;
 pub use workers::Workers;
 
-use crate::{node::Node, session::Session, shard::Shard};
+use crate::{budget::Share, node::Node, session::Session, shard::Shard};
 
 /// Requests taken out of the buffer at a time. Larger pipelines come in parts.
 const COMMANDS_MAX: usize = 1024;
@@ -33,6 +33,8 @@ const COMMANDS_MAX: usize = 1024;
 const READ_BYTES: usize = 4 << 10;
 /// Bytes wanted of one read of a busy connection: redis-benchmark at pipeline 16 sends 2 KiB.
 const READ_BYTES_BUSY: usize = 16 << 10;
+/// A read buffer above this is one for large requests, and given back after them.
+const LARGE_BYTES: usize = 32 << 10;
 /// Replies are sent once there is this much of them, even within a pipeline.
 const REPLY_BYTES: usize = 256 << 10;
 /// A client that has begun a request must finish it, and one that has not authenticated must,
@@ -48,6 +50,8 @@ enum End {
     Closed,
     /// The client broke the protocol; it was told so.
     Protocol,
+    /// The requests of all clients took too much for too long; it was told so.
+    NoRoom,
     /// The client took too long.
     TooSlow,
     /// The shard has ended, so nothing can be answered.
@@ -77,6 +81,10 @@ struct Connection {
     session: Session,
     decoder: Decoder,
     unread: BytesMut,
+    /// Bytes of the memory that `unread` is the end of, at most.
+    unread_bytes: usize,
+    /// What this connection's requests take of what those of all may.
+    share: Share,
     replies: BytesMut,
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
@@ -93,6 +101,7 @@ impl Connection {
         session: Session,
     ) -> Self {
         let limits = limits_of(&session, &node);
+        let share = Share::of(&node.requests);
         Self {
             stream,
             node,
@@ -101,6 +110,8 @@ impl Connection {
             session,
             decoder: Decoder::new(limits),
             unread: BytesMut::new(),
+            unread_bytes: 0,
+            share,
             replies: BytesMut::new(),
             multi: None,
             watched: exec::Watched::default(),
@@ -157,21 +168,60 @@ impl Connection {
     }
 
     async fn read(&mut self) -> Result<(), End> {
-        let busy = self.unread.capacity() > READ_BYTES;
-        let room = self.decoder.wanted().max(if busy { READ_BYTES_BUSY } else { READ_BYTES });
-        self.unread.reserve(room);
-        let patience = if self.session.must_authenticate(&self.node) {
-            Some(PATIENCE_BEFORE_AUTH)
-        } else {
-            (!self.unread.is_empty()).then_some(PATIENCE)
-        };
+        let must_authenticate = self.session.must_authenticate(&self.node);
+        let patience = if must_authenticate { PATIENCE_BEFORE_AUTH } else { PATIENCE };
+        self.make_room(patience).await?;
+        let may_idle = self.unread.is_empty() && !must_authenticate;
         let read = self.stream.read_buf(&mut self.unread);
-        let bytes = match patience {
-            None => read.await?,
-            Some(patience) => timeout(patience, read).await.map_err(|_| End::TooSlow)??,
+        let bytes = if may_idle {
+            read.await?
+        } else {
+            timeout(patience, read).await.map_err(|_| End::TooSlow)??
         };
         self.session.count_bytes(bytes, 0);
         if bytes == 0 { Err(End::Closed) } else { Ok(()) }
+    }
+
+    /// Makes room for a read in the buffer. Where that makes it large, waits until the requests of all
+    /// clients leave room for it.
+    async fn make_room(&mut self, patience: Duration) -> Result<(), End> {
+        let length = self.unread.len();
+        if length <= READ_BYTES && self.unread_bytes > LARGE_BYTES {
+            // What was large has been taken out of it.
+            self.unread = BytesMut::from(&self.unread[..]);
+            self.unread_bytes = length;
+        }
+        let is_busy = self.unread.capacity() > READ_BYTES;
+        let room = self.decoder.wanted().max(if is_busy { READ_BYTES_BUSY } else { READ_BYTES });
+        let grows = self.unread.capacity() - length < room && length + room > LARGE_BYTES;
+        if grows {
+            self.unread_bytes = (length + room).max(2 * length);
+        } else {
+            self.unread.reserve(room);
+            self.unread_bytes = self.unread_bytes.max(self.unread.capacity());
+        }
+        let held = self.held_bytes();
+        if !self.share.resize(held)
+            && timeout(patience, self.share.resize_when_possible(held)).await.is_err()
+        {
+            let refusal = self.node.requests.refusal();
+            self.writer().error(&refusal);
+            self.send().await?;
+            return Err(End::NoRoom);
+        }
+        if grows {
+            let mut larger = BytesMut::with_capacity(self.unread_bytes);
+            larger.extend_from_slice(&self.unread);
+            self.unread = larger;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the requests of this connection take, and the keys that it watches.
+    fn held_bytes(&self) -> usize {
+        let queued = self.multi.as_ref().map_or(0, Multi::memory_bytes);
+        let received = self.unread_bytes + self.decoder.memory_bytes();
+        received + queued + self.watched.memory_bytes()
     }
 
     /// Sends what has been replied so far.

@@ -22,6 +22,9 @@ use crate::clock::wall_ms;
 
 /// Evaluation waits for the sync thread while this much is staged: memory is bounded by it.
 const STAGED_BYTES_MAX: usize = 64 << 20;
+/// What was evaluated is staged once it is this much, though more work waits: so that the bounds on
+/// what is staged and on what is not folded are looked at in between.
+const BATCH_BYTES: usize = 16 << 20;
 /// How long evaluation waits for room that other nodes must make.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 const ROOM_STEP: Duration = Duration::from_millis(1);
@@ -187,7 +190,8 @@ impl Combiner {
         }
         let left = self.waiting.lock().take().unwrap_or_default();
         if let Place::Open(mut desk) = std::mem::replace(&mut *place, Place::Suspended) {
-            self.evaluate(&mut desk, left);
+            // Where the state has failed what is left is dropped, which its connection sees.
+            let _ = self.evaluate(&mut desk, left);
             desk.end();
         }
     }
@@ -203,22 +207,34 @@ impl Combiner {
                 return true;
             }
             desk.make_room();
-            if desk.writer.state_failed() {
+            let left = if desk.writer.state_failed() { works } else { self.evaluate(desk, works) };
+            if !left.is_empty() {
                 if let Some(waiting) = &mut *self.waiting.lock() {
-                    waiting.splice(0..0, works);
+                    waiting.splice(0..0, left);
                 }
                 return false;
             }
-            self.evaluate(desk, works);
         }
     }
 
-    fn evaluate(&self, desk: &mut Desk, mut works: Vec<Work>) {
-        let now_ms = wall_ms();
-        for work in &mut works {
-            evaluate(work, desk, &self.watches, now_ms);
+    /// Evaluates one after the other. Answers what was not, because the state has failed meanwhile.
+    fn evaluate(&self, desk: &mut Desk, works: Vec<Work>) -> Vec<Work> {
+        let (mut works, mut done) = (works.into_iter(), Vec::new());
+        let mut now_ms = wall_ms();
+        for mut work in works.by_ref() {
+            evaluate(&mut work, desk, &self.watches, now_ms);
+            done.push(work);
+            if desk.writer.pending_bytes() >= BATCH_BYTES {
+                desk.stage(std::mem::take(&mut done), Urgency::Now);
+                desk.make_room();
+                if desk.writer.state_failed() {
+                    break;
+                }
+                now_ms = wall_ms();
+            }
         }
-        desk.stage(works, Urgency::OnWake);
+        desk.stage(done, Urgency::OnWake);
+        works.collect()
     }
 }
 
@@ -258,5 +274,64 @@ impl Desk {
     fn end(mut self) {
         self.writer.seal();
         self.staged.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use larder_resp::{Decoder, Limits, encode_request};
+    use larder_storage::{Directory, StoreOptions, open, state::DatabaseOptions};
+
+    use super::*;
+    use crate::{
+        command::lookup,
+        shard::{Run, Task, queue::Taken},
+    };
+
+    const MIB: usize = 1 << 20;
+    const WORKS: usize = 20;
+    const VALUE_BYTES: usize = 8 * MIB;
+
+    fn put(number: usize) -> Work {
+        let mut wire = BytesMut::new();
+        let (key, value) = (format!("key:{number}"), "v".repeat(VALUE_BYTES));
+        encode_request(&mut wire, ["SET", &key, &value]);
+        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
+        let commands = vec![lookup(b"SET").unwrap()];
+        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+    }
+
+    #[test]
+    fn what_waits_is_not_staged_all_at_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = Directory::open(scratch.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 * MIB, 8 * MIB));
+        options.reserve_bytes = 0;
+        let opened = open(&directory, options, wall_ms(), 1).unwrap();
+        let staged = Arc::new(Queue::<Staged>::new());
+        let desk = Desk {
+            writer: opened.writer,
+            staged: staged.clone(),
+            closed_to_clients: None,
+            waits_for_others: false,
+        };
+        let combiner = Combiner::new(desk, Arc::default());
+        thread::scope(|scope| {
+            // All of it comes while somebody has the writer.
+            scope
+                .spawn(|| combiner.with_desk(|_| (0..WORKS).for_each(|n| combiner.submit(put(n)))));
+            let (mut works, mut largest) = (0, 0);
+            while works < WORKS {
+                let is_empty = |staged: &Staged| staged.works.is_empty();
+                let Taken::All(taken) = staged.take(is_empty, Some(Duration::from_secs(1))) else {
+                    continue;
+                };
+                works += taken.works.len();
+                largest = largest.max(taken.batch.map_or(0, |batch| batch.record_bytes()));
+            }
+            assert!(largest >= VALUE_BYTES);
+            assert!(largest <= STAGED_BYTES_MAX + BATCH_BYTES + VALUE_BYTES, "{largest} at once");
+        });
     }
 }

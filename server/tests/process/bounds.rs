@@ -1,8 +1,13 @@
 //! What one connection may ask for, and what it is told beyond that.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::support::{Client, Kvd};
+use crate::support::{Client, Kvd, wait_for};
 
 const MIB: usize = 1 << 20;
 /// Values of 1 MiB that the replies of one transaction have room for.
@@ -84,4 +89,50 @@ fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
     assert_eq!(refused, Some(4 * MIB / 60_001), "a key whose bytes are too many is refused");
     assert_eq!(client.ask("UNWATCH"), "+OK");
     assert_eq!(client.ask("WATCH one-more"), "+OK");
+}
+
+/// Queues a transaction of so many commands of 60 KB each; the first refusal, if there is one.
+fn queue(client: &mut Client, commands: usize) -> Option<String> {
+    assert_eq!(client.ask("MULTI"), "+OK");
+    let set = format!("SET large {}", "v".repeat(60_000));
+    (0..commands).map(|_| client.ask(&set)).find(|reply| reply != "+QUEUED")
+}
+
+#[test]
+fn requests_of_all_clients_together_are_bounded() {
+    const HALF_REQUESTS: usize = 8;
+    let data = tempfile::tempdir().expect("a directory");
+    let file = data.path().join("kvd.toml");
+    std::fs::write(&file, "[limits]\nrequests_bytes = \"64 MiB\"\n").expect("written");
+    let path = file.to_str().expect("a path in UTF-8");
+    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
+    let held = || node.metric("larder_resp_requests_bytes");
+
+    let head = format!("*5\r\n$4\r\nMSET\r\n$1\r\na\r\n${0}\r\n", 7 * MIB);
+    let second = format!("\r\n$1\r\nb\r\n${}\r\n", 7 * MIB);
+    let value = vec![b'v'; 7 * MIB];
+    let part = [head.as_bytes(), &value, second.as_bytes(), &value[MIB..]].concat();
+    let connect = |_| TcpStream::connect(node.resp).expect("kvd listens");
+    let hostile: Vec<TcpStream> = (0..HALF_REQUESTS).map(connect).collect();
+    thread::scope(|scope| {
+        for mut stream in &hostile {
+            let part = &part;
+            // Cut off below, while it waits for room.
+            scope.spawn(move || stream.write_all(part));
+        }
+        wait_for("the budget to be taken", || held() >= 52 * MIB as u64);
+        assert!(held() <= 64 * MIB as u64);
+        let mut client = node.client();
+        assert_eq!(client.ask("SET small yes"), "+OK", "small requests go on");
+        let refused = queue(&mut client, 278).expect("there is no room");
+        assert!(refused.starts_with("-ERR the requests of all clients together"), "{refused}");
+        assert!(client.ask("EXEC").starts_with("-EXECABORT"));
+        for stream in &hostile {
+            stream.shutdown(Shutdown::Both).expect("it is connected");
+        }
+    });
+    wait_for("the budget to be given back", || held() == 0);
+    let mut client = node.client();
+    assert_eq!(queue(&mut client, 278), None);
+    assert_eq!(client.ask("EXEC"), "*278");
 }
