@@ -70,6 +70,13 @@ fn wrong_command_lines_and_configurations_have_codes_of_their_own() {
     assert!(code == 78 && text.contains("kvd.toml:2:1"), "{code}: {text}");
     assert!(text.contains("did you mean `segment_bytes`?"), "{text}");
 
+    std::fs::write(&file, "\n[tracing]\nlevel = \"debugg\"\n").expect("written");
+    let (code, text) = ended(&["--config", path, "--check-config"]);
+    assert!(code == 78 && text.contains("kvd.toml:3:1: tracing.level: "), "{code}: {text}");
+    std::fs::write(&file, "resp = \"127.0.0.1:7000\"\n").expect("written");
+    let (code, text) = ended(&["--config", path, "--admin", "127.0.0.1:7000", "--check-config"]);
+    assert!(code == 78 && text.contains("kvd: admin: resp has this port"), "{code}: {text}");
+
     std::fs::write(&file, "max_clients = 7\n").expect("written");
     let (code, text) = ended(&["--config", path, "--durability", "interval:20", "--check-config"]);
     assert_eq!(code, 0, "{text}");

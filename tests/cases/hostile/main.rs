@@ -134,7 +134,7 @@ fn a_transaction_queued_without_end_is_bounded() {
 
 #[test]
 fn keys_watched_without_end_are_bounded() {
-    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
     attempt("watches without end", attacks::watches_without_end, bounds);
 }
 

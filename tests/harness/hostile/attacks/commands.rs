@@ -14,10 +14,10 @@ const GLOB_KEYS: usize = 40;
 const GLOB_KEY_BYTES: usize = 300;
 const TRANSACTIONS: usize = 4;
 const QUEUED_VALUE_BYTES: usize = 4096;
-/// 128 WATCHes of 1 MiB each.
-const WATCH_ROUNDS: usize = 128;
+/// 512 WATCHes of 256 KiB each.
+const WATCH_ROUNDS: usize = 512;
 const WATCHED_KEYS: usize = 64;
-const WATCHED_KEY_BYTES: usize = 16 << 10;
+const WATCHED_KEY_BYTES: usize = 4 << 10;
 
 /// Sends `commands` in turn over one connection, reading each reply, which may be an error.
 fn repeat(ongoing: &mut Ongoing, target: &Target, login: bool, commands: Vec<Vec<String>>) {
