@@ -127,7 +127,18 @@ impl Core {
         conn.view = view;
         if changed {
             self.learn(view.term.max(view.leads.map_or(0, |epoch| epoch.term)));
+            self.yield_to_twin(view.leads);
             self.watch_successor(link, view.leads);
+        }
+    }
+
+    /// Two masters of one term: an operator has forced it on both sides of a cut. The epoch that
+    /// comes first by run and id gives way; what only it has is exported as any parted record.
+    fn yield_to_twin(&mut self, leads: Option<Epoch>) {
+        let (Some(own), Some(twin)) = (self.leads(), leads) else { return };
+        if own.term == twin.term && (own.run, own.id) < (twin.run, twin.id) {
+            self.stop_leading();
+            self.persist(super::standing::After::Nothing);
         }
     }
 

@@ -260,7 +260,7 @@ impl Core {
         let names: Vec<_> = missing.iter().map(|member| member.id.node.to_string()).collect();
         Some(Judged {
             furthest: furthest.clone(),
-            safe: self.meets_every_ack(&answered, &missing, &promotion.answers),
+            safe: self.meets_every_ack(&answered, &missing, promotion),
             refusal: Refusal::Unsafe {
                 at_risk: at_risk.unwrap_or(0),
                 unanswered: names.join(", "),
@@ -274,12 +274,12 @@ impl Core {
         &self,
         answered: &[&Member],
         missing: &[&Member],
-        answers: &BTreeMap<NodeId, Fenced>,
+        promotion: &Promotion,
     ) -> bool {
         let majority = answered.len() > missing.len();
         match self.config.level {
             AckLevel::Local => {
-                !answered.is_empty() && missing.is_empty() || writer_answered(answered, answers)
+                !answered.is_empty() && missing.is_empty() || writer_answered(answered, promotion)
             }
             AckLevel::Near => majority && !shares_region(missing),
             AckLevel::Majority | AckLevel::All => majority,
@@ -294,13 +294,15 @@ struct Judged {
     refusal: Refusal,
 }
 
-/// Whether the replica is among them that wrote the newest epoch, and no promise hints at a newer
-/// one: at `local` it alone has what it acknowledged.
-fn writer_answered(answered: &[&Member], answers: &BTreeMap<NodeId, Fenced>) -> bool {
-    let of = |member: &&Member| answers.get(&member.id.node);
+/// Whether the replica is among them that wrote the newest epoch, and nothing hints at a newer one,
+/// neither a promise nor what this node had heard of when it chose the term: at `local` it alone has
+/// what it acknowledged.
+fn writer_answered(answered: &[&Member], promotion: &Promotion) -> bool {
+    let of = |member: &&Member| promotion.answers.get(&member.id.node);
     let newest = answered.iter().filter_map(of).filter_map(|answer| answer.durable);
     let Some(newest) = newest.map(|durable| durable.epoch.term).max() else { return false };
-    let hint = answered.iter().filter_map(of).any(|answer| answer.known > newest);
+    let hint = promotion.term > newest + 1
+        || answered.iter().filter_map(of).any(|answer| answer.known > newest);
     let writer = answered.iter().filter_map(of).any(|answer| {
         answer.writer && answer.durable.is_some_and(|durable| durable.epoch.term == newest)
     });
