@@ -48,7 +48,10 @@ impl Steward {
             Order::BeginEpoch(epoch) => self.check(shard.begin_epoch(epoch).map(drop)),
             Order::AppendReplicas(body) => self.check(shard.append_replicas(&body).map(drop)),
             Order::Pause => {
-                self.take_up(shard, Duty::HandingOver);
+                // Whoever has ceased to be the master is closed to writes already, and stays so.
+                if self.duty.load().is_master() {
+                    self.take_up(shard, Duty::HandingOver);
+                }
                 let appended = shard.store().watermarks().appended;
                 self.report(Report::Paused { appended })?;
             }
