@@ -49,13 +49,16 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
         Ok(has_ended || lacks.is_some_and(|reply| reply.text().len() != LARGE_BYTES))
     };
     ensure!(full(&mut cluster)?, "the disk of the slave had room for all of it");
+    writers.wait_for_more(200, LOAD_DEADLINE)?;
+    // Ended here: what a fast master writes meanwhile would fill the small disk again.
+    let book = writers.finish()?;
     std::fs::remove_file(ballast)?;
     if cluster.nodes[1].server()?.exit_status()?.is_some() {
         cluster.kill(1);
         cluster.launch(1)?;
     }
     cluster.wait_until_streaming(0)?;
-    let verdict = expect_kept(&cluster, 0, &writers.finish()?)?;
+    let verdict = expect_kept(&cluster, 0, &book)?;
     ensure!(verdict.refused + verdict.undecided == 0, "the master did not go on: {verdict}");
     let last = LARGE_VALUES - 1;
     wait_for_value(&cluster.nodes[1], &format!("large:{last}"), &large[last..last + LARGE_BYTES])?;
