@@ -15,7 +15,7 @@ use crate::support::{Alone, LOAD_DEADLINE, cluster, expect_kept, wait_for_value}
 const DISK_BYTES: u64 = 512 << 20;
 /// The disk that fills up, and what is in the way at first.
 const SMALL_DISK_BYTES: u64 = 192 << 20;
-const BALLAST_BYTES: usize = 156 << 20;
+const BALLAST_BYTES: usize = 124 << 20;
 /// More than the small disk has room for.
 const LARGE_VALUES: usize = 700;
 const LARGE_BYTES: usize = 64 << 10;
