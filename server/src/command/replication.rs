@@ -5,7 +5,9 @@ use std::time::Duration;
 use larder_resp::{ReplyWriter, Request};
 use larder_types::AckLevel;
 
-use super::{Command, CommandError, Handler, LoopCommand, Outcome, number::integer};
+use super::{
+    Command, CommandError, Handler, LoopCommand, Outcome, keyless as row, number::integer,
+};
 use crate::{
     node::Node,
     replica::{Duty, Token},
@@ -37,16 +39,6 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     row("wait", 3, &["noscript"], &["@slow", "@connection"], Handler::Loop(LoopCommand::Wait)),
 ];
-
-const fn row(
-    name: &'static str,
-    arity: i32,
-    flags: &'static [&'static str],
-    categories: &'static [&'static str],
-    handler: Handler,
-) -> Command {
-    Command { name, arity, flags, first_key: 0, last_key: 0, step: 0, categories, handler }
-}
 
 /// `KV.ACK level`: writes of this connection are answered when they have got so far, where that is
 /// more than the namespace asks for.
