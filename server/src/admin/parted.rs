@@ -83,7 +83,7 @@ pub(super) async fn reapply(
 async fn apply(shard: &Arc<Shard>, records: Vec<PartedRecord>) -> Result<usize, Refused> {
     let work = Work::of(Task::Reapply { records, applied: 0, failed: None });
     let ended = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "this node ends");
-    let work = shard.submit(work).await.map_err(|_| ended())?;
+    let work = shard.submit(work, None).await.map_err(|_| ended())?;
     if let Some(refusal) = work.refusal {
         return Err(Refused::new(StatusCode::CONFLICT, refusal));
     }

@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use super::{Connection, End, Workers};
-use crate::{node::Node, session::Session, shard::Shard};
+use crate::{
+    node::Node,
+    session::Session,
+    shard::{Mailbox, Shard},
+};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -88,7 +92,9 @@ pub async fn serve(
                 Ok((stream, _)) => match stream.into_std() {
                     Ok(stream) => {
                         let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
-                        workers.spawn(&mut connections, take_in(stream, node, shard, stop));
+                        workers.spawn(&mut connections, |mailbox| {
+                            take_in(stream, node, shard, mailbox, stop)
+                        });
                     }
                     Err(error) => tracing::warn!(%error, "a connection could not be handed on"),
                 },
@@ -112,7 +118,13 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-async fn take_in(stream: net::TcpStream, node: Arc<Node>, shard: Arc<Shard>, stop: Arc<Stop>) {
+async fn take_in(
+    stream: net::TcpStream,
+    node: Arc<Node>,
+    shard: Arc<Shard>,
+    mailbox: Arc<Mailbox>,
+    stop: Arc<Stop>,
+) {
     let registered = TcpStream::from_std(stream)
         .and_then(|stream| register(&stream, &node).map(|session| (stream, session)));
     let (stream, session) = match registered {
@@ -126,7 +138,7 @@ async fn take_in(stream: net::TcpStream, node: Arc<Node>, shard: Arc<Shard>, sto
             return;
         }
     };
-    let end = Connection::new(stream, node, shard, stop, session).serve().await;
+    let end = Connection::new(stream, node, shard, mailbox, stop, session).serve().await;
     match end {
         End::Closed | End::ShardEnded => {}
         End::Io(error) => tracing::debug!(%error, "a connection failed"),

@@ -221,7 +221,7 @@ impl Connection {
         }
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
-        let work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let work = self.submit(work).await?;
         if let Some(refusal) = work.refusal {
             return Ok(Err(CommandError::Message(refusal)));
         }
@@ -260,7 +260,7 @@ impl Connection {
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
-        let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let mut work = self.submit(work).await?;
         if let Task::Transaction(done) = &work.task {
             self.shard.watches().remove(&done.watched, &done.touched);
         }
@@ -348,8 +348,7 @@ impl Connection {
             Some(_) => return Ok(Err(CommandError::Syntax)),
         }
         let asked_ms = wall_ms();
-        let sealed = self.shard.submit(Work::of(Task::Seal));
-        let sealed = sealed.await.map_err(|_| End::ShardEnded)?;
+        let sealed = self.submit(Work::of(Task::Seal)).await?;
         self.shard.store().request_flush();
         self.node.note_save(sealed.written.map(|last| last.seq), asked_ms);
         self.writer().simple("Background saving started");

@@ -25,7 +25,12 @@ pub use accept::{Stop, serve};
 use exec::Multi;
 pub use workers::Workers;
 
-use crate::{budget::Share, node::Node, session::Session, shard::Shard};
+use crate::{
+    budget::Share,
+    node::Node,
+    session::Session,
+    shard::{Mailbox, Shard, Work},
+};
 
 /// Requests taken out of the buffer at a time. Larger pipelines come in parts.
 const COMMANDS_MAX: usize = 1024;
@@ -77,6 +82,8 @@ struct Connection {
     stream: TcpStream,
     node: Arc<Node>,
     shard: Arc<Shard>,
+    /// Of the thread that serves this connection.
+    mailbox: Arc<Mailbox>,
     stop: Arc<Stop>,
     session: Session,
     decoder: Decoder,
@@ -99,6 +106,7 @@ impl Connection {
         stream: TcpStream,
         node: Arc<Node>,
         shard: Arc<Shard>,
+        mailbox: Arc<Mailbox>,
         stop: Arc<Stop>,
         session: Session,
     ) -> Self {
@@ -108,6 +116,7 @@ impl Connection {
             stream,
             node,
             shard,
+            mailbox,
             stop,
             session,
             decoder: Decoder::new(limits),
@@ -241,6 +250,11 @@ impl Connection {
         let queued = self.multi.as_ref().map(Multi::len);
         self.session.publish(&self.node, queued, 0);
         Ok(())
+    }
+
+    /// Has the shard do the work, and waits until it is done.
+    async fn submit(&self, work: Work) -> Result<Work, End> {
+        self.shard.submit(work, Some(&self.mailbox)).await.map_err(|_| End::ShardEnded)
     }
 
     fn writer(&mut self) -> ReplyWriter<'_> {

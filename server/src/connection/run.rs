@@ -164,7 +164,7 @@ impl Connection {
         work.replies = std::mem::take(&mut self.replies);
         work.protocol = self.session.protocol;
         let start = work.replies.len();
-        let mut work = self.shard.submit(work).await.map_err(|_| End::ShardEnded)?;
+        let mut work = self.submit(work).await?;
         self.settle(&mut work).await;
         self.replies = work.replies;
         let Task::Run(mut run) = work.task else { unreachable!("work comes back as it went") };

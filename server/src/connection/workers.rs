@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::shard::Shard;
+use crate::shard::{Mailbox, Shard};
 
 /// After a thread was told to end, blocking calls of its connections are left behind after this
 /// time.
@@ -35,6 +35,7 @@ pub struct Workers {
 struct Worker {
     handle: Handle,
     connections: Arc<AtomicUsize>,
+    mailbox: Arc<Mailbox>,
     /// Dropped first, which ends the thread.
     _end: oneshot::Sender<()>,
     _thread: JoinHandle<()>,
@@ -53,14 +54,17 @@ impl Workers {
     }
 
     /// Runs a connection on the thread that has the fewest.
-    pub(super) fn spawn(
+    pub(super) fn spawn<F>(
         &self,
         connections: &mut JoinSet<()>,
-        connection: impl Future<Output = ()> + Send + 'static,
-    ) {
+        connection: impl FnOnce(Arc<Mailbox>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let load = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
         let worker = self.workers.iter().min_by_key(load).expect("at least one was started");
         let counted = Counted::new(&worker.connections);
+        let connection = connection(worker.mailbox.clone());
         let serve = async move {
             connection.await;
             drop(counted);
@@ -76,6 +80,9 @@ impl Worker {
             .on_thread_park(move || shard.commit_staged())
             .build()?;
         let handle = runtime.handle().clone();
+        let mailbox = Arc::new(Mailbox::default());
+        let delivered = mailbox.clone();
+        handle.spawn(async move { delivered.deliver().await });
         let (end, ended) = oneshot::channel::<()>();
         let serve = move || {
             // An error says that the other end was dropped, which is how it is told.
@@ -83,7 +90,7 @@ impl Worker {
             runtime.shutdown_timeout(END);
         };
         let thread = thread::Builder::new().name("connections".into()).spawn(serve)?;
-        Ok(Self { handle, connections: Arc::default(), _end: end, _thread: thread })
+        Ok(Self { handle, connections: Arc::default(), mailbox, _end: end, _thread: thread })
     }
 }
 

@@ -62,7 +62,7 @@ impl Steward {
             }
             Order::Become(role) => self.take_up(shard, Duty::of(&role)),
             Order::Flush => {
-                drop(shard.submit(Work::of(Task::Seal)));
+                drop(shard.submit(Work::of(Task::Seal), None));
                 shard.commit_staged();
             }
             Order::Close(why) => {

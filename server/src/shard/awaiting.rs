@@ -13,7 +13,7 @@ use std::{
 use larder_types::AckLevel;
 use parking_lot::Mutex;
 
-use super::work::Work;
+use super::{mailbox, work::Work};
 
 /// The work of a shard that waits for other nodes. A connection has one work under way at a time,
 /// so that there is never more of it than there are clients.
@@ -45,7 +45,7 @@ impl Awaiting {
 
     /// Answers what rests on nothing beyond `visible`.
     pub(super) fn release(&self, visible: u64) {
-        self.take_while(|waiting| waiting.seq <= visible).for_each(Work::answer);
+        mailbox::answer(self.take_while(|waiting| waiting.seq <= visible));
     }
 
     /// Answers what has waited for too long.
@@ -67,11 +67,11 @@ impl Awaiting {
     }
 
     fn refuse(&self, works: impl Iterator<Item = Work>, when: &str) {
-        for mut work in works {
+        mailbox::answer(works.map(|mut work| {
             self.undecided.fetch_add(1, Ordering::Relaxed);
             work.refusal = Some(undecided(self.level, when));
-            work.answer();
-        }
+            work
+        }));
     }
 
     fn take_while(&self, ready: impl Fn(&Waiting) -> bool) -> impl Iterator<Item = Work> {

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use larder_storage::{Batch, Writer};
 use parking_lot::Mutex;
 
-use super::{evaluate::evaluate, queue::Queue, watch::Watches, work::Work};
+use super::{evaluate::evaluate, mailbox, queue::Queue, watch::Watches, work::Work};
 use crate::clock::wall_ms;
 
 /// Evaluation waits for the sync thread while this much is staged: memory is bounded by it.
@@ -162,10 +162,10 @@ impl Combiner {
 
     fn refuse_waiting(&self, why: &str) {
         let works = self.waiting.lock().as_mut().map(std::mem::take).unwrap_or_default();
-        for mut work in works {
+        mailbox::answer(works.into_iter().map(|mut work| {
             work.refusal = Some(Cow::Owned(why.to_owned()));
-            work.answer();
-        }
+            work
+        }));
     }
 
     /// Goes on with the writer of a store that was opened again.

@@ -14,6 +14,7 @@ mod awaiting;
 mod combine;
 mod evaluate;
 mod keeper;
+mod mailbox;
 mod pause;
 mod queue;
 mod replicate;
@@ -22,6 +23,7 @@ mod watch;
 mod work;
 
 pub(crate) use awaiting::undecided;
+pub use mailbox::Mailbox;
 pub use pause::Ending;
 pub use replicate::OrderError;
 pub use threads::{Happened, Replicated, Shard, ShardError, Threads};

@@ -22,6 +22,7 @@ use super::{
     awaiting::Awaiting,
     combine::{Combiner, Staged},
     keeper::{Keeper, Opening, Plan},
+    mailbox::{self, Mailbox},
     pause::Pause,
     queue::{Queue, Taken},
     replicate::OrderError,
@@ -153,11 +154,16 @@ impl Shard {
         self.combiner.commit_staged();
     }
 
-    /// Hands work in, to be committed after [`Shard::commit_staged`]. The receiver answers with the same work when it is done, or with an error
-    /// when the shard has ended: then nothing is known of what became of it.
-    pub fn submit(&self, mut work: Work) -> oneshot::Receiver<Work> {
+    /// Hands work in, to be committed after [`Shard::commit_staged`]. The receiver answers with the
+    /// same work when it is done, or with an error when the shard has ended: then nothing is known
+    /// of what became of it. `mailbox` is that of the calling thread, where it has one.
+    pub fn submit(
+        &self,
+        mut work: Work,
+        mailbox: Option<&Arc<Mailbox>>,
+    ) -> oneshot::Receiver<Work> {
         let (done, receiver) = oneshot::channel();
-        work.done = Some(done);
+        (work.done, work.mailbox) = (Some(done), mailbox.cloned());
         self.combiner.submit(work);
         receiver
     }
@@ -233,12 +239,12 @@ pub(super) fn sync_until_closed(
                     syncer.commit(batch)?;
                 }
                 match awaiting {
-                    None => works.into_iter().for_each(Work::answer),
+                    None => mailbox::answer(works),
                     Some(awaiting) => {
                         let Watermarks { durable, .. } = store.watermarks();
                         let (resting, free): (Vec<_>, Vec<_>) =
                             works.into_iter().partition(|work| work.task.shows_records());
-                        free.into_iter().for_each(Work::answer);
+                        mailbox::answer(free);
                         awaiting.add(durable, resting);
                         // After adding: what is committed meanwhile is not missed.
                         awaiting.release(store.watermarks().visible);

@@ -11,7 +11,7 @@ use larder_storage::parted::PartedRecord;
 use larder_types::Position;
 use tokio::sync::oneshot;
 
-use super::watch::WatchedKeys;
+use super::{mailbox::Mailbox, watch::WatchedKeys};
 use crate::command::Command;
 
 /// A piece of work, which comes back to its connection when it is done and durable.
@@ -28,7 +28,9 @@ pub struct Work {
     /// that did.
     pub refusal: Option<Cow<'static, str>>,
     /// Where the work goes when it is done; taken by the shard.
-    pub done: Option<oneshot::Sender<Self>>,
+    pub(super) done: Option<oneshot::Sender<Self>>,
+    /// By way of the thread that waits for it, where that serves connections.
+    pub(super) mailbox: Option<Arc<Mailbox>>,
 }
 
 impl Work {
@@ -41,11 +43,12 @@ impl Work {
             written: None,
             refusal: None,
             done: None,
+            mailbox: None,
         }
     }
 
-    /// Sends the work back to its connection, which may have gone meanwhile: what it wrote stays.
-    pub(super) fn answer(mut self) {
+    /// Gives the work to whom waits for it, on this thread or another.
+    pub(super) fn deliver(mut self) {
         if let Some(done) = self.done.take() {
             let _ = done.send(self);
         }

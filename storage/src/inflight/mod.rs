@@ -45,6 +45,11 @@ impl InFlight {
         self.stack.load()[0].clone()
     }
 
+    /// Whether there is a layer that the fold may take once it is durable and visible.
+    pub(crate) fn bottom_is_sealed(&self) -> bool {
+        self.stack.load().last().is_some_and(|layer| layer.sealed().is_some())
+    }
+
     /// Puts `layer` on top. Called by the writer alone, after it sealed the layer below.
     pub(crate) fn push(&self, layer: Arc<Layer>) {
         self.stack.rcu(|stack| {

@@ -225,6 +225,14 @@ impl Shared {
         }
     }
 
+    /// Wakes the fold if there is anything to fold. A layer that is sealed right afterwards is told
+    /// of by whoever seals it.
+    fn notify_fold(&self) {
+        if self.inflight.bottom_is_sealed() {
+            self.notify();
+        }
+    }
+
     fn notify(&self) {
         drop(self.turn.lock());
         self.turned.notify_all();
@@ -333,7 +341,7 @@ impl Store {
         let to = seq.as_u64().min(marks.durable.load(Ordering::Acquire));
         let before = marks.visible.fetch_max(to, Ordering::AcqRel);
         if before < to {
-            self.shared.notify();
+            self.shared.notify_fold();
         }
         before.max(to)
     }

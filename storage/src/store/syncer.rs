@@ -58,7 +58,7 @@ impl Syncer {
     /// Tells those who wait for durable records: the fold, which waits for visible ones too, and
     /// replication.
     fn tell(&self) {
-        self.shared.notify();
+        self.shared.notify_fold();
         self.shared.tell_durable();
     }
 
