@@ -167,8 +167,8 @@ fn a_batch_whose_sync_failed_is_written_again_before_it_is_reported() {
     let (mut opened, _) = reopen(&fs);
     opened.appender.begin_epoch(epoch(1), HybridTime::ZERO);
     append(&mut opened, b"in the kernel's memory, never on the disk");
-    // The batch's write succeeds and its sync fails: the kernel calls the pages clean.
-    fs.set_fault(Some(Fault { after: 1, kind: FaultKind::Io, lasting: false }));
+    // Room is made and the batch written, and its sync fails: the kernel calls the pages clean.
+    fs.set_fault(Some(Fault { after: 2, kind: FaultKind::Io, lasting: false }));
     commit(&mut opened).unwrap_err();
     assert_eq!(reopen(&SimFs::new(&after_power_cut(&fs))).1.len(), 0, "the disk has nothing");
 

@@ -133,8 +133,15 @@ fn bodies(records: &[OwnedRecord]) -> Vec<String> {
 /// Takes bytes off a file's end.
 fn cut(path: &Path, bytes: u64) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    let len = file.metadata().unwrap().len();
-    file.set_len(len - bytes).unwrap();
+    file.set_len(written(path).len() as u64 - bytes).unwrap();
+}
+
+/// What was written to a file: all of it but the room behind.
+fn written(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    bytes.truncate(end);
+    bytes
 }
 
 /// Changes a file's bytes.
@@ -332,15 +339,29 @@ fn a_torn_record_header_is_cut() {
 }
 
 #[test]
-fn a_zero_tail_is_torn() {
+fn zeros_behind_the_last_frame_are_room_and_nothing_is_lost_with_them() {
     for zeros in [1, 7, 48, 4096, 1 << 20] {
         let mut fixture = Fixture::new();
         fixture.write(&[&["a"]]).syncer.close().unwrap();
         change(&fixture.last_segment(), |bytes| bytes.resize(bytes.len() + zeros, 0));
         let (opened, records) = fixture.open().unwrap();
         assert_eq!(bodies(&records), ["a"]);
-        assert_eq!(opened.recovered.torn.unwrap().bytes, zeros as u64);
+        assert_eq!(opened.recovered.torn, None);
     }
+}
+
+#[test]
+fn a_torn_batch_is_told_from_the_room_behind_it() {
+    let mut fixture = Fixture::new();
+    fixture.write(&[&["a"]]).syncer.close().unwrap();
+    change(&fixture.last_segment(), |bytes| {
+        bytes.extend_from_slice(b"half a frame");
+        bytes.resize(bytes.len() + 4096, 0);
+    });
+    let (opened, records) = fixture.open().unwrap();
+    assert_eq!(bodies(&records), ["a"]);
+    let torn = opened.recovered.torn.unwrap();
+    assert_eq!(fs::read(torn.quarantined_to).unwrap(), b"half a frame");
 }
 
 #[test]
@@ -642,7 +663,8 @@ fn a_copy_of_a_mark_inside_a_record_is_no_mark() {
     let mut opened = fixture.write(&[&["alpha"]]);
     opened.syncer.mark_idle().unwrap();
     let bytes = fs::read(fixture.last_segment()).unwrap();
-    let mark = &bytes[bytes.len() - 48..];
+    let end = opened.log.bytes() as usize;
+    let mark = &bytes[end - 48..end];
     assert_eq!(&mark[..8], log::format::MARK_MAGIC);
     let append = |opened: &mut OpenedLog, body: &[u8]| {
         opened.appender.append(HybridTime::ZERO, |out| out.extend_from_slice(body)).unwrap();
@@ -652,7 +674,7 @@ fn a_copy_of_a_mark_inside_a_record_is_no_mark() {
     // Torn before the copy, which would name more than is left if it counted.
     let segment = fixture.last_segment();
     let at = find(&segment, b"alpha");
-    let end = fs::read(&segment).unwrap().len();
+    let end = opened.log.bytes() as usize;
     change(&segment, |bytes| {
         bytes[at] ^= 1;
         bytes.drain(at + 2..end - 48);

@@ -13,6 +13,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::index};
 
 use super::{
     Command, CommandError, Handler, Outcome, REPLY_BYTES_MAX, expect_room,
+    keys::{ONE_KEY, command},
     number::{LongDouble, integer},
     pattern::is_word,
     reply_stored,
@@ -65,7 +66,7 @@ const fn row(
     categories: &'static [&'static str],
     handler: Handler,
 ) -> Command {
-    Command { name, arity, flags, first_key: 1, last_key: 1, step: 1, categories, handler }
+    command(name, arity, flags, ONE_KEY, categories, handler)
 }
 
 /// How many fields the hash has.

@@ -50,7 +50,7 @@ pub struct Config {
     /// A file whose first line is that password, readable by its owner alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requirepass_file: Option<PathBuf>,
-    /// Threads that serve connections; 0 for one a processor.
+    /// Threads that serve connections; 0 for one a processor but one.
     pub threads: usize,
     /// Clients that may be connected at once.
     pub max_clients: usize,

@@ -42,13 +42,17 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts so many threads; 0 for one a processor. A thread that has served whoever was ready
-    /// lets the shard commit what they wrote.
+    /// Starts so many threads; 0 for one a processor but one, which is left to the sync thread, the
+    /// fold and replication. A thread that has served whoever was ready lets the shard commit what
+    /// they wrote.
     ///
     /// # Errors
     /// When the system refuses a thread or what a runtime needs.
     pub fn start(count: usize, shard: &Arc<Shard>) -> io::Result<Self> {
-        let count = if count > 0 { count } else { thread::available_parallelism()?.get() };
+        let count = match count {
+            0 => thread::available_parallelism()?.get().saturating_sub(1).max(1),
+            count => count,
+        };
         let start = |_| Worker::start(shard.clone());
         Ok(Self { workers: (0..count).map(start).collect::<io::Result<_>>()? })
     }

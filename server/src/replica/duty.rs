@@ -32,6 +32,17 @@ impl Duty {
         }
     }
 
+    /// What a pause of writes makes of it; `None` where nothing is to be done. Who has ceased to be
+    /// the master is closed to writes already, and stays so when the pause ends.
+    pub fn paused(&self) -> Option<Self> {
+        (*self == Self::Master).then_some(Self::HandingOver)
+    }
+
+    /// What the end of a pause makes of it; `None` where nothing is to be done.
+    pub fn resumed(&self) -> Option<Self> {
+        (*self == Self::HandingOver).then_some(Self::Master)
+    }
+
     /// The word of the admin port.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -61,5 +72,25 @@ impl Duty {
                 Some("READONLY You can't write against a read only replica.")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_that_pauses_takes_writes_again_afterwards() {
+        let paused = Duty::Master.paused().expect("a master pauses");
+        assert!(paused.is_master() && paused.refuses_writes().is_some());
+        assert_eq!(paused.resumed(), Some(Duty::Master));
+    }
+
+    #[test]
+    fn whoever_has_ceased_to_be_the_master_never_takes_writes_because_a_pause_ends() {
+        for duty in [Duty::Fenced, Duty::Joining, Duty::Slave { master: None }] {
+            assert_eq!((duty.paused(), duty.resumed()), (None, None));
+        }
+        assert_eq!(Duty::Master.resumed(), None, "no pause was begun");
     }
 }

@@ -48,18 +48,11 @@ impl Steward {
             Order::BeginEpoch(epoch) => self.check(shard.begin_epoch(epoch).map(drop)),
             Order::AppendReplicas(body) => self.check(shard.append_replicas(&body).map(drop)),
             Order::Pause => {
-                // Whoever has ceased to be the master is closed to writes already, and stays so.
-                if self.duty.load().is_master() {
-                    self.take_up(shard, Duty::HandingOver);
-                }
+                self.change(shard, Duty::paused);
                 let appended = shard.store().watermarks().appended;
                 self.report(Report::Paused { appended })?;
             }
-            Order::Resume => {
-                if **self.duty.load() == Duty::HandingOver {
-                    self.take_up(shard, Duty::Master);
-                }
-            }
+            Order::Resume => self.change(shard, Duty::resumed),
             Order::Become(role) => self.take_up(shard, Duty::of(&role)),
             Order::Flush => {
                 drop(shard.submit(Work::of(Task::Seal), None));
@@ -85,6 +78,8 @@ impl Steward {
                 self.report(Report::Opened((**shard.store()).clone()))?;
             }
             Order::Close(_) => self.report(Report::Closed)?,
+            // Nothing is being appended.
+            Order::Pause => self.report(Report::Paused { appended: 0 })?,
             Order::Become(role) => self.duty.store(Arc::new(Duty::of(&role))),
             _ => {}
         }
@@ -129,6 +124,13 @@ impl Steward {
         match done {
             Ok(()) | Err(OrderError::Closed) => {}
             Err(error) => (self.failed)(error),
+        }
+    }
+
+    fn change(&self, shard: &Shard, change: fn(&Duty) -> Option<Duty>) {
+        let changed = change(&self.duty.load());
+        if let Some(duty) = changed {
+            self.take_up(shard, duty);
         }
     }
 

@@ -70,7 +70,7 @@ fn cut_segment(
     let Some(offset) = end_of(fs, segment, after)? else { return Ok(0) };
     let opened = fs.open(&segment.path, OpenMode::Write);
     let file = opened.map_err(LogError::io("open log segment", &segment.path))?;
-    quarantine_bytes(fs, quarantine, segment, &*file, offset)?;
+    quarantine_bytes(fs, quarantine, segment, &*file, offset..segment.bytes)?;
     file.truncate(offset).map_err(LogError::io("cut", &segment.path))?;
     file.sync_data().map_err(LogError::io("sync", &segment.path))?;
     Ok(segment.bytes - offset)

@@ -165,8 +165,11 @@ impl<'a> Opening<'a> {
         let active = match (self.tail.take(), self.segments.last()) {
             (Some(scan), Some(segment)) => {
                 let file = self.fs.open(&segment.path, OpenMode::Write);
+                let file = file.map_err(LogError::io("open log segment", &segment.path))?;
+                let length = file.len();
                 Active {
-                    file: file.map_err(LogError::io("open log segment", &segment.path))?,
+                    length: length.map_err(LogError::io("read the length of", &segment.path))?,
+                    file,
                     segment: Arc::clone(segment),
                     offset: scan.end,
                     epochs: scan.epochs,

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +22,7 @@ const COPY_BYTES: usize = 1 << 20;
 const NAMES_MAX: u32 = 10_000;
 
 /// Makes all of the last segment durable, whoever wrote it: cuts what lies behind its last whole
-/// frame, after copying it to the quarantine, and writes again what nothing proves durable. `scan`
+/// frame, after copying it to the quarantine up to the zeros at the end, and writes again what nothing proves durable. `scan`
 /// is the end of a segment that is not sealed. Returns what was cut.
 pub(super) fn repair_tail(
     fs: &dyn Fs,
@@ -31,22 +32,20 @@ pub(super) fn repair_tail(
 ) -> Result<Option<TornTail>, LogError> {
     let opened = fs.open(&segment.path, OpenMode::Write);
     let file = opened.map_err(LogError::io("open log segment", &segment.path))?;
-    let (unproven, end) = match scan {
-        Some(scan) => (scan.unproven_from(), scan.end),
-        None => (segment.footer_offset(), segment.bytes),
+    let (unproven, end, torn_end) = match scan {
+        Some(scan) => (scan.unproven_from(), scan.end, scan.torn_end),
+        None => (segment.footer_offset(), segment.bytes, segment.bytes),
     };
-    let torn = if end == segment.bytes {
-        None
-    } else {
-        let to = quarantine_bytes(fs, quarantine, segment, &*file, end)?;
-        file.truncate(end).map_err(LogError::io("cut the torn end of", &segment.path))?;
-        Some(TornTail {
+    let mut torn = None;
+    if end < torn_end {
+        torn = Some(TornTail {
             segment: segment.name(),
             offset: end,
-            bytes: segment.bytes - end,
-            quarantined_to: to,
-        })
-    };
+            bytes: torn_end - end,
+            quarantined_to: quarantine_bytes(fs, quarantine, segment, &*file, end..torn_end)?,
+        });
+        file.truncate(end).map_err(LogError::io("cut the torn end of", &segment.path))?;
+    }
     rewrite(&*file, unproven, end)
         .map_err(LogError::io("write the last batch again to", &segment.path))?;
     file.sync_data().map_err(LogError::io("sync", &segment.path))?;
@@ -69,23 +68,22 @@ fn rewrite(file: &dyn File, mut offset: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a segment's bytes from `offset` on into a file of the quarantine, durably.
+/// Copies these bytes of a segment into a file of the quarantine, durably.
 pub(super) fn quarantine_bytes(
     fs: &dyn Fs,
     quarantine: &Path,
     segment: &Surveyed,
     from: &dyn File,
-    offset: u64,
+    range: Range<u64>,
 ) -> Result<PathBuf, LogError> {
     make_quarantine(fs, quarantine)?;
     for attempt in 0..NAMES_MAX {
-        let path = quarantine.join(torn_name(&segment.name(), offset, attempt));
+        let path = quarantine.join(torn_name(&segment.name(), range.start, attempt));
         let file = match fs.open(&path, OpenMode::CreateNew) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             opened => opened.map_err(LogError::io("create", &path))?,
         };
-        copy_to_end(from, offset, &*file)
-            .map_err(LogError::io("quarantine torn bytes in", &path))?;
+        copy(from, range, &*file).map_err(LogError::io("quarantine torn bytes in", &path))?;
         file.sync_data().map_err(LogError::io("sync", &path))?;
         fs.sync_dir(quarantine).map_err(LogError::io("sync directory", quarantine))?;
         return Ok(path);
@@ -93,18 +91,19 @@ pub(super) fn quarantine_bytes(
     Err(no_name_left(quarantine))
 }
 
-fn copy_to_end(from: &dyn File, mut offset: u64, to: &dyn File) -> io::Result<()> {
+fn copy(from: &dyn File, range: Range<u64>, to: &dyn File) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
-    let mut written = 0;
-    loop {
-        let read = read_full_at(from, &mut buffer, offset)?;
+    let mut offset = range.start;
+    while offset < range.end {
+        let wanted = COPY_BYTES.min(usize::try_from(range.end - offset).unwrap_or(COPY_BYTES));
+        let read = read_full_at(from, &mut buffer[..wanted], offset)?;
         if read == 0 {
-            return Ok(());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        write_all_at(to, &buffer[..read], written)?;
+        write_all_at(to, &buffer[..read], offset - range.start)?;
         offset += read as u64;
-        written += read as u64;
     }
+    Ok(())
 }
 
 /// Moves a whole file from the log's directory into the quarantine.

@@ -24,6 +24,9 @@ use super::{
 };
 use crate::fs::{File, Fs, OpenMode, read_full_at};
 
+/// Bytes read at once in search of the end of what was written.
+const ZEROS_READ_BYTES: usize = 64 << 10;
+
 /// A segment whose header is right, and whose footer is if it has one.
 #[derive(Debug)]
 pub(super) struct Surveyed {
@@ -229,6 +232,7 @@ impl Surveyed {
                         ));
                     }
                     scan.finish(place);
+                    scan.torn_end = self.end_of_bytes(fs, scan.end)?;
                     return Ok(scan);
                 }
                 Frame::End => {
@@ -265,6 +269,23 @@ impl Surveyed {
         }
     }
 
+    /// The offset after the last byte from `start` on that is not zero; `start` if all are.
+    fn end_of_bytes(&self, fs: &dyn Fs, start: u64) -> Result<u64, LogError> {
+        let file = self.open(fs)?;
+        let mut buffer = vec![0; ZEROS_READ_BYTES];
+        let (mut offset, mut end) = (start, start);
+        loop {
+            let read = read_full_at(&*file, &mut buffer, offset).map_err(self.io())?;
+            if let Some(at) = buffer[..read].iter().rposition(|byte| *byte != 0) {
+                end = offset + at as u64 + 1;
+            }
+            offset += read as u64;
+            if read < buffer.len() {
+                return Ok(end);
+            }
+        }
+    }
+
     fn unknown_kind(&self, offset: u64, kind: u8) -> LogError {
         LogError::UnsupportedKind { segment: self.name(), offset, kind }
     }
@@ -295,6 +316,9 @@ pub(super) struct TailScan {
     pub(super) chain: ChainPoint,
     /// The offset after the last whole frame.
     pub(super) end: u64,
+    /// The offset after the last byte that is not zero; zeros behind it are room made ahead. Equal
+    /// to `end` unless something was torn.
+    pub(super) torn_end: u64,
     /// No mark says of the bytes from here to `end` that they are durable: they follow the
     /// greatest record that one names.
     unproven_from: u64,
@@ -316,6 +340,7 @@ impl TailScan {
         Self {
             chain: *chain,
             end: HEADER_BYTES as u64,
+            torn_end: HEADER_BYTES as u64,
             unproven_from: HEADER_BYTES as u64,
             unproven_after: chain.next.prev(),
             marked: true,
@@ -351,7 +376,7 @@ impl TailScan {
 
     fn finish(&mut self, place: Place) {
         self.chain = place.chain;
-        self.end = place.offset;
+        (self.end, self.torn_end) = (place.offset, place.offset);
     }
 }
 

@@ -13,6 +13,13 @@ use super::{
 };
 use crate::fs::{File, Fs, OpenMode, write_all_at};
 
+/// Room made ahead at a time. A sync of bytes within the file's length costs one write of the disk;
+/// one that makes the file longer costs the file system's journal two or three more.
+const ROOM_BYTES: u64 = 1 << 20;
+/// Batches above this lengthen the file themselves: for them the journal costs less than the zeros.
+const ROOM_BATCH_BYTES: u64 = ROOM_BYTES / 16;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// A segment with this many epochs is sealed whatever its size: bounds the footer's table.
 const SEGMENT_EPOCHS_MAX: usize = 1024;
 
@@ -39,6 +46,8 @@ pub(super) struct Active {
     pub(super) file: Arc<dyn File>,
     /// Where the next bytes go.
     pub(super) offset: u64,
+    /// The file's length, at least `offset`: between them there are zeros, room made ahead.
+    pub(super) length: u64,
     /// The epochs opened in this segment.
     pub(super) epochs: Vec<EpochStart>,
     /// Whether what was written last says that everything before it is durable.
@@ -111,14 +120,18 @@ impl Syncer {
         })
     }
 
-    /// Syncs, marks the tail as durable and syncs the mark: nothing is left that can be torn.
+    /// Syncs, marks the tail as durable, cuts the room that was made ahead, and syncs that: nothing
+    /// is left that can be torn.
     ///
     /// # Errors
     /// As [`Syncer::commit`].
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         self.mark_idle()?;
-        self.guarded(Self::sync_active)
+        self.guarded(|syncer| {
+            syncer.cut_room()?;
+            syncer.sync_active()
+        })
     }
 
     fn guarded<T>(
@@ -139,6 +152,7 @@ impl Syncer {
         let offset = self.active.offset;
         let mark = self.mark_bytes();
         batch.bytes[..MARK_BYTES].copy_from_slice(&mark);
+        self.make_room(batch.bytes.len() as u64)?;
         self.write_active(&batch.bytes, "append to")?;
         self.active.marked = false;
         self.shared.add_epochs(&batch.epochs);
@@ -168,8 +182,8 @@ impl Syncer {
     /// and the next file's header and name are durable before it holds a record.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_written()?;
-        if self.active.dirty {
-            // An idle mark that is lost while the footer behind it is not would look like damage.
+        if self.cut_room()? || self.active.dirty {
+            // The footer is found from the file's end, where there must be no room by then. An idle mark that is lost while the footer behind it is not would look like damage.
             self.sync_active()?;
         }
         let segment = Arc::clone(&self.active.segment);
@@ -191,6 +205,34 @@ impl Syncer {
         Ok(())
     }
 
+    /// Makes room for a small batch, and for those after it, if it does not fit into the file.
+    fn make_room(&mut self, batch_bytes: u64) -> Result<(), LogError> {
+        let Active { file, segment, offset, length, .. } = &mut self.active;
+        let end = *offset + batch_bytes;
+        if end <= *length || batch_bytes > ROOM_BATCH_BYTES {
+            return Ok(());
+        }
+        let room_end = (end + ROOM_BYTES).min(self.segment_bytes);
+        while *length < room_end {
+            let zeros = (room_end - *length).min(ZEROS.len() as u64);
+            write_all_at(&**file, &ZEROS[..zeros as usize], *length)
+                .map_err(LogError::io("make room in", &segment.path))?;
+            *length += zeros;
+        }
+        Ok(())
+    }
+
+    /// Ends the file where what was written ends; says whether there was room behind it.
+    fn cut_room(&mut self) -> Result<bool, LogError> {
+        let Active { file, segment, offset, length, .. } = &mut self.active;
+        if *length == *offset {
+            return Ok(false);
+        }
+        file.truncate(*offset).map_err(LogError::io("cut the room behind", &segment.path))?;
+        *length = *offset;
+        Ok(true)
+    }
+
     fn mark_bytes(&self) -> [u8; MARK_BYTES] {
         let durable = &self.durable;
         let mark = Mark {
@@ -203,10 +245,11 @@ impl Syncer {
     }
 
     fn write_active(&mut self, bytes: &[u8], operation: &'static str) -> Result<(), LogError> {
-        let Active { file, segment, offset, dirty, .. } = &mut self.active;
+        let Active { file, segment, offset, length, dirty, .. } = &mut self.active;
         *dirty = true;
         write_all_at(&**file, bytes, *offset).map_err(LogError::io(operation, &segment.path))?;
         *offset += bytes.len() as u64;
+        *length = (*length).max(*offset);
         segment.set_bytes(*offset);
         self.shared.add_written(bytes.len() as u64);
         Ok(())
@@ -234,6 +277,7 @@ pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: &Header) -> Result
         segment: Arc::new(segment),
         file,
         offset: bytes.len() as u64,
+        length: bytes.len() as u64,
         epochs: Vec::new(),
         marked: true,
         dirty: false,

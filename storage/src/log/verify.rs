@@ -101,10 +101,10 @@ impl VerifyReport {
             }
             _ => {
                 let scan = segment.scan_tail(fs)?;
-                self.torn = (scan.end < segment.bytes).then(|| TornReport {
+                self.torn = (scan.end < scan.torn_end).then(|| TornReport {
                     segment: segment.name(),
                     offset: scan.end,
-                    bytes: segment.bytes - scan.end,
+                    bytes: scan.torn_end - scan.end,
                 });
                 (scan.chain, scan.epochs, scan.marks)
             }
