@@ -123,6 +123,7 @@ pub(super) struct Engine {
     pub(super) links: Links,
     pub(super) feeds: Feeds,
     pub(super) packer: packing::Packer,
+    pub(super) unpacker: packing::Unpacker,
     pub(super) port: Port,
     pub(super) directory: Arc<Directory>,
     pub(super) database: DatabaseOptions,
@@ -362,7 +363,7 @@ impl Engine {
             return;
         }
         if let Message::Records(records) = &mut message
-            && let Err(why) = packing::unpack(records)
+            && let Err(why) = self.unpacker.unpack(records)
         {
             return self.disconnect(link, &why);
         }

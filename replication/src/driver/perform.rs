@@ -128,7 +128,7 @@ impl Engine {
 
     fn send(&mut self, link: Link, mut message: Message) {
         if let Message::Records(records) = &mut message
-            && self.links.features(link).contain(packing::LZ4)
+            && self.links.features(link).contain(packing::ZSTD)
         {
             self.packer.pack(records);
         }

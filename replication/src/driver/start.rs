@@ -22,7 +22,7 @@ use super::{
     handle::Shared,
     links::Links,
     log_state,
-    packing::{self, Packer},
+    packing::{self, Packer, Unpacker},
     rewind::{Rewinding, marker_of},
     snapshot::Served,
     standing,
@@ -165,6 +165,7 @@ fn engine(
         links,
         feeds: Feeds::default(),
         packer: Packer::default(),
+        unpacker: Unpacker::default(),
         port,
         directory: options.directory,
         database: options.database,
@@ -211,7 +212,7 @@ fn config(options: &Options) -> Config {
 fn links(options: &Options, driver: &Driver) -> Result<Links, DriverError> {
     let net = larder_net::Options {
         allowed: options.peers.iter().map(|peer| peer.node.clone()).collect(),
-        features: packing::LZ4,
+        features: packing::ZSTD,
         ..larder_net::Options::default()
     };
     let identity = options.identity.clone();

@@ -263,8 +263,8 @@ pub struct Records {
 pub enum Packing {
     /// As they are in the log.
     Raw,
-    /// One LZ4 block.
-    Lz4 {
+    /// One Zstandard frame.
+    Zstd {
         /// Bytes when unpacked.
         raw_bytes: u32,
     },

@@ -106,11 +106,11 @@ impl Draw {
                 frames: draw.bulk(),
             }
         });
-        let lz4 = self.maybe(|draw| Packing::Lz4 { raw_bytes: draw.0.random() });
+        let packed = self.maybe(|draw| Packing::Zstd { raw_bytes: draw.0.random() });
         Records {
             session: Session(self.0.random()),
             committed: self.maybe(Self::position),
-            packing: lz4.unwrap_or(Packing::Raw),
+            packing: packed.unwrap_or(Packing::Raw),
             chunk,
         }
     }

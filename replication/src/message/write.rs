@@ -167,7 +167,7 @@ fn records(it: &Records, out: &mut BytesMut) {
     optional(it.committed, out, position);
     match it.packing {
         Packing::Raw => out.put_u8(0),
-        Packing::Lz4 { raw_bytes } => {
+        Packing::Zstd { raw_bytes } => {
             out.put_u8(1);
             out.put_u32_le(raw_bytes);
         }
