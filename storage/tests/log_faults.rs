@@ -72,7 +72,7 @@ fn operations() -> u64 {
 
 #[test]
 fn after_any_failed_operation_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() {
-    let mut cases = 0;
+    let (mut cases, mut without_room) = (0, 0);
     let mut kinds_seen = 0;
     for kind in [FaultKind::Io, FaultKind::Full] {
         for lasting in [false, true] {
@@ -81,7 +81,13 @@ fn after_any_failed_operation_nothing_is_acknowledged_and_nothing_acknowledged_i
                 let (mut opened, _) = reopen(&fs);
                 fs.set_fault(Some(Fault { after, kind, lasting }));
                 let (acked, failure) = write_until_failure(&mut opened, 1);
-                let failure = failure.expect("the fault is within the workload");
+                let Some(failure) = failure else {
+                    // Only room could not be made ahead: batches found what they needed.
+                    assert!(matches!((kind, lasting), (FaultKind::Full, false)));
+                    assert_eq!(reopen(&SimFs::new(&after_power_cut(&fs))).1.len() as u64, acked);
+                    without_room += 1;
+                    continue;
+                };
                 assert!(matches!(failure, LogError::Io { .. }), "{failure:?}");
                 assert!(failure.is_io() && opened.log.poisoned());
 
@@ -110,7 +116,8 @@ fn after_any_failed_operation_nothing_is_acknowledged_and_nothing_acknowledged_i
             kinds_seen += 1;
         }
     }
-    println!("fault cases: {cases}");
+    println!("fault cases: {cases}; room not made: {without_room}");
+    assert!(without_room > 0);
     assert!(kinds_seen == 4 && cases > 100, "{cases}");
 }
 

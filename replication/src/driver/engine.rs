@@ -12,7 +12,7 @@ use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -161,7 +161,6 @@ impl Engine {
         let ended = loop {
             tokio::select! {
                 () = shared.durable.notified() => self.durable(),
-                () = self.feeds.are_due() => self.feed(),
                 input = inputs.recv() => match input {
                     Some(Input::End(ended)) => break Some(ended),
                     Some(input) => self.take(input),
@@ -220,18 +219,10 @@ impl Engine {
             Err(error) => return self.fail(error),
         }
         self.commit();
-        let round_trip = self.links.shortest_round_trip();
-        if self.feeds.more_is_durable(Instant::now(), round_trip) {
-            self.feed();
-        }
-        self.paused();
-    }
-
-    /// Reads on for the slaves that have all there was.
-    fn feed(&mut self) {
-        for wanted in self.feeds.take_waiting(Instant::now()) {
+        for wanted in self.feeds.take_waiting() {
             self.read(wanted);
         }
+        self.paused();
     }
 
     fn newly_durable(&mut self, store: &Store) -> Result<Option<Durable>, DriverError> {

@@ -1,13 +1,12 @@
 //! Records for slaves: from memory at once, from the disk on a blocking thread.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use larder_storage::{
     Store,
     log::{Cursor, ReadError},
 };
 use larder_types::{Position, SequenceNumber};
-use tokio::time::{Instant, sleep_until};
 
 use super::{DriverError, log_state};
 use crate::core::{Chunk, Link, Session, Tail};
@@ -54,22 +53,12 @@ impl Feed {
     }
 }
 
-/// Slaves that are near the tail are not fed more often than this: what gathers meanwhile costs both
-/// ends one message, one fsync and one acknowledgement.
-const PACE: Duration = Duration::from_millis(1);
-/// Where every slave is at least so far away, so that the pace is a small part of the way.
-const PACED_ROUND_TRIP: Duration = Duration::from_millis(10);
-
 /// The places of all slaves.
 #[derive(Default)]
 pub(super) struct Feeds {
     places: HashMap<Link, Feed>,
     /// What nothing was durable for.
     waiting: Vec<Wanted>,
-    /// When those that wait were last fed.
-    fed: Option<Instant>,
-    /// When they are to be fed next, if more is durable.
-    due: Option<Instant>,
 }
 
 impl Feeds {
@@ -96,30 +85,8 @@ impl Feeds {
         }
     }
 
-    /// Notes that more is durable; says whether what waits is to be tried again at once, else it is
-    /// due soon. `round_trip` is the shortest to any slave.
-    pub(super) fn more_is_durable(&mut self, now: Instant, round_trip: Duration) -> bool {
-        let next = match self.fed {
-            Some(fed) if round_trip >= PACED_ROUND_TRIP => fed + PACE,
-            _ => now,
-        };
-        if next > now && !self.waiting.is_empty() {
-            self.due = Some(next);
-        }
-        next <= now
-    }
-
-    /// Done when what waits is to be tried again; never, while nothing is due.
-    pub(super) async fn are_due(&self) {
-        match self.due {
-            Some(due) => sleep_until(due).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// What is to be tried again.
-    pub(super) fn take_waiting(&mut self, now: Instant) -> Vec<Wanted> {
-        (self.fed, self.due) = (Some(now), None);
+    /// What is to be tried again, now that more is durable.
+    pub(super) fn take_waiting(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.waiting)
     }
 
@@ -166,40 +133,5 @@ impl Later {
             }
             other => other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn waiting() -> Feeds {
-        let wanted = Wanted {
-            link: Link(1),
-            session: Session(1),
-            from: SequenceNumber::FIRST,
-            bytes_max: 1 << 20,
-        };
-        Feeds { waiting: vec![wanted], ..Feeds::default() }
-    }
-
-    #[test]
-    fn far_slaves_are_fed_at_once_after_a_rest_and_then_at_the_pace() {
-        let (mut feeds, now) = (waiting(), Instant::now());
-        assert!(feeds.more_is_durable(now, PACED_ROUND_TRIP));
-        feeds.take_waiting(now);
-        let mut feeds = Feeds { fed: feeds.fed, ..waiting() };
-        assert!(!feeds.more_is_durable(now + PACE / 2, PACED_ROUND_TRIP));
-        assert_eq!(feeds.due, Some(now + PACE), "what is durable is not forgotten");
-        assert_eq!(feeds.take_waiting(now + PACE).len(), 1);
-        assert_eq!(feeds.due, None);
-        assert!(feeds.more_is_durable(now + 2 * PACE, PACED_ROUND_TRIP));
-    }
-
-    #[test]
-    fn a_slave_nearby_never_waits_for_the_pace() {
-        let (mut feeds, now) = (waiting(), Instant::now());
-        feeds.take_waiting(now);
-        assert!(feeds.more_is_durable(now, PACED_ROUND_TRIP / 2));
     }
 }

@@ -124,11 +124,6 @@ impl Links {
     }
 
     /// What both ends can do.
-    /// The shortest round trip to any peer; none is shorter than nothing.
-    pub(super) fn shortest_round_trip(&self) -> Duration {
-        self.open.values().map(|open| open.connection.rtt()).min().unwrap_or_default()
-    }
-
     pub(super) fn features(&self, link: Link) -> Features {
         self.open.get(&link).map_or(Features(0), |open| open.connection.features())
     }

@@ -10,10 +10,11 @@ use crate::{
 };
 
 /// Both ends can unpack Zstandard.
-pub(super) const ZSTD: Features = Features(1);
+pub(super) const ZSTD: Features = Features(2);
 /// The fastest of the usual levels: of 3 KiB of JSON it leaves a third, and LZ4 four ninths.
 const LEVEL: i32 = 1;
-/// For large chunks, which come when there is much to do: half the time, and still under a third.
+/// For large chunks, which come when there is much to do: of orders in JSON it leaves under a third, of
+/// random values as much as level 1 in half the time.
 const LEVEL_OF_LARGE: i32 = -1;
 const LARGE_BYTES: usize = 16 << 10;
 /// Chunks smaller than this are sent as they are: they cost a datagram either way.
@@ -73,9 +74,7 @@ impl Packer {
         }
         packed
     }
-}
 
-impl Packer {
     fn tried(&mut self, raw: &[u8]) -> Option<Bytes> {
         let compressor = match &mut self.compressor {
             Some(compressor) => compressor,

@@ -140,7 +140,8 @@ impl Reader {
         let committed = self.optional(Self::position)?;
         let packing = match self.u8("packing")? {
             0 => Packing::Raw,
-            1 => Packing::Zstd { raw_bytes: self.u32("unpacked bytes")? },
+            // 1 was LZ4.
+            2 => Packing::Zstd { raw_bytes: self.u32("unpacked bytes")? },
             _ => return Err(malformed("packing")),
         };
         let chunk = self.optional(|reader| {

@@ -168,7 +168,7 @@ fn records(it: &Records, out: &mut BytesMut) {
     match it.packing {
         Packing::Raw => out.put_u8(0),
         Packing::Zstd { raw_bytes } => {
-            out.put_u8(1);
+            out.put_u8(2);
             out.put_u32_le(raw_bytes);
         }
     }

@@ -4,7 +4,7 @@
 //! A thread of its own would be woken for nearly every write of a slow client, which costs more
 //! than the write. Nobody waits for the lock of the writer: who does not get it leaves the work to
 //! whom holds it. Evaluation may read from the disk and may wait for the fold; it then holds up
-//! the thread it runs on, and reads go on on the others.
+//! the thread it runs on; reads go on on the others, where there are any.
 
 use std::{
     borrow::Cow,

@@ -30,7 +30,9 @@ use super::{
     awaiting::Awaiting,
     combine::Desk,
     queue::Queue,
-    threads::{Failed, Happened, Replicated, Shard, ShardError, spawn, sync_until_closed},
+    threads::{
+        Failed, Happened, Replicated, Shard, ShardError, spawn, sync_until_closed, yield_to_clients,
+    },
 };
 use crate::clock::wall_ms;
 
@@ -103,7 +105,7 @@ impl Plan {
     }
 }
 
-/// The fold thread's part of a shard.
+/// The part of a shard of the thread that keeps its store open.
 pub(super) struct Keeper {
     pub(super) shard: Arc<Shard>,
     pub(super) plan: Plan,
@@ -116,7 +118,16 @@ impl Keeper {
         let mut reopened_at: Option<Instant> = None;
         loop {
             let Parts { folder, syncer, store } = parts;
-            let folded = folder.run();
+            // On a thread of its own: what this one starts later, the sync thread among it, is not to
+            // give way.
+            let folding = spawn("folder", move || {
+                yield_to_clients();
+                folder.run()
+            });
+            let folded = match folding {
+                Ok(folding) => folding.join().expect("a panic ends the process"),
+                Err(error) => return (self.plan.failed)(error),
+            };
             if folded.is_err() {
                 self.shard.combiner.suspend();
             }

@@ -148,10 +148,7 @@ impl Shard {
             directory: plan.directory.clone(),
         });
         let keeper = Keeper { shard: shard.clone(), plan };
-        let keeper = spawn("folder", move || {
-            yield_to_clients();
-            keeper.keep(parts);
-        })?;
+        let keeper = spawn("keeper", move || keeper.keep(parts))?;
         Ok((shard.clone(), Threads { shard, keeper }))
     }
 
@@ -223,9 +220,9 @@ impl Threads {
     }
 }
 
-/// Lets the calling thread give way to those that clients wait for, where processors are short. It
+/// Lets the calling thread, and those that it starts, give way to those that clients wait for, where processors are short. It
 /// still gets a tenth of one, and when the fold falls behind writes wait for it.
-fn yield_to_clients() {
+pub(super) fn yield_to_clients() {
     // On Linux a thread's number names it alone here.
     let lowered = setpriority_process(Some(gettid()), FOLD_NICENESS);
     if let Err(error) = lowered {

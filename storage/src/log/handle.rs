@@ -177,7 +177,7 @@ impl Log {
         self.shared.first()
     }
 
-    /// Bytes of all segment files.
+    /// Bytes written to all segment files.
     pub fn bytes(&self) -> u64 {
         self.shared.segments.read().iter().map(|segment| segment.bytes()).sum()
     }

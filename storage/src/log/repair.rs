@@ -22,7 +22,8 @@ const COPY_BYTES: usize = 1 << 20;
 const NAMES_MAX: u32 = 10_000;
 
 /// Makes all of the last segment durable, whoever wrote it: cuts what lies behind its last whole
-/// frame, after copying it to the quarantine up to the zeros at the end, and writes again what nothing proves durable. `scan`
+/// frame, after copying it to the quarantine up to the zeros at the end, and writes again what
+/// nothing proves durable. `scan`
 /// is the end of a segment that is not sealed. Returns what was cut.
 pub(super) fn repair_tail(
     fs: &dyn Fs,
@@ -44,7 +45,10 @@ pub(super) fn repair_tail(
             bytes: torn_end - end,
             quarantined_to: quarantine_bytes(fs, quarantine, segment, &*file, end..torn_end)?,
         });
-        file.truncate(end).map_err(LogError::io("cut the torn end of", &segment.path))?;
+    }
+    // Also where nothing is torn: an earlier run may have cut room, and its sync have failed.
+    if torn.is_some() || end == segment.bytes {
+        file.truncate(end).map_err(LogError::io("cut the end of", &segment.path))?;
     }
     rewrite(&*file, unproven, end)
         .map_err(LogError::io("write the last batch again to", &segment.path))?;

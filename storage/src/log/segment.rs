@@ -23,7 +23,7 @@ pub struct SegmentInfo {
     pub first: SequenceNumber,
     /// Its last durable record, `None` while it has none.
     pub last: Option<SequenceNumber>,
-    /// Its size.
+    /// Bytes written to it.
     pub bytes: u64,
     /// Whether a footer has sealed it.
     pub sealed: bool,

@@ -1,6 +1,6 @@
 //! The syncer: all file I/O of writing. One write call and one fdatasync a batch.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use larder_types::{Epoch, EpochStart, SequenceNumber};
 
@@ -215,9 +215,16 @@ impl Syncer {
         let room_end = (end + ROOM_BYTES).min(self.segment_bytes);
         while *length < room_end {
             let zeros = (room_end - *length).min(ZEROS.len() as u64);
-            write_all_at(&**file, &ZEROS[..zeros as usize], *length)
-                .map_err(LogError::io("make room in", &segment.path))?;
-            *length += zeros;
+            match write_all_at(&**file, &ZEROS[..zeros as usize], *length) {
+                Ok(()) => *length += zeros,
+                // There may still be enough for the batch itself. A part may have been written.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    let found = file.len();
+                    *length = found.map_err(LogError::io("read the length of", &segment.path))?;
+                    return Ok(());
+                }
+                Err(error) => return Err(LogError::io("make room in", &segment.path)(error)),
+            }
         }
         Ok(())
     }

@@ -102,9 +102,10 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
 /// Names and sizes of the write-ahead logs of RocksDB.
 pub(crate) fn write_ahead_logs(path: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(path).unwrap().map(Result::unwrap);
-    let names = entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len()));
-    names.filter(|(name, _)| name.ends_with(".log")).collect()
+    let logs = entries.filter(|entry| entry.path().extension().is_some_and(|it| it == "log"));
+    // RocksDB removes an obsolete one whenever it likes.
+    let sizes = logs.filter_map(|entry| entry.metadata().ok().map(|found| (entry, found.len())));
+    sizes.map(|(entry, bytes)| (entry.file_name().into_string().unwrap(), bytes)).collect()
 }
 
 /// The names of the table files.
