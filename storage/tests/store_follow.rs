@@ -36,8 +36,13 @@ fn follower_of(master: &Node, root: &Path, options: StoreOptions) -> Node {
 
 /// Asks both for a digest at the same record, and answers both.
 fn digests(master: &mut Node, follower: &mut Node) -> (Digest, Digest) {
-    master.append("digest", "now");
-    let at = master.writer.seal_for_digest().unwrap();
+    // A record that fills a layer seals it by itself: the next one can be asked for.
+    let at = loop {
+        master.append("digest", "now");
+        if let Some(at) = master.writer.seal_for_digest() {
+            break at;
+        }
+    };
     follower.store.digest_at(at.seq);
     master.commit();
     // Goes on beyond the position of the digest, which shows nothing of it.

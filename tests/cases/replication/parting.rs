@@ -1,10 +1,13 @@
 //! A promotion by force leaves records behind; they are kept, shown, and can be written once more.
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::cluster::{Cut, Plan};
+use larder_tests::{
+    cluster::{Cut, Plan},
+    deadline::Deadline,
+};
 use serde_json::json;
 
-use crate::support::{cluster, expect_keys, wait_for_value, write_keys};
+use crate::support::{SOON, cluster, expect_keys, wait_for_value, write_keys};
 
 /// Records that the old master alone has.
 const PARTED: usize = 5;
@@ -58,7 +61,12 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     )?;
     ensure!(refused.0 == 409, "a slave writes: {} {}", refused.0, refused.1);
     let to = json!({"to": cluster.nodes[0].name});
-    cluster.nodes[master].send("POST", "/replication/switchover", &to)?;
+    // A node that has just come back may not be ready to take over: the switchover is undone then.
+    Deadline::after(SOON).wait_for("the old master to take over again", || {
+        let (status, _) = cluster.nodes[master].exchange("POST", "/replication/switchover", &to)?;
+        let leads = || cluster.nodes[0].get("/replication").map(|view| view["role"] == "master");
+        Ok((status == 200 || leads()?).then_some(()))
+    })?;
     cluster.wait_until_streaming(0)?;
     let reapply = format!("/replication/parted/{name}/reapply");
     let dry = cluster.nodes[0].send("POST", &reapply, &json!({"dry_run": true}))?;
