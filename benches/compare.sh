@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
         --requests) requests="$2"; shift 2 ;;
         --dir) dir="$2"; shift 2 ;;
         --no-ceilings) ceilings=; shift ;;
-        -h|--help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
         -*) die "unknown option $1; see --help" ;;
         *) lines+=("$1"); shift ;;
     esac

@@ -36,7 +36,7 @@ struct Worker {
     handle: Handle,
     connections: Arc<AtomicUsize>,
     mailbox: Arc<Mailbox>,
-    /// Dropped first, which ends the thread.
+    /// Its drop ends the thread.
     _end: oneshot::Sender<()>,
     _thread: JoinHandle<()>,
 }

@@ -35,7 +35,7 @@ use super::{
 /// power cuts, and late enough not to double the writes of a slow client.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
 
-/// The fold's niceness. At 0 it takes a processor from clients several times a second under load.
+/// The fold's niceness: what it changes is in docs/adr/0008-room-ahead.md.
 const FOLD_NICENESS: i32 = 10;
 
 /// Why a shard did not start, or ended.
