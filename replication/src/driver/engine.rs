@@ -354,7 +354,7 @@ impl Engine {
             return;
         }
         if let Message::Records(records) = &mut message
-            && let Err(why) = self.unpacker.unpack(records)
+            && let Err(why) = self.unpacker.unpack(link, records)
         {
             return self.disconnect(link, &why);
         }
@@ -365,6 +365,8 @@ impl Engine {
     pub(super) fn disconnect(&mut self, link: Link, why: &str) {
         if self.links.close(link, why) {
             self.feeds.forget(link);
+            self.packer.forget(link);
+            self.unpacker.forget(link);
             self.served.forget(link);
             self.events.push_back(Event::Disconnected { link });
         }
@@ -427,6 +429,8 @@ impl Engine {
 
     pub(super) fn begin_again(&mut self, log: Option<LogState>, marker: Option<Marker>) {
         self.links.close_all("the state was opened again");
+        self.packer.clear();
+        self.unpacker.clear();
         self.served.clear();
         self.events.clear();
         self.requests.clear();

@@ -130,7 +130,7 @@ impl Engine {
         if let Message::Records(records) = &mut message
             && self.links.features(link).contain(packing::ZSTD)
         {
-            self.packer.pack(records);
+            self.packer.pack(link, records);
         }
         let kind = match message.stream() {
             Stream::Control => StreamKind::Control,

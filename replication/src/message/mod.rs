@@ -264,7 +264,12 @@ pub enum Packing {
     /// As they are in the log.
     Raw,
     /// One Zstandard frame.
-    Zstd {
+    ZstdFrame {
+        /// Bytes when unpacked.
+        raw_bytes: u32,
+    },
+    /// The next part of the Zstandard frame that runs through all of a connection, flushed.
+    ZstdStream {
         /// Bytes when unpacked.
         raw_bytes: u32,
     },

@@ -141,7 +141,8 @@ impl Reader {
         let packing = match self.u8("packing")? {
             0 => Packing::Raw,
             // 1 was LZ4.
-            2 => Packing::Zstd { raw_bytes: self.u32("unpacked bytes")? },
+            2 => Packing::ZstdFrame { raw_bytes: self.u32("unpacked bytes")? },
+            3 => Packing::ZstdStream { raw_bytes: self.u32("unpacked bytes")? },
             _ => return Err(malformed("packing")),
         };
         let chunk = self.optional(|reader| {

@@ -106,7 +106,14 @@ impl Draw {
                 frames: draw.bulk(),
             }
         });
-        let packed = self.maybe(|draw| Packing::Zstd { raw_bytes: draw.0.random() });
+        let packed = self.maybe(|draw| {
+            let raw_bytes = draw.0.random();
+            if draw.0.random() {
+                Packing::ZstdFrame { raw_bytes }
+            } else {
+                Packing::ZstdStream { raw_bytes }
+            }
+        });
         Records {
             session: Session(self.0.random()),
             committed: self.maybe(Self::position),

@@ -167,8 +167,12 @@ fn records(it: &Records, out: &mut BytesMut) {
     optional(it.committed, out, position);
     match it.packing {
         Packing::Raw => out.put_u8(0),
-        Packing::Zstd { raw_bytes } => {
+        Packing::ZstdFrame { raw_bytes } => {
             out.put_u8(2);
+            out.put_u32_le(raw_bytes);
+        }
+        Packing::ZstdStream { raw_bytes } => {
+            out.put_u8(3);
             out.put_u32_le(raw_bytes);
         }
     }

@@ -274,6 +274,17 @@ impl Database {
         self.persisted()
     }
 
+    /// Begins to persist all that was folded so far. What [`Database::persisted`] answers tells when
+    /// that is done, and [`Database::background_errors`] when it has failed.
+    ///
+    /// # Errors
+    /// As [`Database::flush`].
+    pub fn begin_flush(&self) -> Result<(), StateError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.db.flush_opt(&options).map_err(StateError::at("flush", self.path()))
+    }
+
     /// Makes a copy of the database in `path`, which must not exist yet, and answers the position
     /// that the copy itself holds. Files are shared by hard links where the file system can.
     ///

@@ -91,13 +91,10 @@ impl DatabaseOptions {
         options.set_max_background_jobs(2);
     }
 
-    /// Files of level 0 are short-lived and are written while the fold waits for them: they are
-    /// not compressed.
+    /// All levels are compressed, level 0 too: what a flush writes is what the log's syncs wait for.
     fn set_levels(options: &mut Options) {
         options.set_level_compaction_dynamic_level_bytes(true);
-        let mut compression = [DBCompressionType::Lz4; 7];
-        compression[0] = DBCompressionType::None;
-        options.set_compression_per_level(&compression);
+        options.set_compression_type(DBCompressionType::Lz4);
         options.set_target_file_size_base(TABLE_FILE_BYTES);
         options.set_max_bytes_for_level_base(4 * TABLE_FILE_BYTES);
         options.set_level_zero_file_num_compaction_trigger(4);

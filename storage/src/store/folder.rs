@@ -29,11 +29,13 @@ pub struct Folder {
     folded_changes: u64,
     /// The same in layers.
     folded_layers: usize,
+    /// The last record of what a flush is persisting while the fold goes on.
+    flushing: Option<u64>,
 }
 
 impl Folder {
     pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, folded_bytes: 0, folded_changes: 0, folded_layers: 0 }
+        Self { shared, folded_bytes: 0, folded_changes: 0, folded_layers: 0, flushing: None }
     }
 
     /// Folds until [`super::Store::stop_folding`], then flushes, so that the next start has
@@ -60,8 +62,9 @@ impl Folder {
                     self.shared.turned.wait_for(&mut turn, IDLE);
                 }
             }
+            self.end_flush()?;
             if self.owes_flush() {
-                self.flush()?;
+                self.begin_flush()?;
             }
             if self.shared.retention.take_moved() {
                 self.trim()?;
@@ -125,7 +128,7 @@ impl Folder {
         });
     }
 
-    /// Whether so much was folded and not flushed that a flush must come next.
+    /// Whether so much was folded since the last flush began that another must come next.
     pub fn owes_flush(&self) -> bool {
         self.folded_bytes >= self.shared.options.layer_bytes
             || self.folded_changes >= self.shared.options.layer_changes
@@ -137,8 +140,31 @@ impl Folder {
     /// # Errors
     /// As [`Folder::run`].
     pub fn flush(&mut self) -> Result<(), FoldError> {
+        self.flushing = None;
         let Some(persisted) = self.shared.database()?.flush()? else { return Ok(()) };
         (self.folded_bytes, self.folded_changes, self.folded_layers) = (0, 0, 0);
+        self.persisted(persisted)
+    }
+
+    /// Begins a flush that goes on while more is folded. One at a time, so that what a start must
+    /// replay stays bounded: where one goes on already, waits for it and flushes all.
+    fn begin_flush(&mut self) -> Result<(), FoldError> {
+        if self.flushing.is_some() {
+            return self.flush();
+        }
+        self.flushing = Some(self.shared.watermarks.applied.load(Ordering::Acquire));
+        (self.folded_bytes, self.folded_changes, self.folded_layers) = (0, 0, 0);
+        Ok(self.shared.database()?.begin_flush()?)
+    }
+
+    /// Trims the log once the flush that was begun has ended.
+    fn end_flush(&mut self) -> Result<(), FoldError> {
+        let Some(upto) = self.flushing else { return Ok(()) };
+        let persisted = self.shared.database()?.persisted()?;
+        let Some(persisted) = persisted.filter(|it| it.position.seq.as_u64() >= upto) else {
+            return Ok(());
+        };
+        self.flushing = None;
         self.persisted(persisted)
     }
 
@@ -177,7 +203,8 @@ pub enum FoldError {
 }
 
 fn batch_of(layer: &Layer, seq: u64) -> Result<FoldBatch, StateError> {
-    let mut batch = FoldBatch::new();
+    // What the log has of it is about what RocksDB is given: the batch is not copied as it grows.
+    let mut batch = FoldBatch::with_capacity(usize::try_from(layer.log_bytes()).unwrap_or(0));
     if layer.cleared_by(seq) {
         batch.clear();
     }
