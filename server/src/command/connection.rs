@@ -114,13 +114,17 @@ fn auth(
 
 /// There is one user. A wrong attempt leaves the session as it was.
 fn authenticate(user: &[u8], password: &[u8], session: &mut Session, node: &Node) -> Outcome {
-    let is_right = node.settings.load().admits(password);
-    if user != b"default" || !is_right {
+    if !is_known(user, password, node) {
         node.counters.authentications_failed.fetch_add(1, Ordering::Relaxed);
         return Err(WRONG_PASSWORD);
     }
     session.authenticated = true;
     Ok(())
+}
+
+fn is_known(user: &[u8], password: &[u8], node: &Node) -> bool {
+    let is_right = node.settings.load().admits(password);
+    is_right && user == b"default"
 }
 
 fn hello(
@@ -129,20 +133,13 @@ fn hello(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    let protocol = match request.get(1) {
-        None => session.protocol,
-        Some(version) => match integer(version) {
-            Ok(2) => Protocol::Resp2,
-            Ok(3) => Protocol::Resp3,
-            Ok(_) => return Err(CommandError::message("NOPROTO unsupported protocol version")),
-            Err(_) => {
-                return Err(CommandError::message(
-                    "ERR Protocol version is not an integer or out of range",
-                ));
-            }
-        },
-    };
-    hello_options(request, session, node)?;
+    let protocol = hello_protocol(request)?.unwrap_or(session.protocol);
+    for option in hello_options(request) {
+        match option? {
+            HelloOption::Auth(user, password) => authenticate(user, password, session, node)?,
+            HelloOption::SetName(name) => set_name(session.client(), name)?,
+        }
+    }
     if session.must_authenticate(node) {
         return Err(CommandError::message(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
@@ -171,26 +168,63 @@ fn hello(
     Ok(())
 }
 
-fn hello_options(request: Request<'_>, session: &mut Session, node: &Node) -> Outcome {
+/// The protocol that HELLO asks for, if for any.
+fn hello_protocol(request: Request<'_>) -> Result<Option<Protocol>, CommandError> {
+    match request.get(1).map(integer) {
+        None => Ok(None),
+        Some(Ok(2)) => Ok(Some(Protocol::Resp2)),
+        Some(Ok(3)) => Ok(Some(Protocol::Resp3)),
+        Some(Ok(_)) => Err(CommandError::message("NOPROTO unsupported protocol version")),
+        Some(Err(_)) => {
+            Err(CommandError::message("ERR Protocol version is not an integer or out of range"))
+        }
+    }
+}
+
+enum HelloOption<'a> {
+    Auth(&'a [u8], &'a [u8]),
+    SetName(&'a [u8]),
+}
+
+/// HELLO's options, one by one; each takes effect before the next is looked at.
+fn hello_options(
+    request: Request<'_>,
+) -> impl Iterator<Item = Result<HelloOption<'_>, CommandError>> {
     let mut at = 2;
-    while let Some(option) = request.get(at) {
-        let following = (request.get(at + 1), request.get(at + 2));
-        match following {
+    std::iter::from_fn(move || {
+        let option = request.get(at)?;
+        Some(match (request.get(at + 1), request.get(at + 2)) {
             (Some(user), Some(password)) if is_word(option, "auth") => {
-                authenticate(user, password, session, node)?;
                 at += 3;
+                Ok(HelloOption::Auth(user, password))
             }
             (Some(name), _) if is_word(option, "setname") => {
-                set_name(session.client(), name)?;
                 at += 2;
+                Ok(HelloOption::SetName(name))
             }
             _ => {
                 let quoted = [b"ERR Syntax error in HELLO option '", c_text(option), b"'"].concat();
-                return Err(CommandError::Quoting(quoted));
+                Err(CommandError::Quoting(quoted))
             }
+        })
+    })
+}
+
+impl Command {
+    /// What replies are written in from this queued request on, where it is a HELLO that will
+    /// change it: the shard's writer has to know before the connection runs it.
+    pub fn switches_to(&self, request: Request<'_>, node: &Node) -> Option<Protocol> {
+        if self.name != "hello" {
+            return None;
         }
+        let protocol = hello_protocol(request).ok()??;
+        let succeeds = hello_options(request).all(|option| match option {
+            Ok(HelloOption::Auth(user, password)) => is_known(user, password, node),
+            Ok(HelloOption::SetName(name)) => plain_text(name).is_some(),
+            Err(_) => false,
+        });
+        succeeds.then_some(protocol)
     }
-    Ok(())
 }
 
 fn client_number(id: u64) -> i64 {

@@ -119,6 +119,7 @@ fn evaluate_transaction(
     for (index, command) in transaction.commands.iter().enumerate() {
         let request = transaction.requests[index].request(0);
         let start = replies.position();
+        replies.set_protocol(transaction.protocols[index]);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => read(request, &txn.view(), replies),
             Handler::Write(write) => match &admitted {

@@ -113,6 +113,8 @@ pub struct Transaction {
     /// Their commands. Those that touch no keys are left out by the shard: the connection runs
     /// them when it puts the replies together.
     pub commands: Vec<&'static Command>,
+    /// For each command, what its reply is written in: a HELLO changes it for those behind.
+    pub protocols: Vec<Protocol>,
     /// Where each command's reply ends in the replies; equal to the one before for those left out.
     pub reply_ends: Vec<usize>,
     /// For each command, whether it was refused.
