@@ -181,7 +181,7 @@ fn client_list(
     Ok(())
 }
 
-/// Nothing is evicted here, so that the wish is granted as it stands.
+/// Accepted and of no effect: there is one user, and who reads nothing would else take the memory.
 fn client_no_evict(
     request: Request<'_>,
     _: &mut Session,
@@ -236,7 +236,7 @@ const CLIENT_HELP: &[&str] = &[
     "    * ID <id> [<id> ...]",
     "      Return clients with these IDs.",
     "NO-EVICT (ON|OFF)",
-    "    Accepted; clients are never evicted.",
+    "    Accepted; of no effect.",
     "REPLY (ON|OFF|SKIP)",
     "    Control the replies sent to the current connection.",
     "SETINFO (LIB-NAME|LIB-VER) <value>",

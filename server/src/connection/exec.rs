@@ -273,11 +273,13 @@ impl Connection {
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
+        work.reply_share = Some(self.take_reply_share());
         let mut work = self.submit(work).await?;
         if let Task::Transaction(done) = &work.task {
             self.shard.watches().remove(&done.watched, &done.touched);
         }
         self.settle(&mut work).await;
+        self.reply_share = work.reply_share.take();
         if let Some(refusal) = work.refusal {
             return Ok(Err(CommandError::Message(refusal)));
         }
