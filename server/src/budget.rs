@@ -1,6 +1,8 @@
-//! What the requests of all clients may take of the node's memory together.
+//! What the requests of all clients may take of the node's memory together, and what their replies.
 //!
 //! One client's bounds are generous, and there may be ten thousand: each counts what it holds here.
+//! Requests wait for room. Replies do not, because it is for their reader to give it: they are
+//! counted when they are there, and beyond the budget no more are made, and who holds most is closed.
 
 use std::sync::{
     Arc,
@@ -14,8 +16,10 @@ const UNCOUNTED_BYTES: usize = 32 << 10;
 /// Bytes are counted in steps of this, so that small changes cost nothing.
 const STEP_BYTES: usize = 64 << 10;
 
-/// The bytes that the requests of all clients take.
+/// The bytes that the requests, or the replies, of all clients take.
 pub struct Budget {
+    /// As users call it.
+    what: &'static str,
     bytes_max: usize,
     held: AtomicUsize,
     freed: Notify,
@@ -29,9 +33,9 @@ pub struct Share {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
-    pub fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, held: AtomicUsize::new(0), freed: Notify::new() })
+    /// A budget of so many bytes, for this.
+    pub fn new(what: &'static str, bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { what, bytes_max, held: AtomicUsize::new(0), freed: Notify::new() })
     }
 
     /// Bytes that are counted now.
@@ -39,11 +43,16 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Bytes that are counted beyond the budget.
+    pub fn excess(&self) -> usize {
+        self.held().saturating_sub(self.bytes_max)
+    }
+
     /// What a client is told whose share cannot grow.
     pub fn refusal(&self) -> String {
         format!(
-            "ERR the requests of all clients together would take more than {} bytes; try again later",
-            self.bytes_max
+            "ERR the {} of all clients together would take more than {} bytes; try again later",
+            self.what, self.bytes_max
         )
     }
 }
@@ -58,11 +67,30 @@ impl Share {
     /// there is no room.
     #[must_use]
     pub fn resize(&mut self, bytes: usize) -> bool {
+        self.resize_within(bytes, self.budget.bytes_max)
+    }
+
+    /// Changes the share to what a client holds that has `bytes`, whether there is room or not.
+    pub fn hold(&mut self, bytes: usize) {
+        let _ = self.resize_within(bytes, usize::MAX);
+    }
+
+    /// Bytes that are counted.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What it is a share of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn resize_within(&mut self, bytes: usize, bytes_max: usize) -> bool {
         let wanted = bytes.saturating_sub(UNCOUNTED_BYTES).next_multiple_of(STEP_BYTES);
-        let Budget { bytes_max, held, freed } = &*self.budget;
+        let Budget { held, freed, .. } = &*self.budget;
         if wanted > self.bytes {
             let more = wanted - self.bytes;
-            let grow = |held: usize| held.checked_add(more).filter(|held| held <= bytes_max);
+            let grow = |held: usize| held.checked_add(more).filter(|held| *held <= bytes_max);
             if held.fetch_update(Ordering::AcqRel, Ordering::Acquire, grow).is_err() {
                 return false;
             }
@@ -91,8 +119,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // To nothing it can always be.
-        let _ = self.resize(0);
+        self.hold(0);
     }
 }
 
@@ -104,7 +131,7 @@ mod tests {
 
     #[test]
     fn shares_grow_up_to_the_budget_and_are_given_back() {
-        let budget = Budget::new(2 * MIB);
+        let budget = Budget::new("requests", 2 * MIB);
         let (mut one, mut other) = (Share::of(&budget), Share::of(&budget));
         assert!(one.resize(UNCOUNTED_BYTES));
         assert_eq!(budget.held(), 0, "who holds little is not counted");
@@ -117,9 +144,22 @@ mod tests {
         assert_eq!(budget.held(), 0);
     }
 
+    #[test]
+    fn what_is_held_beyond_the_budget_is_its_excess_until_it_is_given_back() {
+        let budget = Budget::new("replies", MIB);
+        let (mut one, mut other) = (Share::of(&budget), Share::of(&budget));
+        one.hold(MIB);
+        assert_eq!(budget.excess(), 0);
+        other.hold(MIB);
+        assert_eq!(budget.excess(), one.bytes() + other.bytes() - MIB);
+        drop(one);
+        assert_eq!(budget.excess(), 0);
+        assert!(budget.refusal().starts_with("ERR the replies of all clients together"));
+    }
+
     #[tokio::test]
     async fn who_waits_goes_on_when_another_gives_back() {
-        let budget = Budget::new(MIB);
+        let budget = Budget::new("requests", MIB);
         let (mut one, mut other) = (Share::of(&budget), Share::of(&budget));
         assert!(one.resize(MIB));
         let waits = tokio::spawn(async move {

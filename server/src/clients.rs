@@ -13,6 +13,7 @@ use std::{
 
 use larder_resp::Protocol;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 /// Every client that is connected now.
 #[derive(Default)]
@@ -21,6 +22,7 @@ pub struct Clients {
     last_id: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
+    evicted: AtomicU64,
 }
 
 /// A client, as other connections see it.
@@ -33,6 +35,14 @@ pub struct Client {
     pub local: SocketAddr,
     connected: Instant,
     details: Mutex<Details>,
+    unread: Mutex<Option<Unread>>,
+}
+
+/// Replies that a client has yet to read, of those that are counted.
+struct Unread {
+    bytes: usize,
+    /// Ends the connection; taken when it is asked to.
+    evict: Option<oneshot::Sender<()>>,
 }
 
 /// What changes in the life of a connection. Written by its own task, once a batch of requests.
@@ -54,8 +64,6 @@ pub struct Details {
     pub active: Instant,
     /// How many commands are queued in its transaction, or `None` outside of one.
     pub queued: Option<usize>,
-    /// Bytes of replies that wait to be sent.
-    pub reply_bytes: usize,
 }
 
 /// Keeps a client in the list of clients; dropping it takes the client out.
@@ -99,8 +107,36 @@ impl Clients {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// How many were closed because they held most replies.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Closes those that hold most of the replies that are sent, until they hold `excess` bytes less.
+    pub fn evict(&self, mut excess: usize) {
+        if excess == 0 {
+            return;
+        }
+        let mut readers = self.snapshot();
+        readers.sort_by_cached_key(|client| client.unread_bytes());
+        while excess > 0
+            && let Some(client) = readers.pop()
+        {
+            let Some(bytes) = client.evict() else { continue };
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            excess = excess.saturating_sub(bytes);
+            tracing::warn!(
+                client = client.id,
+                remote = %client.remote,
+                bytes,
+                "closed the client that holds most replies: those of all clients take too much"
+            );
+        }
+    }
+
     /// Counts from nothing again.
     pub fn reset_counts(&self) {
+        self.evicted.store(0, Ordering::Relaxed);
         self.accepted.store(0, Ordering::Relaxed);
         self.refused.store(0, Ordering::Relaxed);
     }
@@ -146,9 +182,42 @@ impl Client {
             subcommand: "",
             active: now,
             queued: None,
-            reply_bytes: 0,
         };
-        Self { id, remote, local, connected: now, details: Mutex::new(details) }
+        Self {
+            id,
+            remote,
+            local,
+            connected: now,
+            details: Mutex::new(details),
+            unread: Mutex::default(),
+        }
+    }
+
+    /// Says that so many bytes of replies are being sent, until [`Client::has_read`]. Answers what
+    /// tells that the connection must end for it.
+    pub fn reads(&self, bytes: usize) -> oneshot::Receiver<()> {
+        let (evict, evicted) = oneshot::channel();
+        *self.unread.lock() = Some(Unread { bytes, evict: Some(evict) });
+        evicted
+    }
+
+    /// All was sent.
+    pub fn has_read(&self) {
+        *self.unread.lock() = None;
+    }
+
+    fn unread_bytes(&self) -> usize {
+        self.unread.lock().as_ref().map_or(0, |unread| unread.bytes)
+    }
+
+    /// Asks the connection to end, if it has not been asked yet, because of what is unread; answers
+    /// how much that is.
+    fn evict(&self) -> Option<usize> {
+        let mut unread = self.unread.lock();
+        let unread = unread.as_mut()?;
+        // It may just have ended by itself.
+        let _ = unread.evict.take()?.send(());
+        Some(unread.bytes)
     }
 
     /// Changes what others see of this client.
@@ -165,6 +234,7 @@ impl Client {
     /// that mean nothing here are 0.
     pub fn describe(&self, now: Instant, line: &mut String) {
         let details = self.details();
+        let unread = self.unread_bytes();
         let age = now.saturating_duration_since(self.connected).as_secs();
         let idle = now.saturating_duration_since(details.active).as_secs();
         let flags = if details.queued.is_some() { "x" } else { "N" };
@@ -185,9 +255,9 @@ impl Client {
             self.remote,
             self.local,
             details.name,
-            details.reply_bytes,
-            details.reply_bytes,
-            details.reply_bytes,
+            unread,
+            unread,
+            unread,
             details.command,
             details.subcommand,
             details.library_name,
@@ -214,6 +284,24 @@ mod tests {
         let second = clients.register(address(2), address(9), 1).expect("there is room again");
         assert!(second.client().id > first_id);
         assert_eq!((clients.len(), clients.accepted(), clients.refused()), (1, 2, 1));
+    }
+
+    #[test]
+    fn those_that_hold_most_are_closed_until_enough_is_given_back() {
+        let clients = Arc::new(Clients::default());
+        let taken = [1, 2, 3, 4]
+            .map(|port| clients.register(address(port), address(9), 9).expect("there is room"));
+        let [little, most, much, none] = &taken;
+        let mut evicted =
+            [(little, 10), (most, 40), (much, 30)].map(|(one, bytes)| one.client().reads(bytes));
+        assert!(none.client().evict().is_none(), "who holds nothing stays");
+        clients.evict(41);
+        assert_eq!(evicted.each_mut().map(|told| told.try_recv().is_ok()), [false, true, true]);
+        clients.evict(1);
+        assert!(evicted[0].try_recv().is_ok(), "who was asked already is not asked again");
+        assert_eq!(clients.evicted(), 3);
+        little.client().has_read();
+        assert_eq!(little.client().unread_bytes(), 0);
     }
 
     #[test]

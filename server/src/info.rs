@@ -115,6 +115,7 @@ fn stats(node: &Node, out: &mut String) {
     line!(out, "total_net_input_bytes", counters.bytes_in.load(Ordering::Relaxed));
     line!(out, "total_net_output_bytes", counters.bytes_out.load(Ordering::Relaxed));
     line!(out, "rejected_connections", node.clients.refused());
+    line!(out, "evicted_clients", node.clients.evicted());
     line!(out, "total_error_replies", failures);
     let authentications = counters.authentications_failed.load(Ordering::Relaxed);
     line!(out, "acl_access_denied_auth", authentications);

@@ -177,6 +177,10 @@ fn clients(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.counter("resp_connections_refused", "Connections beyond max_clients", refused)?;
     let held = node.requests.held() as u64;
     out.gauge("resp_requests_bytes", "Of limits.requests_bytes, what is taken", held)?;
+    let held = node.replies.held() as u64;
+    out.gauge("resp_replies_bytes", "Of limits.replies_bytes, what is taken", held)?;
+    let evicted = node.clients.evicted();
+    out.counter("resp_evicted", "Clients closed because they held most replies", evicted)?;
     let failed = load(&counters.authentications_failed);
     out.counter("resp_authentications_failed", "Wrong passwords and users", failed)?;
     out.counter("resp_received_bytes", "Bytes of requests", load(&counters.bytes_in))?;

@@ -37,6 +37,8 @@ pub struct Node {
     pub clients: Arc<Clients>,
     /// What the requests of all clients take.
     pub requests: Arc<Budget>,
+    /// What their replies take.
+    pub replies: Arc<Budget>,
     /// What was done since the start.
     pub counters: Counters,
     /// The shard.
@@ -116,7 +118,8 @@ impl Node {
         let now_ms = wall_ms();
         Ok(Self {
             settings: ArcSwap::from_pointee(Settings::new(&config)?),
-            requests: Budget::new(config.limits.requests_bytes.as_usize()),
+            requests: Budget::new("requests", config.limits.requests_bytes.as_usize()),
+            replies: Budget::new("replies", config.limits.replies_bytes.as_usize()),
             config,
             clients: Arc::default(),
             counters: Counters::new(),

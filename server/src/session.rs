@@ -176,7 +176,7 @@ impl Session {
 
     /// Hands the counts to the node and shows others the last command. Called once for a batch
     /// of requests.
-    pub fn publish(&mut self, node: &Node, queued: Option<usize>, reply_bytes: usize) {
+    pub fn publish(&mut self, node: &Node, queued: Option<usize>) {
         let last = self.tally.command;
         let subcommand = self.tally.subcommand;
         self.hand_over_calls(node);
@@ -193,7 +193,6 @@ impl Session {
             details.active = Instant::now();
             details.protocol = protocol;
             details.queued = queued;
-            details.reply_bytes = reply_bytes;
         });
     }
 

@@ -110,7 +110,7 @@ impl Settings {
                 }
                 continue;
             }
-            let matcher = Pattern::ignoring_case(pattern.as_bytes());
+            let matcher = Pattern::new(pattern.as_bytes()).ignoring_case();
             let names = OWN.into_iter().chain(tuning::TUNING.iter().map(|row| row.0));
             for name in names.filter(|name| matcher.matches(name.as_bytes())) {
                 found.extend(self.value(name).map(|value| (name.to_owned(), value)));

@@ -8,7 +8,7 @@ use std::{collections::HashSet, path::Path};
 
 use larder_storage::{
     fs::{create_dir_durably, testing::SimFs},
-    log::{self, Cut, LogError, OwnedRecord},
+    log::{self, Cut, LogError, LogOptions, OwnedRecord},
 };
 use larder_types::{HybridTime, SequenceNumber};
 use log_support::{
@@ -125,4 +125,29 @@ fn whatever_a_power_cut_leaves_of_a_cut_opens_and_cutting_again_ends_it() {
     }
     println!("crash images of cuts: {}", distinct.len());
     assert!(distinct.len() > 100);
+}
+
+#[test]
+fn of_the_room_made_ahead_nothing_is_copied_and_of_a_record_that_ends_in_zeros_all_is() {
+    let fs = SimFs::default();
+    create_dir_durably(&fs, Path::new(DATA)).unwrap();
+    let wide = LogOptions { segment_bytes: 64 << 10, ..small_segments() };
+    let (mut opened, _) = open(&fs, &wide, SequenceNumber::FIRST).unwrap();
+    opened.appender.begin_epoch(epoch(1), HybridTime::ZERO);
+    append(&mut opened, b"kept");
+    append(&mut opened, &[0; 500]);
+    commit(&mut opened).unwrap();
+    let frames: u64 = opened.log.segments().iter().map(|segment| segment.bytes).sum();
+    drop(opened);
+    let length = |fs: &SimFs, dir: &str| -> u64 {
+        let image = fs.image();
+        let files = image.files.iter().filter(|(path, _)| path.starts_with(dir));
+        files.map(|(_, bytes)| bytes.len() as u64).sum()
+    };
+    assert_eq!(length(&fs, LOG), 64 << 10, "there is room");
+
+    let done = cut(&fs, 2).unwrap();
+    assert_eq!(done.records, 1);
+    assert_eq!(length(&fs, QUARANTINE), done.bytes);
+    assert_eq!(length(&fs, LOG) + done.bytes, frames);
 }

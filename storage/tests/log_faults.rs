@@ -190,12 +190,12 @@ fn writes_are_refused_before_the_disk_is_full_and_taken_again_when_there_is_room
     let options = larder_storage::log::LogOptions { reserve_bytes: 1000, ..small_segments() };
     fs.set_available(1000);
     let (opened, _) = open(&fs, &options, seq(1)).unwrap();
-    opened.log.writable(0).unwrap();
+    opened.log.writable(|| 0).unwrap();
     fs.set_available(999);
-    let refused = wait_for(|| opened.log.writable(0).err());
+    let refused = wait_for(|| opened.log.writable(|| 0).err());
     assert_eq!((refused.available, refused.reserve), (999, 1000));
     fs.set_available(1 << 40);
-    wait_for(|| opened.log.writable(0).ok());
+    wait_for(|| opened.log.writable(|| 0).ok());
 }
 
 #[test]
@@ -209,13 +209,13 @@ fn the_reserve_is_looked_at_again_after_much_was_written() {
     let (mut opened, _) = open(&fs, &options, seq(1)).unwrap();
     opened.appender.begin_epoch(epoch(1), HybridTime::ZERO);
     append(&mut opened, &vec![1; (16 << 20) - 100]);
-    opened.log.writable(0).unwrap();
+    opened.log.writable(|| 0).unwrap();
     fs.set_available(0);
     commit(&mut opened).unwrap();
     // The batch is as large as the bound, so no time has to pass.
     append(&mut opened, &[1; 200]);
     commit(&mut opened).unwrap();
-    opened.log.writable(0).unwrap_err();
+    opened.log.writable(|| 0).unwrap_err();
 }
 
 /// Asks until there is an answer; fails after ten seconds.

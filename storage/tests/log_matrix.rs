@@ -703,6 +703,6 @@ fn a_real_disk_says_how_much_room_it_has() {
     let mut fixture = Fixture::new();
     fixture.options.reserve_bytes = u64::MAX;
     let (opened, _) = fixture.open().unwrap();
-    let refused = opened.log.writable(0).unwrap_err();
+    let refused = opened.log.writable(|| 0).unwrap_err();
     assert!(refused.available > 0 && refused.available < u64::MAX);
 }

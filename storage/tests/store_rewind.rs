@@ -15,6 +15,7 @@ use larder_storage::{
 use larder_types::{Epoch, SequenceNumber};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store_support::{Node, WALL_MS, seed, tiny, write_randomly};
+use tempfile::TempDir;
 
 /// Rounds of each random story, unless `LARDER_REWIND_ROUNDS` says otherwise.
 const ROUNDS: u64 = 6;
@@ -50,6 +51,12 @@ fn settle_some(random: &mut StdRng, node: &mut Node) {
     }
 }
 
+fn fold_and_flush(node: &mut Node) {
+    node.writer.seal();
+    node.fold();
+    node.folder.flush().unwrap();
+}
+
 /// The follower becomes the master; answers the first record that nobody else has.
 fn promote(node: &mut Node, term: u32) -> SequenceNumber {
     let first = node.next();
@@ -78,12 +85,37 @@ fn fetch(
     false
 }
 
-fn rewound(root: &Path, master: &Node, parting: SequenceNumber) {
+fn mark(root: &Path, parting: SequenceNumber) -> (Directory, Rewind) {
     let directory = Directory::open(root).unwrap();
-    let options = tiny().database;
-    let mut rewind = Rewind::mark(&directory, &options, parting, WALL_MS).unwrap();
+    let rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
+    (directory, rewind)
+}
+
+fn rewound(root: &Path, master: &Node, parting: SequenceNumber) {
+    let (directory, mut rewind) = mark(root, parting);
     rewind.cut(&directory).unwrap();
     assert!(fetch(&mut rewind, &directory, master, false, usize::MAX));
+}
+
+/// An old master, and a follower of all it had written, which is the master from record `at` on.
+struct Parting {
+    one: TempDir,
+    _two: TempDir,
+    old: Node,
+    new: Node,
+    at: SequenceNumber,
+}
+
+impl Parting {
+    fn after(written: impl FnOnce(&mut Node)) -> Self {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut old = Node::open(one.path(), tiny()).unwrap();
+        written(&mut old);
+        let mut new = follower(two.path(), &old);
+        new.follow(&old, 700);
+        let at = promote(&mut new, 2);
+        Self { one, _two: two, old, new, at }
+    }
 }
 
 fn compare(one: &Node, two: &Node, context: &str) {
@@ -110,13 +142,11 @@ fn an_old_master_becomes_equal_to_the_new_one_whatever_it_had_folded() {
         let parted_tail = old.writer.last();
         drop(old);
         write(&mut random, &mut new, 30, true);
-        let directory = Directory::open(one.path()).unwrap();
-        let options = tiny().database;
-        let mut rewind = Rewind::mark(&directory, &options, parting, WALL_MS).unwrap();
+        let (directory, mut rewind) = mark(one.path(), parting);
         scopes[usize::from(rewind.marker().scope == Scope::Keys)] += 1;
         assert_ne!(rewind.marker().scope, Scope::Everything);
         rewind.cut(&directory).unwrap();
-        let peeked = peek(&directory, &options).unwrap().unwrap();
+        let peeked = peek(&directory, &tiny().database).unwrap().unwrap();
         assert_eq!(peeked.last.unwrap().seq.next(), parting);
         // The master goes on while keys are fetched.
         assert!(!fetch(&mut rewind, &directory, &new, false, 0));
@@ -162,9 +192,7 @@ fn a_rewind_that_crashes_anywhere_begins_again_from_its_marker() {
         let parting = promote(&mut new, 2);
         old.store.retain_from(Some(parting));
         write(&mut random, &mut old, 40, false);
-        old.writer.seal();
-        old.fold();
-        old.folder.flush().unwrap();
+        fold_and_flush(&mut old);
         drop(old);
         write(&mut random, &mut new, 40, true);
         let options = tiny().database;
@@ -233,9 +261,7 @@ fn a_second_parting_takes_over_the_keys_of_the_first() {
         let parting = promote(&mut second, 2);
         write(&mut random, &mut first, 20, false);
         first.store.retain_from(Some(parting.min(third.next())));
-        first.writer.seal();
-        first.fold();
-        first.folder.flush().unwrap();
+        fold_and_flush(&mut first);
         drop(first);
         write(&mut random, &mut second, 20, false);
         if !third_is_shorter {
@@ -243,9 +269,7 @@ fn a_second_parting_takes_over_the_keys_of_the_first() {
             write(&mut random, &mut second, 20, false);
         }
         // The first rewinds to the second, which is lost at some point of that.
-        let directory = Directory::open(roots[0].path()).unwrap();
-        let options = tiny().database;
-        let mut rewind = Rewind::mark(&directory, &options, parting, WALL_MS).unwrap();
+        let (directory, mut rewind) = mark(roots[0].path(), parting);
         rewind.cut(&directory).unwrap();
         let stop = random.random_range(0..20);
         let settled = fetch(&mut rewind, &directory, &second, false, stop);
@@ -261,6 +285,7 @@ fn a_second_parting_takes_over_the_keys_of_the_first() {
         promote(&mut third, 3);
         write(&mut random, &mut third, 20, false);
         let directory = Directory::open(roots[0].path()).unwrap();
+        let options = tiny().database;
         let has = peek(&directory, &options).unwrap().unwrap().last.unwrap().seq;
         drop(directory);
         if has >= parting {
@@ -280,16 +305,11 @@ fn a_second_parting_takes_over_the_keys_of_the_first() {
 
 #[test]
 fn where_nothing_parted_was_folded_only_the_log_is_cut() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut old = Node::open(one.path(), tiny()).unwrap();
-    old.put("key", "common");
-    let mut new = follower(two.path(), &old);
-    new.follow(&old, 700);
-    let parting = promote(&mut new, 2);
+    let Parting { one, _two, mut old, new, at: parting } =
+        Parting::after(|old| old.put("key", "common"));
     old.put("key", "parted");
     drop(old);
-    let directory = Directory::open(one.path()).unwrap();
-    let mut rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
+    let (directory, mut rewind) = mark(one.path(), parting);
     assert_eq!(rewind.marker().scope, Scope::Log);
     rewind.cut(&directory).unwrap();
     assert!(rewind.next_keys(&directory, false, 1_000).unwrap().is_none());
@@ -303,12 +323,8 @@ fn where_nothing_parted_was_folded_only_the_log_is_cut() {
 #[test]
 fn a_deletion_of_all_keys_or_records_that_are_trimmed_ask_for_a_snapshot() {
     for trimmed in [false, true] {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut old = Node::open(one.path(), tiny()).unwrap();
-        old.put("key", "common");
-        let mut new = follower(two.path(), &old);
-        new.follow(&old, 700);
-        let parting = promote(&mut new, 2);
+        let Parting { one, _two, mut old, new: _new, at: parting } =
+            Parting::after(|old| old.put("key", "common"));
         if trimmed {
             (0..100).for_each(|_| old.put("key", &"x".repeat(1_000)));
         } else {
@@ -317,14 +333,11 @@ fn a_deletion_of_all_keys_or_records_that_are_trimmed_ask_for_a_snapshot() {
             txn.commit().unwrap();
             old.commit();
         }
-        old.writer.seal();
-        old.fold();
-        old.folder.flush().unwrap();
+        fold_and_flush(&mut old);
         assert_eq!(old.store.log().first() > parting, trimmed);
         let kept = old.store.log().first().max(parting);
         drop(old);
-        let directory = Directory::open(one.path()).unwrap();
-        let mut rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
+        let (directory, mut rewind) = mark(one.path(), parting);
         assert_eq!(rewind.marker().scope, Scope::Everything);
         let refused = rewind.cut(&directory);
         assert!(matches!(refused, Err(RewindError::SnapshotNeeded)), "{refused:?}");
@@ -341,18 +354,11 @@ fn a_deletion_of_all_keys_or_records_that_are_trimmed_ask_for_a_snapshot() {
 
 #[test]
 fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut old = Node::open(one.path(), tiny()).unwrap();
-    let mut new = follower(two.path(), &old);
-    new.follow(&old, 700);
-    let parting = promote(&mut new, 2);
+    let Parting { one, _two, mut old, mut new, at: parting } = Parting::after(|_| {});
     old.put("key", "parted");
-    old.writer.seal();
-    old.fold();
-    old.folder.flush().unwrap();
+    fold_and_flush(&mut old);
     drop(old);
-    let directory = Directory::open(one.path()).unwrap();
-    let mut rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
+    let (directory, mut rewind) = mark(one.path(), parting);
     rewind.cut(&directory).unwrap();
     let changed = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
     let (reply, _) = new.store.read_keys(&changed, 1_000).unwrap();
@@ -378,12 +384,8 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
 
 #[test]
 fn parted_records_are_listed_read_and_applied_again() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut old = Node::open(one.path(), tiny()).unwrap();
-    old.put("gone", "common");
-    let mut new = follower(two.path(), &old);
-    new.follow(&old, 700);
-    let parting = promote(&mut new, 2);
+    let Parting { one, _two, mut old, mut new, at: parting } =
+        Parting::after(|old| old.put("gone", "common"));
     let mut txn = old.writer.transaction(WALL_MS);
     txn.put_string(b"text", "påskrift".as_bytes(), Some(WALL_MS + 9_000)).unwrap();
     txn.put_string(&[0xff, 0x00], &[0xfe; 3], None).unwrap();
@@ -425,29 +427,25 @@ fn parted_records_are_listed_read_and_applied_again() {
 /// that the new master has prolonged meanwhile.
 #[test]
 fn a_hash_that_expired_at_the_old_master_and_was_prolonged_at_the_new_one_is_whole() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut old = Node::open(one.path(), tiny()).unwrap();
-    for hash in [&b"prolonged"[..], b"left alone", b"lasting"] {
-        let mut txn = old.writer.transaction(WALL_MS);
-        txn.hash_put(hash, &[(b"a", b"1"), (b"b", b"2")]).unwrap();
-        if hash != b"lasting" {
-            txn.set_expiry(hash, Some(WALL_MS + 5_000)).unwrap();
+    let hashes = |old: &mut Node| {
+        for hash in [&b"prolonged"[..], b"left alone", b"lasting"] {
+            let mut txn = old.writer.transaction(WALL_MS);
+            txn.hash_put(hash, &[(b"a", b"1"), (b"b", b"2")]).unwrap();
+            if hash != b"lasting" {
+                txn.set_expiry(hash, Some(WALL_MS + 5_000)).unwrap();
+            }
+            txn.commit().unwrap();
         }
-        txn.commit().unwrap();
-    }
-    old.commit();
-    let mut new = follower(two.path(), &old);
-    new.follow(&old, 700);
-    let parting = promote(&mut new, 2);
+        old.commit();
+    };
+    let Parting { one, _two, mut old, mut new, at: parting } = Parting::after(hashes);
     old.store.retain_from(Some(parting));
     // The old master lives on beyond the expiry, and its compactions take the time of its records.
     let mut txn = old.writer.transaction(WALL_MS + 10_000);
     txn.put_string(b"later", b"", None).unwrap();
     txn.commit().unwrap();
     old.commit();
-    old.writer.seal();
-    old.fold();
-    old.folder.flush().unwrap();
+    fold_and_flush(&mut old);
     old.store.database().unwrap().compact().unwrap();
     assert!(old.store.database().unwrap().stats().dropped_by_filter > 0);
     drop(old);

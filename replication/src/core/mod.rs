@@ -5,16 +5,18 @@
 //! the same actions, which is what the simulator rests on.
 //!
 //! A file a duty. At a master: `sender` (each slave), `commit` (levels), `lease`, `replicas` (the
-//! set), `retention`, `switchover`. At a slave: `receiver`, `rewind`. At all: `links`, `heartbeat`,
-//! `handshake` (how two logs join), `fence` and `promotion`, `standing` (what has to be on the disk
-//! first).
+//! set), `retention`, `switchover`. At a slave: `following` (what it knows), `asking`, `receiver`,
+//! `rewind`. At all: `links`, `heartbeat`, `handshake` (how two logs join), `fence` and `promotion`,
+//! `standing` (what has to be on the disk first).
 
 mod action;
+mod asking;
 mod boot;
 mod commit;
 mod digest;
 mod event;
 mod fence;
+mod following;
 mod handshake;
 mod heartbeat;
 mod lease;
@@ -60,12 +62,12 @@ pub use time::Time;
 
 use self::{
     fence::Owed,
+    following::{Following, Upstream},
     lease::Grants,
     links::{Conn, Dial},
     log_view::LogView,
     master::Leading,
     promotion::Promotion,
-    receiver::{Following, Upstream},
     retention::Retained,
     standing::After,
     start::Ids,

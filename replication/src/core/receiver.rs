@@ -1,122 +1,20 @@
-//! A slave's part: whom it follows, what it takes from there, and what it says it has.
+//! What a slave takes from the master that it follows, and what it says it has.
 
 use std::{cmp::Ordering, time::Duration};
 
-use larder_types::{Epoch, LogId, Position, SequenceNumber};
+use larder_types::{Epoch, Position, SequenceNumber};
 
 use super::{
-    Action, Alert, Core, Durable, Link, Part, Session, Tail, Time, heartbeat::Freshness,
-    planted::planted, rewind::Rewind, standing::After,
+    Action, Alert, Core, Durable, Link, Part, Session, Tail,
+    asking::WAIT,
+    following::{Following, Upstream},
+    planted::planted,
 };
-use crate::message::{EPOCHS_MAX, Follow, Message, Packing, Records, RefusedWhy, Verdict};
+use crate::message::{Message, Packing, Records, RefusedWhy};
 
-/// An asking that has had no answer for so long is repeated.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// After it was told to wait, a slave asks again so much later.
-const WAIT: Duration = Duration::from_millis(500);
 /// A session over which nothing comes for so long, although the master has more, is begun anew:
 /// heartbeats alone keep no stream alive.
 const STALLED_MAX: Duration = Duration::from_secs(3);
-
-/// What a slave knows.
-#[derive(Debug, Default)]
-pub(super) struct Following {
-    pub(super) upstream: Upstream,
-    /// Whether records that this node appended as a master may still be on their way to the disk.
-    pub(super) settling: bool,
-    /// The tail that the log has once everything asked for is durable.
-    pub(super) appending: Option<Tail>,
-    /// What the master of the session said is committed.
-    committed: Option<Position>,
-    pub(super) freshness: Freshness,
-    /// Whether this node was the master, and has not joined another one's log since.
-    pub(super) fenced: bool,
-    pub(super) rewind: Option<Rewind>,
-    /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
-    pub(super) needs_snapshot: bool,
-    /// No key may be fetched as it was before this record: the state is put back to it.
-    pub(super) fetch_from: u64,
-    /// Where the log that a snapshot is needed for parted from the master's.
-    pub(super) parted_at: Option<SequenceNumber>,
-    /// The link over which the driver takes a snapshot, until it says what came of it.
-    pub(super) snapshot_over: Option<Link>,
-    /// When the session last brought anything, or began.
-    last_records: Time,
-    attempts: u64,
-}
-
-/// Where a slave gets its records from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Upstream {
-    #[default]
-    None,
-    Waiting {
-        until: Time,
-    },
-    Asking {
-        link: Link,
-        epoch: Epoch,
-        attempt: u64,
-        at: Time,
-    },
-    Streaming {
-        link: Link,
-        session: Session,
-        epoch: Epoch,
-        received: Tail,
-    },
-    Snapshot {
-        link: Link,
-        session: Session,
-        epoch: Epoch,
-    },
-}
-
-impl Upstream {
-    pub(super) const fn link(&self) -> Option<Link> {
-        match self {
-            Self::None | Self::Waiting { .. } => None,
-            Self::Asking { link, .. }
-            | Self::Streaming { link, .. }
-            | Self::Snapshot { link, .. } => Some(*link),
-        }
-    }
-
-    const fn epoch(&self) -> Option<Epoch> {
-        match self {
-            Self::None | Self::Waiting { .. } => None,
-            Self::Asking { epoch, .. }
-            | Self::Streaming { epoch, .. }
-            | Self::Snapshot { epoch, .. } => Some(*epoch),
-        }
-    }
-}
-
-impl Following {
-    pub(super) fn after_leading() -> Self {
-        Self { fenced: true, ..Self::default() }
-    }
-
-    /// Whom it follows, if records come from there.
-    pub(super) const fn source(&self) -> Option<(Link, Epoch)> {
-        match self.upstream {
-            Upstream::Streaming { link, epoch, .. } => Some((link, epoch)),
-            _ => None,
-        }
-    }
-
-    /// Whether nothing is on its way into the log.
-    pub(super) const fn is_at_rest(&self) -> bool {
-        self.appending.is_none() && !self.settling
-    }
-
-    /// Leaves whom it follows; it looks for a master again.
-    pub(super) fn leave(&mut self) {
-        self.upstream = Upstream::None;
-        self.committed = None;
-        self.freshness.restart();
-    }
-}
 
 impl Core {
     /// The session on this link, if this node follows over it.
@@ -128,172 +26,6 @@ impl Core {
             }) if *link == on => Some((*session, *epoch)),
             _ => None,
         }
-    }
-
-    /// The link over which the newest master is reached that this node may follow.
-    pub(super) fn best_leader(&self) -> Option<(Link, Epoch)> {
-        let logged = self.log.as_ref().and_then(super::log_view::LogView::last_epoch);
-        let takes = |epoch: Epoch| {
-            epoch.term >= self.standing.promised
-                && logged.is_none_or(|last| epoch.order(last) != Some(Ordering::Less))
-        };
-        let leaders = self.links.iter().filter_map(|(link, conn)| Some((*link, conn.view.leads?)));
-        leaders
-            .filter(|(_, epoch)| takes(*epoch))
-            .max_by_key(|(link, epoch)| (epoch.term, epoch.run, *link))
-    }
-
-    /// Looks for a master, asks it, asks again; leaves one that a newer one replaces.
-    pub(super) fn seek(&mut self) {
-        let best = self.best_leader();
-        let now = self.now;
-        let Part::Following(following) = &mut self.part else { return };
-        if let Some(epoch) = following.upstream.epoch()
-            && best.is_none_or(|(_, newest)| newest != epoch)
-        {
-            following.leave();
-        }
-        match following.upstream {
-            Upstream::None => {}
-            Upstream::Waiting { until } if until <= now => {}
-            Upstream::Asking { at, .. } if now.since(at) >= ASK_AGAIN => {}
-            _ => return,
-        }
-        let rewinding = following.rewind.as_ref().is_some_and(|rewind| !rewind.may_follow());
-        let busy = !following.is_at_rest() || following.snapshot_over.is_some();
-        if rewinding || busy || !self.is_stored() {
-            return;
-        }
-        let Some((link, epoch)) = best else { return };
-        let logged = self.log.as_ref().map_or(0, super::log_view::LogView::last_term);
-        if !self.grants.allow(epoch.term, logged, now) {
-            return;
-        }
-        if epoch.term > self.standing.promised {
-            self.standing.promised = epoch.term;
-            self.standing.promised_to = None;
-            return self.persist(After::Nothing);
-        }
-        self.ask(link, epoch);
-    }
-
-    fn ask(&mut self, link: Link, epoch: Epoch) {
-        let Part::Following(following) = &mut self.part else { return };
-        following.attempts += 1;
-        let attempt = following.attempts;
-        following.upstream = Upstream::Asking { link, epoch, attempt, at: self.now };
-        let epochs = self.log.as_ref().map_or(&[][..], |log| &log.epochs);
-        let epochs = epochs[epochs.len().saturating_sub(EPOCHS_MAX)..].to_vec();
-        let follow = Follow {
-            attempt,
-            disk: self.standing.disk,
-            log: self.log.as_ref().map(|log| log.id),
-            tail: self.log.as_ref().map_or(Tail::EMPTY, |log| log.tail),
-            epochs,
-            snapshot: following.needs_snapshot,
-            aside: self.standing.set_aside,
-        };
-        self.send(link, Message::Follow(follow));
-    }
-
-    pub(super) fn on_verdict(&mut self, link: Link, attempt: u64, verdict: Verdict) {
-        let now = self.now;
-        let Part::Following(following) = &mut self.part else { return };
-        let asked = match following.upstream {
-            Upstream::Asking { link: of, attempt: asked, .. } => of == link && asked == attempt,
-            upstream => attempt == 0 && upstream.link() == Some(link),
-        };
-        if !asked {
-            return;
-        }
-        match verdict {
-            Verdict::Continue { session, epoch } if attempt > 0 => {
-                self.start_following(link, session, epoch);
-            }
-            Verdict::Parted { at, .. } if attempt > 0 => self.start_rewind(at),
-            Verdict::Snapshot { session, epoch, log } => {
-                following.leave();
-                if following.snapshot_over.is_none() {
-                    following.upstream = Upstream::Snapshot { link, session, epoch };
-                    self.replace_log(link, session, log);
-                }
-            }
-            Verdict::NewDisk => {
-                following.leave();
-                self.standing.disk = larder_types::DiskId(self.ids.draw());
-                self.persist(After::Nothing);
-            }
-            Verdict::SetAside => {
-                self.standing.set_aside = true;
-                self.persist(After::Nothing);
-                self.acknowledge();
-            }
-            Verdict::Refused { why } => {
-                following.upstream = Upstream::Waiting { until: now + ASK_AGAIN };
-                self.conflict(link, why);
-            }
-            Verdict::Wait | Verdict::Continue { .. } | Verdict::Parted { .. } => {
-                following.leave();
-                following.upstream = Upstream::Waiting { until: now + WAIT };
-            }
-        }
-    }
-
-    /// Notes on the disk what this log may have acknowledged, as far as it joins the master's, and
-    /// then has it replaced by a snapshot.
-    fn replace_log(&mut self, link: Link, session: Session, log: LogId) {
-        let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
-        let Part::Following(following) = &self.part else { return };
-        let joined = following.parted_at.map_or(tail, |parting| tail.min(parting.as_u64() - 1));
-        if joined > self.standing.acknowledged {
-            self.standing.acknowledged = joined;
-            self.persist(After::TakeSnapshot { link, session, log });
-        } else {
-            self.take_snapshot(link, session, log);
-        }
-    }
-
-    /// What the log may have acknowledged is on the disk.
-    pub(super) fn take_snapshot(&mut self, link: Link, session: Session, log: LogId) {
-        let Part::Following(following) = &mut self.part else { return };
-        let still = matches!(following.upstream, Upstream::Snapshot { link: of, session: it, .. }
-            if (of, it) == (link, session));
-        if still && following.snapshot_over.is_none() {
-            following.snapshot_over = Some(link);
-            self.out.push(Action::StartSnapshot { link, session, log });
-        }
-    }
-
-    /// A refusal that a human has to look into.
-    fn conflict(&mut self, link: Link, why: RefusedWhy) {
-        let what = match why {
-            RefusedWhy::NotMaster | RefusedWhy::Stale => return,
-            RefusedWhy::OtherLog => "it has another log",
-            RefusedWhy::SameNumber => "it has an epoch of the same number with another history",
-            RefusedWhy::Differs => "its last record differs from ours of the same number",
-        };
-        if let Some(conn) = self.links.get(&link) {
-            let node = conn.peer.clone();
-            self.out.push(Action::Alert(Alert::Conflict { node, what }));
-        }
-    }
-
-    fn start_following(&mut self, link: Link, session: Session, epoch: Epoch) {
-        if planted!(self.config, CutToShorterUpstream)
-            && let (Some(log), Some(committed)) = (&self.log, self.committed)
-            && committed.seq.as_u64() < log.tail.number()
-        {
-            return self.start_rewind(committed.seq.next());
-        }
-        let (Some(log), Part::Following(following)) = (&self.log, &mut self.part) else { return };
-        let received = log.tail;
-        following.upstream = Upstream::Streaming { link, session, epoch, received };
-        following.committed = None;
-        following.last_records = self.now;
-        following.fenced = false;
-        following.freshness.restart();
-        self.check_rewind();
-        self.acknowledge();
     }
 
     pub(super) fn on_records(&mut self, on: Link, records: Records) {
@@ -439,15 +171,5 @@ impl Core {
             following.freshness.see(visible);
         }
         self.check_rewind();
-    }
-
-    /// The link to the master is gone.
-    pub(super) fn lose_upstream(&mut self, link: Link) {
-        if let Part::Following(following) = &mut self.part
-            && following.upstream.link() == Some(link)
-        {
-            following.leave();
-        }
-        self.lose_rewind(link);
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use larder_types::{Epoch, Position, SequenceNumber};
 
 use super::{
-    Action, Alert, Core, Link, LogState, Marker, Part, RewindScope, Time, heartbeat::Freshness,
-    log_view::LogView, receiver::Upstream,
+    Action, Alert, Core, Link, LogState, Marker, Part, RewindScope, Time, following::Upstream,
+    heartbeat::Freshness, log_view::LogView,
 };
 use crate::message::Message;
 

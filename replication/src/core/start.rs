@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 use larder_types::{LogId, NodeId};
 
 use super::{
-    Action, Boot, Config, Core, Part, ReadGate, Role, Time, lease::Grants, links::Dial,
-    log_view::LogView, receiver::Following, retention::Retained,
+    Action, Boot, Config, Core, Part, ReadGate, Role, Time, following::Following, lease::Grants,
+    links::Dial, log_view::LogView, retention::Retained,
 };
 
 /// How long a master that starts again asks for a newer term, at most.

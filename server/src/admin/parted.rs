@@ -9,8 +9,9 @@ use axum::{
     response::Response,
 };
 use larder_storage::parted::{self, PartedError, PartedRecord};
+use larder_types::Epoch;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -31,7 +32,7 @@ pub(super) async fn list(State(started): State<Started>) -> Response {
         let (node, _) = of_cluster(&started)?;
         let directory = node.shard.directory().clone();
         let files = blocking(move || parted::list(&directory)).await?;
-        Ok(json!(files))
+        Ok(files.iter().map(|file| with_epoch(json!(file), file.epoch)).collect())
     })
     .await
 }
@@ -41,9 +42,16 @@ pub(super) async fn show(State(started): State<Started>, Path(name): Path<String
     answered(async {
         let (node, _) = of_cluster(&started)?;
         let records = records(node, name).await?;
-        Ok(json!({"records": records}))
+        let shown = records.iter().map(|record| with_epoch(json!(record), record.epoch));
+        Ok(json!({"records": shown.collect::<Json>()}))
     })
     .await
+}
+
+/// What is shown of it, with its epoch as all answers name epochs; the file has its parts.
+fn with_epoch(mut shown: Json, epoch: Epoch) -> Json {
+    shown["epoch"] = json!(epoch.to_string());
+    shown
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,12 @@
 //! The commands: one table, one file a family, each handler a function from (arguments, view) to
 //! (reply, effects) without I/O of its own.
 
+mod catalog;
+mod client;
 mod connection;
 mod error;
 mod hashes;
+mod hints;
 mod keys;
 mod number;
 mod pattern;

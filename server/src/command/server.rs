@@ -11,7 +11,7 @@ use larder_resp::{ReplyWriter, Request};
 use super::{
     Command, CommandError, Handler, LoopCommand, Outcome, keyless as row,
     pattern::{Pattern, is_word},
-    table::{Subcommand, help, run_subcommand},
+    table::{Subcommand, help, run_subcommand, subcommand},
 };
 use crate::{
     info,
@@ -25,6 +25,10 @@ const LOADING_FAST: &[&str] = &["loading", "stale", "fast"];
 const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 const OF_TRANSACTION: &[&str] = &["@fast", "@transaction"];
 const OF_ADMIN: &[&str] = &["@admin", "@slow", "@dangerous"];
+const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+const LOADS_SCRIPTS: &[&str] = &["write", "denyoom", "noscript"];
+const OF_SCRIPTS: &[&str] = &["@slow", "@scripting"];
+const OF_SCRIPTS_WRITE: &[&str] = &["@write", "@slow", "@scripting"];
 const OF_ADMIN_FAST: &[&str] = &["@admin", "@fast", "@dangerous"];
 
 pub(super) static COMMANDS: &[Command] = &[
@@ -77,23 +81,23 @@ pub(super) static COMMANDS: &[Command] = &[
 ];
 
 pub(super) static CONFIG: &[Subcommand] = &[
-    Subcommand { name: "get", arity: -3, run: config_get },
-    Subcommand { name: "help", arity: 2, run: config_help },
-    Subcommand { name: "resetstat", arity: 2, run: config_resetstat },
-    Subcommand { name: "rewrite", arity: 2, run: config_rewrite },
-    Subcommand { name: "set", arity: -4, run: config_set },
+    subcommand("get", -3, ADMIN, OF_ADMIN, config_get),
+    subcommand("help", 2, LOADING, &["@slow"], config_help),
+    subcommand("resetstat", 2, ADMIN, OF_ADMIN, config_resetstat),
+    subcommand("rewrite", 2, ADMIN, OF_ADMIN, config_rewrite),
+    subcommand("set", -4, ADMIN, OF_ADMIN, config_set),
 ];
 
 pub(super) static FUNCTION: &[Subcommand] = &[
-    Subcommand { name: "delete", arity: 3, run: function_unsupported },
-    Subcommand { name: "dump", arity: 2, run: function_unsupported },
-    Subcommand { name: "flush", arity: -2, run: function_flush },
-    Subcommand { name: "help", arity: 2, run: function_help },
-    Subcommand { name: "kill", arity: 2, run: function_unsupported },
-    Subcommand { name: "list", arity: -2, run: function_unsupported },
-    Subcommand { name: "load", arity: -3, run: function_unsupported },
-    Subcommand { name: "restore", arity: -3, run: function_unsupported },
-    Subcommand { name: "stats", arity: 2, run: function_unsupported },
+    subcommand("delete", 3, &["write", "noscript"], OF_SCRIPTS_WRITE, function_unsupported),
+    subcommand("dump", 2, &["noscript"], OF_SCRIPTS, function_unsupported),
+    subcommand("flush", -2, &["write", "noscript"], OF_SCRIPTS_WRITE, function_flush),
+    subcommand("help", 2, LOADING, OF_SCRIPTS, function_help),
+    subcommand("kill", 2, &["noscript", "allow_busy"], OF_SCRIPTS, function_unsupported),
+    subcommand("list", -2, &["noscript"], OF_SCRIPTS, function_unsupported),
+    subcommand("load", -3, LOADS_SCRIPTS, OF_SCRIPTS_WRITE, function_unsupported),
+    subcommand("restore", -3, LOADS_SCRIPTS, OF_SCRIPTS_WRITE, function_unsupported),
+    subcommand("stats", 2, &["noscript", "allow_busy"], OF_SCRIPTS, function_unsupported),
 ];
 
 fn info(

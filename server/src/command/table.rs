@@ -9,8 +9,8 @@ use std::{borrow::Cow, sync::LazyLock};
 use larder_resp::{ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Handler, Outcome, connection, hashes, keys, replication, scan, server,
-    strings, versions,
+    Command, CommandError, Handler, Outcome, catalog, client, connection, hashes, keys,
+    replication, scan, server, strings, versions,
 };
 use crate::{node::Node, session::Session};
 
@@ -32,8 +32,25 @@ pub struct Subcommand {
     pub name: &'static str,
     /// Arguments including both names; negative: at least that many.
     pub arity: i32,
+    /// As COMMAND INFO prints them.
+    pub flags: &'static [&'static str],
+    /// COMMAND INFO's ACL categories, each with its `@`.
+    pub categories: &'static [&'static str],
     /// What runs it.
-    pub run: fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome,
+    pub run: Run,
+}
+
+type Run = fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome;
+
+/// The row of a subcommand.
+pub(super) const fn subcommand(
+    name: &'static str,
+    arity: i32,
+    flags: &'static [&'static str],
+    categories: &'static [&'static str],
+    run: Run,
+) -> Subcommand {
+    Subcommand { name, arity, flags, categories, run }
 }
 
 struct Table {
@@ -221,8 +238,8 @@ impl Table {
 
 fn subcommands_of(name: &str) -> &'static [Subcommand] {
     match name {
-        "client" => connection::CLIENT,
-        "command" => connection::COMMAND,
+        "client" => client::CLIENT,
+        "command" => catalog::COMMAND,
         "config" => server::CONFIG,
         "function" => server::FUNCTION,
         _ => &[],

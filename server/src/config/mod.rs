@@ -121,6 +121,9 @@ pub struct LimitsConfig {
     /// Bytes that the requests of all clients may take together: what is being received, queued or
     /// executed.
     pub requests_bytes: ByteSize,
+    /// Bytes that the replies of all clients may take together. Beyond it those are closed that hold
+    /// most.
+    pub replies_bytes: ByteSize,
 }
 
 /// What is written to the standard error.
@@ -180,7 +183,11 @@ impl Default for StateConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { transaction_bytes: ByteSize(16 << 20), requests_bytes: ByteSize(512 << 20) }
+        Self {
+            transaction_bytes: ByteSize(16 << 20),
+            requests_bytes: ByteSize(512 << 20),
+            replies_bytes: ByteSize(1 << 30),
+        }
     }
 }
 
@@ -219,6 +226,7 @@ impl Config {
         let unapplied = self.state.unapplied_bytes_max.0;
         in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
         in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
+        in_bounds("limits.replies_bytes", self.limits.replies_bytes.0, 1 << 26, 1 << 44)?;
         in_bounds("limits.requests_bytes", self.limits.requests_bytes.0, 1 << 26, 1 << 44)?;
         cluster::validate(
             self.node.as_ref(),

@@ -140,7 +140,8 @@ async fn take_in(
     };
     let end = Connection::new(stream, node, shard, mailbox, stop, session).serve().await;
     match end {
-        End::Closed | End::ShardEnded => {}
+        // Who was evicted was told of where that was decided.
+        End::Closed | End::Evicted | End::ShardEnded => {}
         End::Io(error) => tracing::debug!(%error, "a connection failed"),
         End::NoRoom | End::Protocol | End::TooSlow => {
             tracing::info!(?end, "a connection was closed")

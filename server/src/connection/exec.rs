@@ -7,12 +7,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use larder_resp::{Decoder, Limits, Pipeline, ReplyWriter, Request, encode_request};
+use larder_resp::{Decoder, Limits, Pipeline, Protocol, ReplyWriter, Request, encode_request};
 
 use super::{Connection, End, Next};
 use crate::{
     clock::wall_ms,
     command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
+    node::Node,
     shard::{Task, Transaction, WatchedKeys, Work},
 };
 
@@ -57,6 +58,17 @@ impl Multi {
         let decoded = Decoder::new(Limits::AFTER_AUTH).decode(&mut bytes, 1);
         self.requests.push(decoded.expect("a request that was decoded before"));
         self.commands.push(command);
+    }
+
+    /// What each command's reply is written in, the first in `protocol`.
+    fn protocols(&self, mut protocol: Protocol, node: &Node) -> Vec<Protocol> {
+        let queued = self.commands.iter().zip(&self.requests);
+        queued
+            .map(|(command, queued)| {
+                protocol = command.switches_to(queued.request(0), node).unwrap_or(protocol);
+                protocol
+            })
+            .collect()
     }
 }
 
@@ -250,6 +262,7 @@ impl Connection {
         }
         let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
+            protocols: multi.protocols(self.session.protocol, &self.node),
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
@@ -260,11 +273,13 @@ impl Connection {
         };
         let mut work = Work::of(Task::Transaction(transaction));
         work.protocol = self.session.protocol;
+        work.reply_share = Some(self.take_reply_share());
         let mut work = self.submit(work).await?;
         if let Task::Transaction(done) = &work.task {
             self.shard.watches().remove(&done.watched, &done.touched);
         }
         self.settle(&mut work).await;
+        self.reply_share = work.reply_share.take();
         if let Some(refusal) = work.refusal {
             return Ok(Err(CommandError::Message(refusal)));
         }

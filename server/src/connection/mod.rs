@@ -55,6 +55,8 @@ enum End {
     Closed,
     /// The client broke the protocol; it was told so.
     Protocol,
+    /// It held most of the replies of all clients, which took too much.
+    Evicted,
     /// The requests of all clients took too much for too long; it was told so.
     NoRoom,
     /// The client took too long.
@@ -95,6 +97,9 @@ struct Connection {
     /// What this connection's requests take of what those of all may.
     share: Share,
     replies: BytesMut,
+    /// What they take of what those of all may, once some were counted; with the writer while that
+    /// writes them.
+    reply_share: Option<Share>,
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
     watched: exec::Watched,
@@ -125,6 +130,7 @@ impl Connection {
             unread_bytes: 0,
             share,
             replies: BytesMut::new(),
+            reply_share: None,
             multi: None,
             watched: exec::Watched::default(),
             refused_before_auth: 0,
@@ -239,8 +245,14 @@ impl Connection {
 
     /// Sends what has been replied so far.
     async fn send(&mut self) -> Result<(), End> {
+        let share = self.reply_share.get_or_insert_with(|| Share::of(&self.node.replies));
+        share.hold(self.replies.len());
         if !self.replies.is_empty() {
-            self.stream.write_all(&self.replies).await?;
+            if share.bytes() > 0 {
+                self.send_counted().await?;
+            } else {
+                self.stream.write_all(&self.replies).await?;
+            }
             self.session.count_bytes(0, self.replies.len());
             self.replies.clear();
             if self.replies.capacity() > REPLY_BYTES {
@@ -248,8 +260,30 @@ impl Connection {
             }
         }
         let queued = self.multi.as_ref().map(Multi::len);
-        self.session.publish(&self.node, queued, 0);
+        self.session.publish(&self.node, queued);
         Ok(())
+    }
+
+    /// Sends replies of which there are more than a few: the client may take its time to read them,
+    /// and be closed meanwhile for it.
+    async fn send_counted(&mut self) -> Result<(), End> {
+        let share = self.reply_share.as_mut().expect("they were counted");
+        let client = self.session.client();
+        let evicted = client.reads(share.bytes());
+        self.node.clients.evict(self.node.replies.excess());
+        tokio::select! {
+            biased;
+            Ok(()) = evicted => return Err(End::Evicted),
+            sent = self.stream.write_all(&self.replies) => sent?,
+        }
+        client.has_read();
+        share.hold(0);
+        Ok(())
+    }
+
+    /// What the replies take, for the writer to count.
+    fn take_reply_share(&mut self) -> Share {
+        self.reply_share.take().unwrap_or_else(|| Share::of(&self.node.replies))
     }
 
     /// Has the shard do the work, and waits until it is done.

@@ -92,6 +92,9 @@ impl Connection {
         let mut writer = ReplyWriter::new(replies, session.protocol);
         writer.set_room(REPLY_BYTES_MAX);
         let outcome = match command.handler {
+            Handler::Read(_) | Handler::ReadMany(_) if node.replies.excess() > 0 => {
+                Err(CommandError::Message(node.replies.refusal().into()))
+            }
             Handler::Read(read) | Handler::ReadMany(read) => {
                 let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);
                 let replica = node.replica.as_ref();
@@ -162,11 +165,13 @@ impl Connection {
             Run { refused: Vec::with_capacity(commands.len()), pipeline, next: *index, commands };
         let mut work = Work::of(Task::Run(run));
         work.replies = std::mem::take(&mut self.replies);
+        work.reply_share = Some(self.take_reply_share());
         work.protocol = self.session.protocol;
         let start = work.replies.len();
         let mut work = self.submit(work).await?;
         self.settle(&mut work).await;
         self.replies = work.replies;
+        self.reply_share = work.reply_share;
         let Task::Run(mut run) = work.task else { unreachable!("work comes back as it went") };
         if let Some(refusal) = work.refusal {
             self.refuse_run(&mut run, start, &refusal);

@@ -17,7 +17,14 @@ const REPLY_BYTES: usize = 1 << 20;
 
 /// Does the work at this wall clock, in milliseconds since the Unix epoch.
 pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_ms: u64) {
-    let Work { task, replies, protocol, written, .. } = work;
+    let Work { task, replies, reply_share, protocol, written, refusal, .. } = work;
+    if let Some(share) = reply_share
+        && share.budget().excess() > 0
+        && task.reads()
+    {
+        *refusal = Some(share.budget().refusal().into());
+        return;
+    }
     let mut replies = ReplyWriter::new(replies, *protocol);
     match task {
         Task::Run(run) => evaluate_run(run, desk, watches, now_ms, &mut replies, written),
@@ -37,6 +44,9 @@ pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_
             *failed = reapply(records, applied, desk, watches, now_ms, written).err();
         }
         Task::Seal => *written = desk.writer.seal(),
+    }
+    if let Some(share) = reply_share {
+        share.hold(work.replies.len());
     }
 }
 
@@ -119,6 +129,7 @@ fn evaluate_transaction(
     for (index, command) in transaction.commands.iter().enumerate() {
         let request = transaction.requests[index].request(0);
         let start = replies.position();
+        replies.set_protocol(transaction.protocols[index]);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => read(request, &txn.view(), replies),
             Handler::Write(write) => match &admitted {

@@ -12,7 +12,10 @@ use larder_types::Position;
 use tokio::sync::oneshot;
 
 use super::{mailbox::Mailbox, watch::WatchedKeys};
-use crate::command::Command;
+use crate::{
+    budget::Share,
+    command::{Command, Handler},
+};
 
 /// A piece of work, which comes back to its connection when it is done and durable.
 pub struct Work {
@@ -20,6 +23,8 @@ pub struct Work {
     pub task: Task,
     /// The replies, written behind what is there already.
     pub replies: BytesMut,
+    /// What the replies take of what those of all clients may; nothing where no client waits.
+    pub reply_share: Option<Share>,
     /// What the replies are written in.
     pub protocol: Protocol,
     /// The position of the last record that this work wrote, or sealed.
@@ -39,6 +44,7 @@ impl Work {
         Self {
             task,
             replies: BytesMut::new(),
+            reply_share: None,
             protocol: Protocol::default(),
             written: None,
             refusal: None,
@@ -84,6 +90,17 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether it answers what is stored: replies that may be large.
+    pub(super) fn reads(&self) -> bool {
+        let (Self::Run(Run { commands, .. }) | Self::Transaction(Transaction { commands, .. })) =
+            self
+        else {
+            return false;
+        };
+        let mut handlers = commands.iter().map(|command| command.handler);
+        handlers.any(|handler| matches!(handler, Handler::Read(_) | Handler::ReadMany(_)))
+    }
+
     /// Whether its answer tells what records did, so that it waits for them to be committed.
     pub(super) const fn shows_records(&self) -> bool {
         match self {
@@ -113,6 +130,8 @@ pub struct Transaction {
     /// Their commands. Those that touch no keys are left out by the shard: the connection runs
     /// them when it puts the replies together.
     pub commands: Vec<&'static Command>,
+    /// For each command, what its reply is written in: a HELLO changes it for those behind.
+    pub protocols: Vec<Protocol>,
     /// Where each command's reply ends in the replies; equal to the one before for those left out.
     pub reply_ends: Vec<usize>,
     /// For each command, whether it was refused.

@@ -1,7 +1,7 @@
 //! What one connection may ask for, and what it is told beyond that.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -89,6 +89,48 @@ fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
     assert_eq!(refused, Some(4 * MIB / 60_001), "a key whose bytes are too many is refused");
     assert_eq!(client.ask("UNWATCH"), "+OK");
     assert_eq!(client.ask("WATCH one-more"), "+OK");
+}
+
+#[test]
+fn of_the_replies_of_all_clients_those_are_given_up_of_which_one_client_holds_most() {
+    const VALUE: usize = 8 * MIB;
+    let data = tempfile::tempdir().expect("a directory");
+    let file = data.path().join("kvd.toml");
+    std::fs::write(&file, "[limits]\nreplies_bytes = \"128 MiB\"\n").expect("written");
+    let path = file.to_str().expect("a path in UTF-8");
+    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
+    let held = || node.metric("larder_resp_replies_bytes");
+    let mut client = node.client();
+    assert_eq!(client.ask(&format!("SETRANGE value {} x", VALUE - 1)), format!(":{VALUE}"));
+
+    // 56 MiB, then 48, then 40 that are not read: one too many.
+    let unread = |values: usize| {
+        let mut stream = TcpStream::connect(node.resp).expect("kvd listens");
+        let before = held();
+        writeln!(stream, "MGET{}", " value".repeat(values)).expect("it is connected");
+        let more = ((values - 1) * VALUE) as u64;
+        wait_for("the replies", || {
+            held() >= before + more || node.metric("larder_resp_evicted_total") > 0
+        });
+        stream
+    };
+    let (mut most, mut other, mut last) = (unread(7), unread(6), unread(5));
+    wait_for("one to be closed", || node.metric("larder_resp_evicted_total") == 1);
+    wait_for("its replies to be given back", || held() <= 128 * MIB as u64);
+    assert_eq!(client.get("value").map(|value| value.len()), Some(VALUE), "reads go on");
+    assert!(client.ask("CLIENT LIST").starts_with('$'));
+
+    let whole = |values: usize| values * (VALUE + "$8388608\r\n\r\n".len()) + "*7\r\n".len();
+    let read = |stream: &mut TcpStream| {
+        stream.shutdown(Shutdown::Write).expect("it is connected");
+        let mut replies = Vec::new();
+        // Who was closed sees its connection reset, or ended before its replies are whole.
+        let _ = stream.read_to_end(&mut replies);
+        replies.len()
+    };
+    assert!(read(&mut most) < whole(7));
+    assert_eq!((read(&mut other), read(&mut last)), (whole(6), whole(5)));
+    wait_for("the budget to be given back", || held() == 0);
 }
 
 /// Queues a transaction of so many commands of 60 KB each; the first refusal, if there is one.

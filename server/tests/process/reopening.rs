@@ -16,6 +16,8 @@ use std::{
 use crate::support::{Client, Kvd, wait_for};
 
 const WRITERS: usize = 4;
+/// Of the thread that folds; the others have what kvd was started with.
+const FOLD_NICENESS: i32 = 10;
 
 /// Clients that write numbered keys one after the other and count what was acknowledged.
 struct Load {
@@ -116,6 +118,22 @@ fn a_state_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
     assert!(data.join("state").is_dir());
     let node = Kvd::start(&data, &[]);
     assert_all_there(&node, counts);
+}
+
+#[test]
+fn the_fold_gives_way_to_clients_and_the_log_does_not_also_once_the_state_was_opened_again() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let data = scratch.path().join("data");
+    let node = Kvd::start(&data, &[]);
+    let inherited = node.niceness("kvd");
+    let threads = || [node.niceness("syncer"), node.niceness("folder")];
+    assert_eq!(threads(), [inherited.clone(), vec![FOLD_NICENESS]]);
+    let mut client = node.client();
+    assert_eq!(client.ask("SET key value"), "+OK");
+    break_state(&data, &mut client, "gone");
+    wait_for("the state to be opened again", || node.metric("larder_state_reopened_total") == 1);
+    wait_for("the threads", || threads() == [inherited.clone(), vec![FOLD_NICENESS]]);
+    assert_eq!(client.ask("SET key other"), "+OK");
 }
 
 #[test]

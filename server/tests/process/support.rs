@@ -1,6 +1,7 @@
 //! A kvd as a process, and a client that speaks to it in lines.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -61,6 +62,20 @@ impl Kvd {
 
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.resp)
+    }
+
+    /// The niceness of each thread of this name.
+    pub(crate) fn niceness(&self, thread: &str) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("kvd runs");
+        let niceness = |task: fs::DirEntry| {
+            // A thread may have ended since it was listed.
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+            // Field 19, of which the first two are the number and the name.
+            let niceness = fields.split(' ').nth(19 - 3)?;
+            (name == thread).then(|| niceness.parse().expect("a number"))
+        };
+        tasks.flatten().filter_map(niceness).collect()
     }
 
     pub(crate) fn http(&self, path: &str) -> String {

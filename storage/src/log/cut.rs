@@ -60,7 +60,8 @@ pub fn cut(
     Ok(done)
 }
 
-/// Cuts a segment behind `after`, if it holds more records; returns the bytes cut.
+/// Cuts a segment behind `after`, if it holds more records; returns the bytes cut, without the room
+/// made ahead behind them.
 fn cut_segment(
     fs: &dyn Fs,
     quarantine: &Path,
@@ -70,10 +71,14 @@ fn cut_segment(
     let Some(offset) = end_of(fs, segment, after)? else { return Ok(0) };
     let opened = fs.open(&segment.path, OpenMode::Write);
     let file = opened.map_err(LogError::io("open log segment", &segment.path))?;
-    quarantine_bytes(fs, quarantine, segment, &*file, offset..segment.bytes)?;
+    let end = match segment.footer {
+        Some(_) => segment.bytes,
+        None => segment.scan_tail(fs)?.torn_end,
+    };
+    quarantine_bytes(fs, quarantine, segment, &*file, offset..end)?;
     file.truncate(offset).map_err(LogError::io("cut", &segment.path))?;
     file.sync_data().map_err(LogError::io("sync", &segment.path))?;
-    Ok(segment.bytes - offset)
+    Ok(end - offset)
 }
 
 /// Where record `after` ends; `None` if no record follows it in the segment.

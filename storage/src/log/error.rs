@@ -187,6 +187,6 @@ pub enum ReadError {
 pub struct ReserveError {
     /// Bytes that can still be written.
     pub available: u64,
-    /// Bytes that must stay free.
+    /// Bytes that must stay free, what others may yet write included.
     pub reserve: u64,
 }

@@ -57,6 +57,8 @@ pub(super) struct Shared {
 struct Reserve {
     checked: Option<(Instant, u64)>,
     available: u64,
+    /// The reserve, and what others may write.
+    wanted: u64,
 }
 
 impl Shared {
@@ -305,14 +307,17 @@ impl Log {
         assert!(trimmed <= self.shared.durable.load(Ordering::Acquire), "trimmed <= durable");
     }
 
-    /// Whether the disk has room for more than the reserve and `owed_bytes`, which others will
-    /// write there because of what the log holds. The figure is at most 100 ms and 16 MiB of
+    /// Whether the disk has room for more than the reserve and `owed_bytes`, which others may
+    /// write there because of what the log holds. The figures are at most 100 ms and 16 MiB of
     /// appends old, so a reserve well above 16 MiB is refused before the disk is full.
     ///
     /// # Errors
     /// [`ReserveError`] while there is less. It passes when there is room again.
-    pub fn writable(&self, owed_bytes: u64) -> Result<(), ReserveError> {
+    pub fn writable(&self, owed_bytes: impl FnOnce() -> u64) -> Result<(), ReserveError> {
         let shared = &*self.shared;
+        if shared.reserve_bytes == 0 {
+            return Ok(());
+        }
         let written = shared.written_bytes.load(Ordering::Relaxed);
         let now = Instant::now();
         let mut reserve = shared.reserve.lock();
@@ -323,11 +328,11 @@ impl Log {
         if !fresh {
             // A file system that does not answer does not refuse writes: they fail by themselves.
             reserve.available = shared.fs.available_bytes(&shared.dir).unwrap_or(u64::MAX);
+            reserve.wanted = shared.reserve_bytes.saturating_add(owed_bytes());
             reserve.checked = Some((now, written));
         }
-        let wanted = shared.reserve_bytes.saturating_add(owed_bytes);
-        if shared.reserve_bytes > 0 && reserve.available < wanted {
-            return Err(ReserveError { available: reserve.available, reserve: wanted });
+        if reserve.available < reserve.wanted {
+            return Err(ReserveError { available: reserve.available, reserve: reserve.wanted });
         }
         Ok(())
     }

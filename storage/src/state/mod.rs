@@ -29,7 +29,6 @@ use rocksdb::{
     WriteOptions, checkpoint::Checkpoint, properties,
 };
 
-use self::filter::{Factory, FilterState};
 pub use self::{
     applied::Applied,
     batch::FoldBatch,
@@ -39,6 +38,10 @@ pub use self::{
     replicas::ReplicasRecord,
     scan::{Elements, Rows},
     verify::VerifyReport,
+};
+use self::{
+    filter::{Factory, FilterState},
+    options::COMPACTION_BYTES_MAX,
 };
 use crate::{keys, row::Generation};
 
@@ -317,6 +320,17 @@ impl Database {
     /// must be opened again.
     pub fn background_errors(&self) -> u64 {
         self.figure(properties::BACKGROUND_ERRORS)
+    }
+
+    /// Bytes that flushes and compactions may yet take on the disk, at most, once `unfolded_bytes`
+    /// more have been folded: what is not in table files will be, and a compaction keeps what it
+    /// rewrites until it has ended. At most one runs; one that takes in level 0 is counted whole in
+    /// what RocksDB says is pending, which also covers files that a checkpoint keeps.
+    pub fn owed_bytes(&self, unfolded_bytes: u64) -> u64 {
+        let unflushed = unfolded_bytes + self.figure(properties::CUR_SIZE_ALL_MEM_TABLES);
+        let all = unflushed + self.figure(properties::LIVE_SST_FILES_SIZE);
+        let pending = self.figure(properties::ESTIMATE_PENDING_COMPACTION_BYTES);
+        unflushed + all.min(pending + COMPACTION_BYTES_MAX)
     }
 
     /// Figures for metrics.

@@ -23,6 +23,8 @@ const BY_NAME: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1;\
 const BLOCK_BYTES: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const TABLE_FILE_BYTES: u64 = 64 << 20;
+/// Bytes that one compaction rewrites at most, below level 0. RocksDB's own default.
+pub(super) const COMPACTION_BYTES_MAX: u64 = 1_600 << 20;
 /// Data that no write has touched is compacted after this long, so that what expired within it,
 /// and the elements of dropped hashes, are given back even where nothing is written any more.
 const IDLE_COMPACTION_SECONDS: u64 = 7 * 24 * 60 * 60;
@@ -96,6 +98,7 @@ impl DatabaseOptions {
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_target_file_size_base(TABLE_FILE_BYTES);
+        options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
         options.set_max_bytes_for_level_base(4 * TABLE_FILE_BYTES);
         options.set_level_zero_file_num_compaction_trigger(4);
         options.set_periodic_compaction_seconds(IDLE_COMPACTION_SECONDS);

@@ -168,6 +168,12 @@ impl Shared {
         }
     }
 
+    /// Bytes that RocksDB may yet take on the disk because of what the log holds.
+    fn owed_bytes(&self) -> u64 {
+        let unfolded = self.inflight.log_bytes();
+        self.database.load().as_ref().map_or(unfolded, |database| database.owed_bytes(unfolded))
+    }
+
     /// Sets the watermarks of a store that was just opened.
     fn start_at(&self, durable: u64, persisted: Option<Applied>) {
         let persisted = persisted.map_or(0, |at| at.position.seq.as_u64());

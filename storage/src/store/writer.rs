@@ -104,8 +104,7 @@ impl Writer {
         if self.shared.log.poisoned() {
             return Err(Refusal::Poisoned);
         }
-        // What is not folded yet will be written once more, into RocksDB's files.
-        Ok(self.shared.log.writable(self.shared.inflight.log_bytes())?)
+        Ok(self.shared.log.writable(|| self.shared.owed_bytes())?)
     }
 
     /// Whether the state has failed: the store must be closed and opened again.

@@ -10,7 +10,16 @@ const PASSWORD: &str = "correct horse";
 fn scripts() -> Vec<Vec<u8>> {
     let command = |args: &[&str]| encoded(args);
     let login = command(&["AUTH", PASSWORD]);
+    // A HELLO that fails when the transaction runs leaves the replies behind it as they were.
+    let queued_hello = |hello: &[&str]| {
+        let rest = [command(hello), command(&["HGETALL", "none"]), command(&["EXEC"])].concat();
+        [login.clone(), command(&["MULTI"]), rest].concat()
+    };
     vec![
+        queued_hello(&["HELLO", "3", "AUTH", "default", "wrong"]),
+        queued_hello(&["HELLO", "3", "SETNAME", "two words"]),
+        queued_hello(&["HELLO", "3", "SETNAME"]),
+        queued_hello(&["HELLO", "4"]),
         command(&["PING"]),
         command(&["GET", "k"]),
         command(&["NOSUCH", "a"]),
@@ -35,7 +44,7 @@ fn scripts() -> Vec<Vec<u8>> {
         b"*10\r\n$4\r\nPING\r\n".to_vec(),
         b"*2\r\n$4\r\nECHO\r\n$16385\r\n".to_vec(),
         b"*2\r\n$16385\r\n".to_vec(),
-        [login, b"*11\r\n$4\r\nMGET\r\n".to_vec(), b"$1\r\na\r\n".repeat(10)].concat(),
+        [login.clone(), b"*11\r\n$4\r\nMGET\r\n".to_vec(), b"$1\r\na\r\n".repeat(10)].concat(),
     ]
 }
 

@@ -34,6 +34,7 @@ const CASES: &[Case] = &[
     ("a failed sync ends the process", sync::a_failed_sync),
     ("a failed write ends the process", sync::a_failed_write),
     ("a disk that fills up refuses writes until there is room", disk::a_disk_that_fills_up),
+    ("a disk of overwrites keeps room for compactions", disk::a_disk_of_overwrites),
     ("a full disk ends the process", disk::a_full_disk),
     ("a flipped bit never shows as wrong data", bits::flipped_bits),
 ];

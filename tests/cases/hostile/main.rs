@@ -19,7 +19,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Starts kvd with its data in memory where that is possible: what an attack does to the disk's own
 /// p99 is nothing, and what else uses the disk would be measured.
-fn start() -> Result<(Server, TempDir), Missing> {
+fn start(limits: &str) -> Result<(Server, TempDir), Missing> {
     let binary = kvd_path()?;
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -28,7 +28,7 @@ fn start() -> Result<(Server, TempDir), Missing> {
         let server = start_kvd_configured(&binary, |_, address| {
             format!(
                 "data = \"{}\"\nresp = \"{address}\"\nrequirepass = \"{PASSWORD}\"\n\
-                 max_clients = 12000\n",
+                 max_clients = 12000\n{limits}",
                 data.path().join("data").display()
             )
         })?;
@@ -38,9 +38,14 @@ fn start() -> Result<(Server, TempDir), Missing> {
 }
 
 fn attempt(name: &str, attack: Attack, bounds: Bounds) {
+    attempt_within("", name, attack, bounds);
+}
+
+/// With limits of its own, as the configuration has them.
+fn attempt_within(limits: &str, name: &str, attack: Attack, bounds: Bounds) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let started = Instant::now();
-    let (mut server, _data) = match start() {
+    let (mut server, _data) = match start(limits) {
         Ok(started) => started,
         Err(missing) => return skip(name, &missing),
     };
@@ -99,6 +104,14 @@ fn big_replies_to_slow_readers_are_not_piled_up() {
     // The value is held a few times, and each of the 16 connections may hold one or two replies.
     let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 500 };
     attempt("slow readers of big replies", attacks::big_replies_unread, bounds);
+}
+
+#[test]
+fn big_replies_that_two_hundred_never_read_are_bounded_together() {
+    // Those of one window would hold some 190 MiB. The budget, and as much as is being made or ends.
+    let bounds = Bounds { memory_bytes: 128 * MIB, acts_least: 400 };
+    let limits = "[limits]\nreplies_bytes = \"64 MiB\"\n";
+    attempt_within(limits, "big replies never read", attacks::big_replies_never_read, bounds);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use larder_tests::{
     cluster::{Cut, Plan},
     deadline::Deadline,
 };
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::support::{SOON, cluster, expect_keys, wait_for_value, write_keys};
 
@@ -89,12 +89,19 @@ fn the_export(cluster: &larder_tests::cluster::Cluster) -> Result<String> {
     ensure!(files.as_array().is_some_and(|files| files.len() == 1), "{files}");
     let file = &files[0];
     ensure!(file["records"] == PARTED, "{file}");
+    let view = cluster.nodes[0].get("/replication")?;
+    let is_named = |epoch: &Json| epoch.as_str().is_some_and(|epoch| epoch.starts_with("1."));
+    ensure!(is_named(&file["epoch"]) && view["epoch"].is_string(), "{file} beside {view}");
     let name = file["name"].as_str().with_context(|| format!("no name in {file}"))?;
     let shown = cluster.nodes[0].get(&format!("/replication/parted/{name}"))?;
     for number in 0..PARTED - 1 {
         ensure!(shown.to_string().contains(&format!("lost{number}")), "{shown}");
     }
-    let view = cluster.nodes[0].get("/replication")?;
+    ensure!(
+        shown["records"]
+            .as_array()
+            .is_some_and(|all| all.iter().all(|one| is_named(&one["epoch"])))
+    );
     ensure!(view["alerts"].to_string().contains("parted"), "{view}");
     Ok(name.to_owned())
 }

@@ -39,6 +39,8 @@ pub(crate) enum Rule {
     ClientLines,
     /// COMMAND and COMMAND INFO.
     CommandEntries,
+    /// COMMAND LIST.
+    CommandNames,
     /// COMMAND COUNT.
     CommandCount,
     /// INFO.
@@ -83,6 +85,7 @@ pub(crate) fn compare(rule: Rule, reference: &Reply, subject: &Reply) -> Result<
         Rule::HelloMap => shape::hello(reference, subject),
         Rule::ClientLines => shape::client_lines(reference, subject),
         Rule::CommandEntries => shape::command_entries(reference, subject),
+        Rule::CommandNames => shape::command_names(reference, subject),
         Rule::CommandCount => shape::same_kind(reference, subject),
         Rule::InfoText => shape::info(reference, subject),
         Rule::ConfigPairs => shape::config_pairs(reference, subject),

@@ -7,7 +7,7 @@ use crate::differential::draw::{Args, Draw, args};
 pub(super) static SPECS: &[Spec] = &[
     Spec::other("PING", Exact, |d| if d.chance(50) { args![] } else { args![d.value()] }),
     Spec::other("ECHO", Exact, |d| args![d.value()]),
-    Spec::other("HELLO", HelloMap, hello).spoiling(Spoiling::Count).outside_transactions(),
+    Spec::other("HELLO", HelloMap, hello).spoiling(Spoiling::Count),
     Spec::other("AUTH", Exact, |d| match d.below(3) {
         0 => args![d.letters(5)],
         1 => args!["default", d.letters(5)],

@@ -2,7 +2,8 @@
 
 use super::{Spec, Spoiling};
 use crate::differential::compare::Rule::{
-    Background, CommandCount, CommandEntries, ConfigPairs, Exact, InfoText, RoleState, SameKind,
+    Background, CommandCount, CommandEntries, CommandNames, ConfigPairs, Exact, InfoText,
+    RoleState, SameKind,
 };
 use crate::differential::draw::{Args, Draw, args};
 
@@ -31,6 +32,7 @@ pub(super) static SPECS: &[Spec] = &[
     Spec::other("COMMAND", CommandEntries, |_| args![]).weight(1).spoiling(Spoiling::Never),
     Spec::other("COMMAND COUNT", CommandCount, |_| args![]),
     Spec::other("COMMAND INFO", CommandEntries, command_info).spoiling(Spoiling::Never),
+    Spec::other("COMMAND LIST", CommandNames, command_list).spoiling(Spoiling::Never),
     Spec::other("INFO", InfoText, |d| match d.below(6) {
         0 | 1 => args![],
         2 => args!["nosuch"],
@@ -77,6 +79,9 @@ fn command_info(draw: &mut Draw) -> Args {
     draw.many(4, |d| match d.below(8) {
         0 => args!["nosuchcommand"],
         1 => args![d.letters(3)],
+        2 => {
+            args![d.pick(&["config|get", "CLIENT|List", "function|flush", "get|x", "config|", "|"])]
+        }
         _ => {
             let all: Vec<&str> = super::specs()
                 .map(|spec| spec.name)
@@ -85,6 +90,17 @@ fn command_info(draw: &mut Draw) -> Args {
             args![d.pick(&all).to_lowercase()]
         }
     })
+}
+
+fn command_list(draw: &mut Draw) -> Args {
+    match draw.below(6) {
+        0 => args![],
+        1 => args!["FILTERBY", "MODULE", "json"],
+        2 => args!["filterby", "ACLCAT", draw.pick(&["read", "Hash", "transaction", "@read", "x"])],
+        3 => args!["FILTERBY", "pattern", draw.pick(&["h*", "CONFIG|*", "nosuch*", ""])],
+        4 => args!["FILTERBY", draw.pick(&["x", "MODULE", "ACLCAT"])],
+        _ => args![draw.pick(&["FILTERBY", "x", "MODULE"]), "x", "y"],
+    }
 }
 
 fn config_set(draw: &mut Draw) -> Args {

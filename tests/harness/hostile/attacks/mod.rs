@@ -16,7 +16,9 @@ pub use commands::{
 };
 pub use connections::{garbage, idle_connections, one_byte_a_second};
 pub use declared::{declared_gigabytes_after_auth, declared_gigabytes_before_auth};
-pub use pipelines::{big_replies_unread, pipelines_unread, pipelines_unread_before_auth};
+pub use pipelines::{
+    big_replies_never_read, big_replies_unread, pipelines_unread, pipelines_unread_before_auth,
+};
 
 /// Writes what the socket takes without waiting; `Ok(None)` once the server has cut it.
 pub(crate) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> Result<Option<usize>> {

@@ -19,6 +19,10 @@ const BLOCKED_INTERVAL: Duration = Duration::from_millis(2);
 const BIG_VALUE_BYTES: usize = 1 << 20;
 const BIG_READERS: usize = 16;
 const BIG_REQUESTS: usize = 1_000;
+/// A connection asks so often for twice that at once: the system's buffers take the first.
+const NEVER_READ_REQUESTS: usize = 4;
+const NEVER_READERS: usize = 200;
+const NEVER_READ_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Writes all of `wire` as far as the server takes it, and never reads.
 fn write_and_never_read(ongoing: &mut Ongoing, client: Client, wire: Vec<u8>) -> Result<()> {
@@ -91,6 +95,40 @@ pub fn big_replies_unread(target: &Target) -> Result<Ongoing> {
                 read_some(reader.stream(), &mut buffer)?;
             }
             part.paced_act(Duration::from_millis(1));
+        }
+        Ok(())
+    });
+    Ok(ongoing)
+}
+
+/// Two hundred connections that ask for 2 MiB a few times, never read, and come again when they are
+/// closed.
+///
+/// # Errors
+/// When a connection is refused.
+pub fn big_replies_never_read(target: &Target) -> Result<Ongoing> {
+    let mut ongoing = Ongoing::default();
+    target.member()?.expect_ok(&["SET", "big", &"v".repeat(2 * BIG_VALUE_BYTES)])?;
+    let wire = encoded(&["GET", "big"]).repeat(NEVER_READ_REQUESTS);
+    let target = target.clone();
+    ongoing.spawn(move |part| {
+        let connect = || -> Result<Client> {
+            let client = target.member()?;
+            client.stream().set_nonblocking(true)?;
+            Ok(client)
+        };
+        let mut readers = Vec::new();
+        for at in (0..NEVER_READERS).cycle() {
+            if !part.goes_on() {
+                break;
+            }
+            if readers.len() < NEVER_READERS {
+                readers.push(connect()?);
+            }
+            if write_some(readers[at].stream(), &wire)?.is_none() {
+                readers[at] = connect()?;
+            }
+            part.paced_act(NEVER_READ_INTERVAL);
         }
         Ok(())
     });
