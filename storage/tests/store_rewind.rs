@@ -71,7 +71,7 @@ fn fetch(
     for _ in 0..stop {
         let Some(request) = rewind.next_keys(directory, restart, 60).unwrap() else { return true };
         restart = false;
-        let (reply, visible) = master.store.read_keys(&request, 200, 4_000).unwrap();
+        let (reply, visible) = master.store.read_keys(&request, 4_000, 4_000).unwrap();
         assert_eq!(visible, master.store.watermarks().visible);
         rewind.apply(directory, &reply).unwrap();
     }
