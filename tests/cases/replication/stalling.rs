@@ -40,13 +40,15 @@ fn a_slave_that_reads_nothing_for_a_minute_neither_slows_the_master_nor_fills_it
         let_pass(COUNTED)?;
         Ok(writers.acknowledged() - before)
     };
+    let text = random_text(LARGE_VALUES + LARGE_BYTES);
+    let large = |number: usize| text[number..number + LARGE_BYTES].to_owned();
+    // The same load with the slave: what the master needs for the load itself.
+    pour(&mut cluster.nodes[0].client()?, "large:", LARGE_VALUES, large)?;
     let with = count(&writers)?;
     let (before, syncs) = (resident_bytes(pid)?, full_syncs(&cluster, 2)?);
     cluster.nodes[2].signal(Signal::STOP)?;
     let stopped = Instant::now();
-    let text = random_text(LARGE_VALUES + LARGE_BYTES);
-    let large = |number: usize| text[number..number + LARGE_BYTES].to_owned();
-    pour(&mut cluster.nodes[0].client()?, "large:", LARGE_VALUES, large)?;
+    pour(&mut cluster.nodes[0].client()?, "more:", LARGE_VALUES, large)?;
     let without = count(&writers)?;
     shake(&cluster, &[0, 1], UNREAD.saturating_sub(stopped.elapsed()), seed)?;
     let (after, continued) = (resident_bytes(pid)?, Instant::now());
@@ -55,7 +57,7 @@ fn a_slave_that_reads_nothing_for_a_minute_neither_slows_the_master_nor_fills_it
     cluster.wait_until_streaming(0)?;
     wait_for_value(
         &cluster.nodes[2],
-        &format!("large:{}", LARGE_VALUES - 1),
+        &format!("more:{}", LARGE_VALUES - 1),
         &large(LARGE_VALUES - 1),
     )?;
     let caught_up = continued.elapsed();
