@@ -18,7 +18,7 @@ suites=(
     "model|180|cargo test --locked --release -p larder-tests --test model -- --nocapture"
     "faults|420|cargo test --locked --release -p larder-tests --test faults -- --nocapture --test-threads 1"
     "powercut|420|cargo test --locked --release -p larder-tests --test powercut -- --nocapture --test-threads 1"
-    "replication|240|cargo test --locked --release -p larder-tests --test replication -- --nocapture --test-threads 1"
+    "replication|480|cargo test --locked --release -p larder-tests --test replication -- --nocapture --test-threads 1"
     "hostile|300|cargo test --locked --release -p larder-tests --test hostile -- --nocapture --test-threads 1"
 )
 

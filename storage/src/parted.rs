@@ -304,7 +304,24 @@ pub struct PartedRecords {
     path: PathBuf,
     lines: BufReader<File>,
     line: u64,
+    /// Bytes of the lines read.
+    bytes: u64,
     failed: bool,
+}
+
+impl PartedRecords {
+    /// The next record, and as many more as make up `bytes_enough` in the file; none at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn some(&mut self, bytes_enough: u64) -> Result<Vec<PartedRecord>, PartedError> {
+        let (until, mut records) = (self.bytes + bytes_enough, Vec::new());
+        while self.bytes < until {
+            let Some(record) = self.next() else { break };
+            records.push(record?);
+        }
+        Ok(records)
+    }
 }
 
 /// Opens the file of this name, as [`list`] tells it.
@@ -323,12 +340,12 @@ pub fn read(directory: &Directory, name: &str) -> Result<PartedRecords, PartedEr
         opened => opened.map_err(|source| PartedError::Io { path: path.clone(), source })?,
     };
     let mut lines = BufReader::new(file);
-    let info: PartedInfo = read_line(&mut lines, &path, 1)?
+    let (info, bytes): (PartedInfo, _) = read_line(&mut lines, &path, 1)?
         .ok_or_else(|| damaged(&path, 1, "the file is empty".into()))?;
     if info.format != FORMAT {
         return Err(damaged(&path, 1, format!("format {}, not {FORMAT}", info.format)));
     }
-    Ok(PartedRecords { info, path, lines, line: 1, failed: false })
+    Ok(PartedRecords { info, path, lines, line: 1, bytes, failed: false })
 }
 
 impl Iterator for PartedRecords {
@@ -339,9 +356,12 @@ impl Iterator for PartedRecords {
             return None;
         }
         self.line += 1;
-        let record = read_line(&mut self.lines, &self.path, self.line).transpose();
-        self.failed = matches!(record, Some(Err(_)));
-        record
+        let read = read_line(&mut self.lines, &self.path, self.line).transpose()?;
+        self.failed = read.is_err();
+        Some(read.map(|(record, bytes)| {
+            self.bytes += bytes;
+            record
+        }))
     }
 }
 
@@ -349,11 +369,12 @@ fn damaged(path: &Path, line: u64, what: String) -> PartedError {
     PartedError::Line { path: path.to_path_buf(), line, what }
 }
 
+/// What a line holds, and its bytes; `None` at the end.
 fn read_line<T: serde::de::DeserializeOwned>(
     lines: &mut BufReader<File>,
     path: &Path,
     line: u64,
-) -> Result<Option<T>, PartedError> {
+) -> Result<Option<(T, u64)>, PartedError> {
     let mut bytes = Vec::new();
     let read = lines.take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes);
     let read = read.map_err(|source| PartedError::Io { path: path.to_path_buf(), source })?;
@@ -361,7 +382,8 @@ fn read_line<T: serde::de::DeserializeOwned>(
         return Ok(None);
     }
     let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|error| damaged(path, line, error.to_string()))
+    let parsed = parsed.map_err(|error| damaged(path, line, error.to_string()))?;
+    Ok(Some((parsed, read as u64)))
 }
 
 #[cfg(test)]

@@ -75,8 +75,9 @@ pub(crate) struct WholeKey<'a> {
 }
 
 impl Store {
-    /// Answers a replica that rewinds, within `bytes_max`. Of keys that the request names, as many
-    /// as fit, from the first on. Answers as well the last record that was visible when the last of
+    /// Answers a replica that rewinds, within `bytes_max`. Of keys that the request names, from the
+    /// first on, one, and as many more as fit into `bytes_enough`: an answer that is small comes soon
+    /// on a slow line as well. Answers as well the last record that was visible when the last of
     /// them had been read, 0 for none.
     ///
     /// # Errors
@@ -84,10 +85,11 @@ impl Store {
     pub fn read_keys(
         &self,
         request: &[u8],
+        bytes_enough: usize,
         bytes_max: usize,
     ) -> Result<(Vec<u8>, u64), WholeKeyError> {
         match request.split_first() {
-            Some((&WHOLE_KEYS, names)) => self.read_whole_keys(names, bytes_max),
+            Some((&WHOLE_KEYS, names)) => self.read_whole_keys(names, bytes_enough, bytes_max),
             Some((&CHANGED_HASHES, from)) => {
                 let from = from.try_into().ok().map(u64::from_le_bytes);
                 let from = from.and_then(SequenceNumber::new).ok_or(NO_REQUEST)?;
@@ -132,6 +134,7 @@ impl Store {
     fn read_whole_keys(
         &self,
         names: &[u8],
+        bytes_enough: usize,
         bytes_max: usize,
     ) -> Result<(Vec<u8>, u64), WholeKeyError> {
         let (mut reply, mut one) = (vec![WHOLE_KEYS], Vec::new());
@@ -143,7 +146,7 @@ impl Store {
                 }
                 break;
             }
-            if reply.len() > 1 && reply.len() + one.len() > bytes_max {
+            if reply.len() > 1 && reply.len() + one.len() > bytes_enough {
                 break;
             }
             reply.extend_from_slice(&one);

@@ -78,7 +78,7 @@ fn fetch(
     for _ in 0..stop {
         let Some(request) = rewind.next_keys(directory, restart, 60).unwrap() else { return true };
         restart = false;
-        let (reply, visible) = master.store.read_keys(&request, 4_000).unwrap();
+        let (reply, visible) = master.store.read_keys(&request, 4_000, 4_000).unwrap();
         assert_eq!(visible, master.store.watermarks().visible);
         rewind.apply(directory, &reply).unwrap();
     }
@@ -361,23 +361,24 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
     let (directory, mut rewind) = mark(one.path(), parting);
     rewind.cut(&directory).unwrap();
     let changed = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
-    let (reply, _) = new.store.read_keys(&changed, 1_000).unwrap();
+    let (reply, _) = new.store.read_keys(&changed, 1_000, 1_000).unwrap();
     rewind.apply(&directory, &reply).unwrap();
     let request = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
     let other = [&[1_u8][..], &5_u32.to_le_bytes(), b"other"].concat();
-    let (reply, _) = new.store.read_keys(&other, 1_000).unwrap();
+    let (reply, _) = new.store.read_keys(&other, 1_000, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply);
     assert!(matches!(refused, Err(RewindError::OtherKey)), "{refused:?}");
-    let (reply, _) = new.store.read_keys(&request, 1_000).unwrap();
+    let (reply, _) = new.store.read_keys(&request, 1_000, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply[..reply.len() - 1]);
     assert!(matches!(refused, Err(RewindError::Keys(_))), "{refused:?}");
     for malformed in [&b""[..], b"\0", b"\x02short", b"\x02\0\0\0\0\0\0\0\0"] {
-        new.store.read_keys(malformed, 1_000).expect_err("no request");
+        new.store.read_keys(malformed, 1_000, 1_000).expect_err("no request");
         assert!(malformed.len() > 1 || rewind.apply(&directory, malformed).is_err());
     }
     new.put("key", &"x".repeat(2_000));
-    new.store.read_keys(&request, 1_000).expect_err("too large to be fetched whole");
-    let (reply, _) = new.store.read_keys(&request, 4_000).unwrap();
+    new.store.read_keys(&request, 1_000, 1_000).expect_err("too large to be fetched whole");
+    // One key comes also where it is more than enough.
+    let (reply, _) = new.store.read_keys(&request, 1_000, 4_000).unwrap();
     rewind.apply(&directory, &reply).unwrap();
     assert!(rewind.next_keys(&directory, false, 100).unwrap().is_none());
 }
@@ -405,8 +406,10 @@ fn parted_records_are_listed_read_and_applied_again() {
     let text = std::fs::read_to_string(directory.parted().join(format!("{}.jsonl", files[0].name)));
     let text = text.unwrap();
     assert!(text.contains("påskrift") && text.contains(r#"{"hex":"ff00"}"#), "{text}");
-    for record in parted::read(&directory, &files[0].name).unwrap() {
-        let record = record.unwrap();
+    let mut file = parted::read(&directory, &files[0].name).unwrap();
+    let some = [1, 1 << 20, 1].map(|bytes_enough| file.some(bytes_enough).unwrap());
+    assert_eq!(some.each_ref().map(Vec::len), [1, 1, 0]);
+    for record in some.iter().flatten() {
         let mut txn = new.writer.transaction(WALL_MS);
         record.reapply(&mut txn).unwrap();
         txn.commit();

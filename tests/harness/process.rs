@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -43,6 +43,21 @@ impl Server {
     /// [`READY_DEADLINE`]; the message carries its last output.
     pub fn start(
         name: &str,
+        command: Command,
+        address: SocketAddr,
+        scratch: TempDir,
+    ) -> Result<Self> {
+        let mut server = Self::spawn(name, command, address, scratch)?;
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// The same, without waiting for an answer.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(
+        name: &str,
         mut command: Command,
         address: SocketAddr,
         scratch: TempDir,
@@ -51,13 +66,14 @@ impl Server {
         let output = File::create(&stderr)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-        let mut server =
-            Self { name: name.to_owned(), child, address, stderr, exit: None, _scratch: scratch };
-        server.wait_until_ready()?;
-        Ok(server)
+        Ok(Self { name: name.to_owned(), child, address, stderr, exit: None, _scratch: scratch })
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until it answers PING.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         Deadline::after(READY_DEADLINE)
             .wait_for("the first PONG", || {
                 if let Some(status) = self.exit_status()? {
@@ -214,6 +230,18 @@ pub fn kvd_path() -> std::result::Result<PathBuf, Missing> {
 /// When there is none; says where it was looked for.
 pub fn kv_path() -> std::result::Result<PathBuf, Missing> {
     program("kv", "LARDER_KV", "larder-cli")
+}
+
+/// Runs a command to its end, and returns what it printed.
+///
+/// # Errors
+/// When it cannot be started, or fails; with what it said.
+pub fn printed_by(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}: {said}{error}", output.status);
+    Ok(said)
 }
 
 fn program(name: &str, variable: &str, package: &str) -> std::result::Result<PathBuf, Missing> {

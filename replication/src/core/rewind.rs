@@ -16,8 +16,12 @@ use super::{
 };
 use crate::message::Message;
 
-/// A fetch that has had no answer for so long is given up with its connection.
-const FETCH_MAX: Duration = Duration::from_secs(5);
+/// A fetch that has had no answer for so long is given up with its connection: all of it begins anew
+/// then, while the first answer may need all of a long log to be read, and one key a slow line.
+const FETCH_MAX: Duration = Duration::from_secs(60);
+
+/// Whom nothing can be had from now is asked again so much later.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A master whose readers do not see the joint yet is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
@@ -81,7 +85,7 @@ impl Core {
         following.leave();
         following.freshness = Freshness::default();
         if parting.as_u64() > tail {
-            following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
+            following.upstream = Upstream::Waiting { until: self.now + ASK_AGAIN };
             return;
         }
         following.parted_at = Some(parting);
@@ -264,7 +268,7 @@ impl Core {
             Part::Following(following) if following.snapshot_over == Some(link) => {
                 following.snapshot_over = None;
                 following.leave();
-                following.upstream = Upstream::Waiting { until: self.now + FETCH_MAX };
+                following.upstream = Upstream::Waiting { until: self.now + ASK_AGAIN };
             }
             Part::Leading(_) => self.close(link, "the snapshot for it could not be made"),
             _ => {}

@@ -22,7 +22,8 @@ use super::{
     links::{Fresh, Links},
     log_state, packing,
     rewind::{Rewinding, Worked, marker_of},
-    snapshot::{Fetched, Given, Served},
+    served::Served,
+    snapshot::{Fetched, Given},
     standing::Keeper,
 };
 use crate::{
@@ -200,6 +201,7 @@ impl Engine {
 
     fn tick(&mut self) {
         self.events.push_back(Event::Tick);
+        self.served.expire(self.clock.now());
         let Some(store) = &self.store else { return };
         let first = store.log().first();
         if self.told.first.replace(first) != Some(first) {
@@ -367,7 +369,7 @@ impl Engine {
             self.feeds.forget(link);
             self.packer.forget(link);
             self.unpacker.forget(link);
-            self.served.forget(link);
+            self.served.broke(link, self.clock.now());
             self.events.push_back(Event::Disconnected { link });
         }
     }

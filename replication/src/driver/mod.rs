@@ -22,6 +22,7 @@ mod packing;
 mod perform;
 mod port;
 mod rewind;
+mod served;
 mod snapshot;
 mod standing;
 mod start;

@@ -25,8 +25,10 @@ use crate::core::{Event, Link, LogState, Marker, RewindScope};
 
 /// Bytes of one request for keys: it goes over the control stream.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one reply: it goes over the log stream, whose frames are at most 16 MiB.
-const REPLY_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one reply, unless a key alone is larger.
+const REPLY_BYTES: usize = 1 << 20;
+/// Bytes of a key: it goes over the log stream, whose frames are at most 16 MiB.
+const WHOLE_KEY_BYTES_MAX: usize = 16 << 20;
 /// What clients are told meanwhile.
 const REWINDING: &str =
     "LOADING this node's log parted from the master's and is being rewound; try again";
@@ -234,7 +236,7 @@ impl Engine {
         let Some(store) = self.store.clone() else { return };
         let inputs = self.inputs.clone();
         spawn_blocking(move || {
-            let input = match store.read_keys(&request, REPLY_BYTES_MAX) {
+            let input = match store.read_keys(&request, REPLY_BYTES, WHOLE_KEY_BYTES_MAX) {
                 Ok((reply, at)) => Input::KeysRead { link, reply: reply.into(), at },
                 Err(error) => {
                     tracing::warn!(%error, "a slave that rewinds cannot be given its keys");

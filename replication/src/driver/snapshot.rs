@@ -6,7 +6,7 @@
 //! the slave with the file and the offset (two u64) where it wants to begin, or `u64::MAX` twice
 //! where it has everything; then pieces follow: file, offset (two u64), bytes. Little-endian.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use larder_net::{Connection, FrameReceiver, FrameSender, StreamKind};
@@ -41,65 +41,6 @@ const NOTHING: u64 = u64::MAX;
 
 /// A stream on which a slave waits for a snapshot.
 pub(super) type Stream = (FrameSender, FrameReceiver);
-
-/// Snapshots that slaves may fetch, and those that wait for one that is being made.
-#[derive(Default)]
-pub(super) struct Served {
-    by_link: HashMap<Link, (Session, Given)>,
-    /// Those that the one under way is for.
-    wanted: HashMap<Link, Session>,
-    /// A slave may ask before its snapshot is there.
-    waiting: HashMap<Link, (Session, Stream)>,
-}
-
-impl Served {
-    /// One that is being fetched: several slaves share it.
-    pub(super) fn any(&self) -> Option<&Given> {
-        self.by_link.values().next().map(|(_, given)| given)
-    }
-
-    /// Notes that this slave is to have one; false where one is being made already, which then is
-    /// for this slave too.
-    pub(super) fn want(&mut self, link: Link, session: Session) -> bool {
-        let is_first = self.wanted.is_empty();
-        self.wanted.insert(link, session);
-        is_first
-    }
-
-    /// Whom the one is for that has been made, or was not.
-    pub(super) fn take_wanted(&mut self) -> Vec<(Link, Session)> {
-        self.wanted.drain().collect()
-    }
-
-    /// Answers the stream of this slave, where it waits already.
-    pub(super) fn add(&mut self, link: Link, session: Session, given: Given) -> Option<Stream> {
-        self.by_link.insert(link, (session, given));
-        let (of, stream) = self.waiting.remove(&link)?;
-        (of == session).then_some(stream)
-    }
-
-    /// Lets a slave wait whose snapshot is being made; false where none is.
-    pub(super) fn wait(&mut self, link: Link, session: Session, stream: Stream) -> bool {
-        let is_wanted = self.wanted.get(&link) == Some(&session);
-        if is_wanted {
-            self.waiting.insert(link, (session, stream));
-        }
-        is_wanted
-    }
-
-    pub(super) fn of(&self, link: Link, session: Session) -> Option<&Given> {
-        self.by_link.get(&link).filter(|(of, _)| *of == session).map(|(_, given)| given)
-    }
-
-    pub(super) fn forget(&mut self, link: Link) {
-        self.by_link.remove(&link);
-        self.waiting.remove(&link);
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-}
 
 /// What a slave is given.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ use super::{
     log_state,
     packing::{self, Packer, Unpacker},
     rewind::{Rewinding, marker_of},
-    snapshot::Served,
+    served::Served,
     standing,
 };
 use crate::core::{Boot, Config, Core, Peer};

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use larder_storage::parted::{self, PartedError, PartedRecord};
+use larder_storage::parted::{self, PartedError, PartedRecord, PartedRecords};
 use larder_types::Epoch;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -23,8 +23,10 @@ use crate::{
     shard::{Shard, Task, Work},
 };
 
-/// Records of one file that are shown or written again at most.
-const RECORDS_MAX: usize = 10_000;
+/// Of a file, what is shown at most: it is one answer.
+const SHOWN_BYTES_MAX: u64 = 32 << 20;
+/// What is written again at once: other writes come in between.
+const AGAIN_BYTES: u64 = 1 << 20;
 
 /// `GET /replication/parted`.
 pub(super) async fn list(State(started): State<Started>) -> Response {
@@ -41,7 +43,15 @@ pub(super) async fn list(State(started): State<Started>) -> Response {
 pub(super) async fn show(State(started): State<Started>, Path(name): Path<String>) -> Response {
     answered(async {
         let (node, _) = of_cluster(&started)?;
-        let records = records(node, name).await?;
+        let (records, mut left) = some(open(node, name).await?, SHOWN_BYTES_MAX).await?;
+        if blocking(move || left.next().transpose()).await?.is_some() {
+            let error = format!(
+                "there are more than {} MiB of records: read the file in the data directory under \
+                 parted/",
+                SHOWN_BYTES_MAX >> 20
+            );
+            return Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, error));
+        }
         let shown = records.iter().map(|record| with_epoch(json!(record), record.epoch));
         Ok(json!({"records": shown.collect::<Json>()}))
     })
@@ -70,57 +80,66 @@ pub(super) async fn reapply(
     answered(async {
         let (node, replica) = of_cluster(&started)?;
         let Reapply { dry_run } = body(&bytes)?;
-        let records = records(node, name).await?;
-        let count = records.len();
-        if dry_run {
-            return Ok(json!({"dry_run": true, "records": count, "applied": 0}));
-        }
-        if let Some(why) = replica.duty().refuses_writes() {
+        let mut file = open(node, name).await?;
+        if let Some(why) = replica.duty().refuses_writes().filter(|_| !dry_run) {
             let error = format!(
-                "this node takes no writes ({why}); copy the file to the master, or \
-                                 switch over to this node first"
+                "this node takes no writes ({why}); copy the file to the master, or switch over to \
+                 this node first"
             );
             return Err(Refused::new(StatusCode::CONFLICT, error));
         }
-        let applied = apply(&node.shard, records).await?;
-        Ok(json!({"dry_run": false, "records": count, "applied": applied}))
+        let (mut records, mut applied) = (0, 0);
+        loop {
+            let (next, left) = some(file, AGAIN_BYTES).await?;
+            if next.is_empty() {
+                return Ok(json!({"dry_run": dry_run, "records": records, "applied": applied}));
+            }
+            file = left;
+            records += next.len();
+            if !dry_run {
+                applied += apply(&node.shard, next, applied).await?;
+            }
+        }
     })
     .await
 }
 
-async fn apply(shard: &Arc<Shard>, records: Vec<PartedRecord>) -> Result<usize, Refused> {
+/// Writes records once more, after others of the same file. Returns how many.
+async fn apply(
+    shard: &Arc<Shard>,
+    records: Vec<PartedRecord>,
+    before: usize,
+) -> Result<usize, Refused> {
     let work = Work::of(Task::Reapply { records, applied: 0, failed: None });
     let ended = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "this node ends");
     let work = shard.submit(work, None).await.map_err(|_| ended())?;
+    let refused = |applied: usize, why: &str| {
+        let error = format!("after {} records: {why}", before + applied);
+        Err(Refused::new(StatusCode::CONFLICT, error))
+    };
     if let Some(refusal) = work.refusal {
-        return Err(Refused::new(StatusCode::CONFLICT, refusal));
+        return refused(0, &refusal);
     }
     let Task::Reapply { applied, failed, .. } = work.task else {
         unreachable!("work comes back as it went")
     };
     match failed {
         None => Ok(applied),
-        Some(why) => {
-            let error = format!("after {applied} records: {why}");
-            Err(Refused::new(StatusCode::CONFLICT, error))
-        }
+        Some(why) => refused(applied, &why),
     }
 }
 
-async fn records(node: &Node, name: String) -> Result<Vec<PartedRecord>, Refused> {
+async fn open(node: &Node, name: String) -> Result<PartedRecords, Refused> {
     let directory = node.shard.directory().clone();
-    let records = blocking(move || {
-        let records = parted::read(&directory, &name)?.take(RECORDS_MAX + 1);
-        records.collect::<Result<Vec<_>, PartedError>>()
-    });
-    let records = records.await?;
-    if records.len() > RECORDS_MAX {
-        let error = format!(
-            "there are more than {RECORDS_MAX} records: read the file in the data directory under parted/"
-        );
-        return Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, error));
-    }
-    Ok(records)
+    blocking(move || parted::read(&directory, &name)).await
+}
+
+/// The next records of a file, and what is left of it.
+async fn some(
+    mut file: PartedRecords,
+    bytes_enough: u64,
+) -> Result<(Vec<PartedRecord>, PartedRecords), Refused> {
+    blocking(move || Ok((file.some(bytes_enough)?, file))).await
 }
 
 async fn blocking<T: Send + 'static>(

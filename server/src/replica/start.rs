@@ -78,9 +78,8 @@ pub fn start(
     let open = opener(&directory, &options, replication, &places, failed, opened);
     let database = options.database.clone();
     let rewind = Rewind::pending(&directory, &database).map_err(DriverError::from)?;
-    // Without the keys that are still to be fetched the store does not open.
-    let is_whole = rewind.as_ref().is_none_or(|rewind| rewind.marker().settled);
-    if is_whole {
+    // With records still to be cut, or keys still to be fetched, the store does not open.
+    if rewind.as_ref().is_none_or(|rewind| rewind.marker().is_whole()) {
         open()?;
     }
     let store = places.shard.get().map(|shard| (**shard.store()).clone());

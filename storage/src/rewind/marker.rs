@@ -51,6 +51,13 @@ pub struct Marker {
     pub(super) keys: Vec<String>,
 }
 
+impl Marker {
+    /// Whether log and state fit together, so that the store can be opened before the rewind is over.
+    pub const fn is_whole(&self) -> bool {
+        self.settled && self.cut
+    }
+}
+
 /// [`Applied`] as the marker keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {

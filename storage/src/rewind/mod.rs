@@ -346,7 +346,7 @@ pub fn end(directory: &Directory) -> Result<(), FileError> {
     Marker::remove(directory)
 }
 
-/// Whether keys are still to be fetched, so that the state stands at no record of the log.
-pub(crate) fn is_unsettled(directory: &Directory) -> Result<bool, FileError> {
-    Ok(Marker::read(directory)?.is_some_and(|marker| !marker.settled || !marker.cut))
+/// Whether the store may be opened: no rewind, or one that is far enough.
+pub(crate) fn is_whole(directory: &Directory) -> Result<bool, FileError> {
+    Ok(Marker::read(directory)?.is_none_or(|marker| marker.is_whole()))
 }

@@ -230,7 +230,7 @@ pub fn open_as(
 ) -> Result<Opened, StoreError> {
     crate::snapshot::finish_install(directory)?;
     crate::snapshot::remove_stale(directory)?;
-    if crate::rewind::is_unsettled(directory)? {
+    if !crate::rewind::is_whole(directory)? {
         return Err(StoreError::Rewinding { root: directory.root().to_path_buf() });
     }
     if let OpenAs::Follower { log } = role {

@@ -1,18 +1,29 @@
 //! Disks fail: one is full, power is cut at one node and at all of them.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use larder_tests::cluster::Plan;
+use anyhow::{Context, Result, anyhow, ensure};
 use larder_tests::cluster::writers::Writers;
+use larder_tests::cluster::{Cut, Plan};
+use larder_tests::faults::seed;
 use larder_tests::loopmount::{self, CutKind, LoopMount};
 use larder_tests::process::skip;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value as Json;
 
-use crate::support::{Alone, LOAD_DEADLINE, cluster, expect_kept, wait_for_value};
+use crate::support::{
+    Alone, LOAD_DEADLINE, SOON, cluster, expect_kept, expect_same_contents, let_pass, random_text,
+    wait_for_value,
+};
 
 /// A disk that power is cut of.
 const DISK_BYTES: u64 = 512 << 20;
+/// How often power is cut again before a cluster has recovered, and how long it had power by then,
+/// milliseconds.
+const RELAPSES: usize = 5;
+const LIT_MS: std::ops::Range<u64> = 20..1_500;
 /// The disk that fills up, and what is in the way at first.
 const SMALL_DISK_BYTES: u64 = 192 << 20;
 const BALLAST_BYTES: usize = 124 << 20;
@@ -34,7 +45,7 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
     };
     let mut client = cluster.nodes[0].client()?;
     let writers = Writers::start(&cluster.resp(&[0]), 2, "w", "majority", cluster.journals.path())?;
-    let large = random_text();
+    let large = random_text(LARGE_VALUES + LARGE_BYTES);
     for number in 0..LARGE_VALUES {
         client
             .expect_ok(&["SET", &format!("large:{number}"), &large[number..number + LARGE_BYTES]])
@@ -116,6 +127,83 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_
     Ok(())
 }
 
+#[test]
+fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_recover_and_rewind()
+-> Result<()> {
+    let Some(mounts) = mounts(3, DISK_BYTES)? else { return Ok(()) };
+    let data = mounts.iter().map(|mount| mount.path().join("data")).enumerate().collect();
+    let Some(mut cluster) = cluster(&Plan { data, ..Plan::three("majority") })? else {
+        return Ok(());
+    };
+    let seed = seed();
+    println!("replication: LARDER_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let nodes = cluster.resp(&[0, 1, 2]);
+    let writers = Writers::start(&nodes, 6, "w", "majority", cluster.journals.path())?;
+    writers.wait_for_more(1_000, LOAD_DEADLINE)?;
+    // What the master appends now it has to take back behind another one.
+    for slave in [1, 2] {
+        cluster.cut(0, slave, Cut::Both)?;
+    }
+    let ahead = |view: &Json| view["durable"].as_u64() > view["committed"].as_u64();
+    cluster.wait_for_view(0, "records that nobody else has", SOON, ahead)?;
+    mounts[0].arm()?.cut(CutKind::Everything)?;
+    cluster.kill(0);
+    let master = cluster.promote(1)?;
+    writers.wait_for_more(300, LOAD_DEADLINE)?;
+    mounts[0].remount()?;
+    let mut dark = Vec::new();
+    for _ in 0..RELAPSES {
+        let lit = Duration::from_millis(random.random_range(LIT_MS));
+        dark.push(relapse(&mut cluster, &mounts, lit)?);
+    }
+    for index in 0..3 {
+        cluster.launch(index)?;
+    }
+    cluster.wait_until_streaming(master)?;
+    writers.wait_for_more(100, LOAD_DEADLINE)?;
+    let mut book = writers.finish()?;
+    for (cut, until) in dark {
+        book.doubt(cut, until);
+    }
+    let verdict = expect_kept(&cluster, master, &book)?;
+    let keys = expect_same_contents(&cluster, master)?;
+    cluster.tell(
+        &format!("power cut at the master, then {RELAPSES} times at all nodes as they start"),
+        &format!("{verdict}; {keys} keys, the same at every node"),
+    );
+    drop(cluster);
+    Ok(())
+}
+
+/// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and gives it
+/// back. Returns when it was dark.
+fn relapse(cluster: &mut Alone, mounts: &[LoopMount], lit: Duration) -> Result<(Instant, Instant)> {
+    let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
+    let cutting = std::thread::spawn(move || {
+        let_pass(lit)?;
+        let cut = Instant::now();
+        for switch in switches {
+            switch.cut(CutKind::Everything)?;
+        }
+        Ok((cut, Instant::now()))
+    });
+    for index in 0..3 {
+        if !cluster.nodes[index].is_running() {
+            // It may have no power any more before it is ready.
+            let _ = cluster.launch(index);
+        }
+    }
+    let dark = cutting.join().map_err(|_| anyhow!("nobody cut the power"))?;
+    for index in 0..3 {
+        cluster.kill(index);
+    }
+    for mount in mounts {
+        mount.remount()?;
+    }
+    dark
+}
+
 /// File systems of their own; `None` where they cannot be made.
 fn mounts(count: usize, bytes: u64) -> Result<Option<Vec<LoopMount>>> {
     if let Err(missing) = loopmount::available() {
@@ -123,11 +211,4 @@ fn mounts(count: usize, bytes: u64) -> Result<Option<Vec<LoopMount>>> {
         return Ok(None);
     }
     (0..count).map(|_| LoopMount::create(bytes)).collect::<Result<Vec<_>>>().map(Some)
-}
-
-/// Letters that do not compress away, enough for every large value to be another part of them.
-fn random_text() -> String {
-    use rand::{Rng, SeedableRng, distr::Alphanumeric, rngs::StdRng};
-    let random = StdRng::seed_from_u64(1);
-    random.sample_iter(Alphanumeric).take(LARGE_VALUES + LARGE_BYTES).map(char::from).collect()
 }

@@ -3,29 +3,22 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use larder_tests::cluster::registers::Registers;
-use larder_tests::cluster::writers::Writers;
 use larder_tests::cluster::{LEASE, Plan};
 use larder_tests::faults::seed;
-use larder_tests::linearizability::{STEPS_MAX, Summary};
 use rustix::process::Signal;
 
-use crate::support::{Alone, LOAD_DEADLINE, cluster, expect_kept, let_pass};
+use crate::load::Load;
+use crate::support::{cluster, let_pass};
 
 /// One way, between any two regions.
 const DELAY: Duration = Duration::from_millis(5);
-/// Writers of keys of their own.
-const WRITERS: usize = 4;
-/// Keys with a history, and clients of each.
-const KEYS: usize = 4;
-const CLIENTS: usize = 3;
 
 #[test]
 fn at_majority_nothing_acknowledged_is_lost_with_the_master_and_keys_stay_linearizable()
 -> Result<()> {
     let Some(mut cluster) = cluster(&Plan::three("majority"))? else { return Ok(()) };
     cluster.delay(DELAY)?;
-    let load = Load::start(&cluster)?;
+    let load = Load::start(&cluster, seed())?;
     load.wait_for_more(200)?;
     cluster.kill(0);
     let master = cluster.promote(1)?;
@@ -46,7 +39,7 @@ fn at_majority_nothing_acknowledged_is_lost_with_the_master_and_keys_stay_linear
 fn a_master_that_stands_still_for_longer_than_its_lease_acknowledges_nothing_more() -> Result<()> {
     let Some(cluster) = cluster(&Plan::three("majority"))? else { return Ok(()) };
     cluster.delay(DELAY)?;
-    let load = Load::start(&cluster)?;
+    let load = Load::start(&cluster, seed())?;
     load.wait_for_more(200)?;
     let mut client = cluster.nodes[0].client()?;
     client.expect_ok(&["SET", "a", "1"])?;
@@ -71,38 +64,4 @@ fn a_master_that_stands_still_for_longer_than_its_lease_acknowledges_nothing_mor
     load.wait_for_more(100)?;
     ensure!(cluster.nodes[master].get("/replication")?["term"] == before, "another term");
     load.finish(&cluster, master, "SIGSTOP of the master for longer than a lease, at majority")
-}
-
-/// Writers and registers at once.
-struct Load {
-    writers: Writers,
-    registers: Registers,
-}
-
-impl Load {
-    fn start(cluster: &Alone) -> Result<Self> {
-        let nodes = cluster.resp(&[0, 1, 2]);
-        let journals = cluster.journals.path();
-        let seed = seed();
-        println!("replication: LARDER_SEED={seed}");
-        Ok(Self {
-            writers: Writers::start(&nodes, WRITERS, "w", "majority", journals)?,
-            registers: Registers::start(&nodes, KEYS, CLIENTS, seed),
-        })
-    }
-
-    fn wait_for_more(&self, more: usize) -> Result<()> {
-        self.writers.wait_for_more(more, LOAD_DEADLINE)?;
-        self.registers.wait_for_more(more, LOAD_DEADLINE)
-    }
-
-    fn finish(self, cluster: &Alone, master: usize, story: &str) -> Result<()> {
-        let book = self.writers.finish()?;
-        let histories = self.registers.finish()?;
-        let verdict = expect_kept(cluster, master, &book)?;
-        let summary = Summary::of(&histories, STEPS_MAX);
-        cluster.tell(story, &format!("{verdict}; {summary}"));
-        ensure!(summary.passes(), "not linearizable: {summary}");
-        Ok(())
-    }
 }

@@ -6,11 +6,19 @@
 
 mod certificates;
 mod cutting;
+mod differing;
 mod disks;
 mod handing_over;
 mod killing;
+mod load;
+mod losing;
 mod parting;
 mod playground;
 mod reading;
+mod resuming;
 mod returning;
+mod rewinding;
+mod shaking;
+mod stalling;
+mod storming;
 mod support;

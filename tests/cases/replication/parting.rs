@@ -2,15 +2,23 @@
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::{
-    cluster::{Cut, Plan},
+    cluster::{Cluster, Cut, Node, Plan},
     deadline::Deadline,
 };
 use serde_json::{Value as Json, json};
 
-use crate::support::{SOON, cluster, expect_keys, wait_for_value, write_keys};
+use crate::support::{
+    SOON, cluster, expect_keys, expect_same_contents, exported, pour, random_text, wait_for_value,
+    write_keys,
+};
 
 /// Records that the old master alone has.
-const PARTED: usize = 5;
+const PARTED: usize = SMALL + 3;
+/// Of these, those of small keys of their own.
+const SMALL: usize = 12_000;
+/// A large string, and the fields of a large hash.
+const LARGE_BYTES: usize = 7 << 20;
+const FIELDS: usize = 50_000;
 
 #[test]
 fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again() -> Result<()> {
@@ -24,7 +32,10 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     }
     let mut client = cluster.nodes[0].client()?;
     client.expect_ok(&["SET", "shared0", "parted"])?;
-    write_keys(&mut client, "lost", PARTED - 1)?;
+    pour(&mut client, "lost", SMALL, |number| number.to_string())?;
+    let large = random_text(LARGE_BYTES);
+    client.expect_ok(&["SET", "large", &large])?;
+    client.expect_ok(&hash())?;
     let token = String::from_utf8(client.expect_ok(&["KV.TOKEN"])?.text().to_vec())?;
     cluster.kill(0);
 
@@ -36,8 +47,7 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     let (status, wrong) =
         cluster.nodes[1].exchange("POST", promote, &json!({"force_term": term + 1}))?;
     ensure!(status == 409 && wrong["term"].is_null(), "a wrong term: {status} {wrong}");
-    let promoted = cluster.nodes[1].send("POST", promote, &json!({"force_term": term}))?;
-    let master = cluster.index_of(&promoted["master"])?;
+    let master = cluster.promote_by_force(1)?;
     cluster.wait_for_members(master, &[1, 2])?;
     cluster.nodes[master].client()?.expect_ok(&["SET", "after", "1"])?;
     wait_for_value(&cluster.nodes[3 - master], "after", "1")?;
@@ -53,7 +63,16 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     ensure!(lost.text().starts_with(b"LOST "), "{}", lost.describe());
     let name = the_export(&cluster)?;
 
-    // Once more at the node that has the file: it is made the master first.
+    let applied = write_again(&cluster, master, &name, &large)?;
+    cluster.tell(
+        "forced promotion at local",
+        &format!("{PARTED} records parted, all exported and written again ({applied})"),
+    );
+    Ok(())
+}
+
+/// Writes everything once more at the node that has the file, which is made the master for it.
+fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Result<Json> {
     let refused = cluster.nodes[0].exchange(
         "POST",
         &format!("/replication/parted/{name}/reapply"),
@@ -68,23 +87,39 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
         Ok((status == 200 || leads()?).then_some(()))
     })?;
     cluster.wait_until_streaming(0)?;
-    let reapply = format!("/replication/parted/{name}/reapply");
-    let dry = cluster.nodes[0].send("POST", &reapply, &json!({"dry_run": true}))?;
+    let reapply = ["log", "parted", "reapply", name];
+    let dry = cluster.nodes[0].kv(&[&reapply[..], &["--dry-run"]].concat())?;
     ensure!(cluster.nodes[0].client()?.call(&["GET", "lost0"])?.is_null(), "{dry}");
-    let applied = cluster.nodes[0].send("POST", &reapply, &json!({"dry_run": false}))?;
+    let applied = cluster.nodes[0].kv(&reapply)?;
     for node in &cluster.nodes {
         wait_for_value(node, "shared0", "parted")?;
-        expect_keys(&mut node.client()?, "lost", PARTED - 1)?;
+        wait_for_value(node, "large", large)?;
+        wait_for_fields(node)?;
     }
-    cluster.tell(
-        "forced promotion at local",
-        &format!("{PARTED} records parted, all exported and written again ({applied})"),
-    );
+    expect_keys(&mut cluster.nodes[0].client()?, "lost", SMALL)?;
+    expect_same_contents(cluster, 0)?;
+    Ok(applied)
+}
+
+/// The command that writes the large hash.
+fn hash() -> Vec<String> {
+    let fields = (0..FIELDS).flat_map(|number| [format!("field{number}"), number.to_string()]);
+    ["HSET", "hash"].map(str::to_owned).into_iter().chain(fields).collect()
+}
+
+fn wait_for_fields(node: &Node) -> Result<()> {
+    let mut client = node.client()?;
+    Deadline::after(SOON).wait_for("the large hash", || {
+        let count = client.call(&["HLEN", "hash"])?.integer();
+        Ok((count == Some(i64::try_from(FIELDS)?)).then_some(()))
+    })?;
+    let last = client.expect_ok(&["HGET", "hash", &format!("field{}", FIELDS - 1)])?;
+    ensure!(last.text() == (FIELDS - 1).to_string().as_bytes(), "{}", last.describe());
     Ok(())
 }
 
 /// The one file of the old master, which holds what parted.
-fn the_export(cluster: &larder_tests::cluster::Cluster) -> Result<String> {
+fn the_export(cluster: &Cluster) -> Result<String> {
     let files = cluster.nodes[0].get("/replication/parted")?;
     ensure!(files.as_array().is_some_and(|files| files.len() == 1), "{files}");
     let file = &files[0];
@@ -93,9 +128,9 @@ fn the_export(cluster: &larder_tests::cluster::Cluster) -> Result<String> {
     let is_named = |epoch: &Json| epoch.as_str().is_some_and(|epoch| epoch.starts_with("1."));
     ensure!(is_named(&file["epoch"]) && view["epoch"].is_string(), "{file} beside {view}");
     let name = file["name"].as_str().with_context(|| format!("no name in {file}"))?;
-    let shown = cluster.nodes[0].get(&format!("/replication/parted/{name}"))?;
-    for number in 0..PARTED - 1 {
-        ensure!(shown.to_string().contains(&format!("lost{number}")), "{shown}");
+    let shown = exported(&cluster.nodes[0])?;
+    for number in 0..SMALL {
+        ensure!(shown.contains(&format!("lost{number}")), "lost{number} is not shown");
     }
     ensure!(
         shown["records"]

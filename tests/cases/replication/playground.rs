@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use larder_tests::client::Client;
 use larder_tests::deadline::Deadline;
-use larder_tests::process::{kv_path, kvd_path, lasting_address, skip};
+use larder_tests::process::{kv_path, kvd_path, lasting_address, printed_by, skip};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -132,12 +132,7 @@ impl Playground {
 
     /// Runs kv, and returns what it printed.
     fn kv(&self, arguments: &[&str]) -> Result<String> {
-        let output =
-            command(&self.kv, self.scratch.path()).args(arguments).stdin(Stdio::null()).output()?;
-        let (said, error) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(output.status.success(), "kv {arguments:?}: {}: {said}{error}", output.status);
-        Ok(said.into_owned())
+        printed_by(command(&self.kv, self.scratch.path()).args(arguments))
     }
 
     fn json(&self, arguments: &[&str]) -> Result<Json> {

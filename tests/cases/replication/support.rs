@@ -1,17 +1,22 @@
 //! What the stories share.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::client::Client;
+use larder_tests::client::{Client, encode_into};
 use larder_tests::cluster::writers::{Book, Verdict};
-use larder_tests::cluster::{Cluster, Node, Plan};
+use larder_tests::cluster::{Cluster, Node, Plan, member};
 use larder_tests::deadline::Deadline;
+use larder_tests::faults::contents::{differences, read_contents};
 use larder_tests::process::{kvd_path, skip};
+use rand::distr::Alphanumeric;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// How long something may take that follows by itself.
@@ -120,6 +125,41 @@ pub(crate) fn write_keys(client: &mut Client, prefix: &str, count: usize) -> Res
     Ok(())
 }
 
+/// Writes keys `PREFIX0` and so on in one pipeline.
+pub(crate) fn pour(
+    client: &mut Client,
+    prefix: &str,
+    count: usize,
+    value: impl Fn(usize) -> String,
+) -> Result<()> {
+    let mut wire = Vec::new();
+    for batch in (0..count).collect::<Vec<_>>().chunks(500) {
+        wire.clear();
+        for number in batch {
+            encode_into(&mut wire, &["SET", &format!("{prefix}{number}"), &value(*number)]);
+        }
+        client.send_raw(&wire)?;
+        for _ in batch {
+            let reply = client.reply()?.reply;
+            ensure!(reply.is_simple("OK"), "{}", reply.describe());
+        }
+    }
+    Ok(())
+}
+
+/// Letters that do not compress away.
+pub(crate) fn random_text(bytes: usize) -> String {
+    let random = StdRng::seed_from_u64(1);
+    random.sample_iter(Alphanumeric).take(bytes).map(char::from).collect()
+}
+
+/// How often a node was given everything, as the first one counts that leads.
+pub(crate) fn full_syncs(cluster: &Cluster, index: usize) -> Result<u64> {
+    let view = cluster.nodes[0].get("/replication")?;
+    let slave = member(&view, cluster.nodes[index].name);
+    slave["full_syncs"].as_u64().with_context(|| format!("no count in {slave}"))
+}
+
 /// Every one of these keys is there with its value.
 pub(crate) fn expect_keys(client: &mut Client, prefix: &str, count: usize) -> Result<()> {
     for n in 0..count {
@@ -131,12 +171,19 @@ pub(crate) fn expect_keys(client: &mut Client, prefix: &str, count: usize) -> Re
 }
 
 /// Compares what writers were told with what every node has, once it has what the master has.
+/// Nothing that was acknowledged may be lost.
 pub(crate) fn expect_kept(cluster: &Cluster, master: usize, book: &Book) -> Result<Verdict> {
+    let verdict = expect_same(cluster, master, book)?;
+    verdict.expect_nothing_lost().context("at every node")?;
+    Ok(verdict)
+}
+
+/// The same, and says what is lost.
+pub(crate) fn expect_same(cluster: &Cluster, master: usize, book: &Book) -> Result<Verdict> {
     let mut client = cluster.nodes[master].client()?;
     // A master whose lease has just ended answers no reads until it has another.
     let verdict = Deadline::after(SOON)
         .wait_for("the master to answer", || Ok(book.compare(&mut client).ok()))?;
-    verdict.expect_nothing_lost().context("at the master")?;
     for (index, node) in cluster.nodes.iter().enumerate() {
         if index == master || !node.is_running() {
             continue;
@@ -153,4 +200,38 @@ pub(crate) fn expect_kept(cluster: &Cluster, master: usize, book: &Book) -> Resu
             .with_context(|| format!("{} has: {last}; the master: {verdict}", node.name))?;
     }
     Ok(verdict)
+}
+
+/// Every node holds the very same, once all has arrived. Returns how many keys that are.
+pub(crate) fn expect_same_contents(cluster: &Cluster, master: usize) -> Result<usize> {
+    let expected = read_contents(&mut cluster.nodes[master].client()?)?;
+    for node in cluster.nodes.iter().filter(|node| node.is_running()) {
+        let mut client = node.client()?;
+        let mut differing = Vec::new();
+        Deadline::after(SOON)
+            .wait_for("the contents of the master", || {
+                // Where it does not answer reads yet, it is asked again.
+                differing = match read_contents(&mut client) {
+                    Ok(found) => differences(&expected, &found),
+                    Err(error) => vec![format!("{error:#}")],
+                };
+                Ok(differing.is_empty().then_some(()))
+            })
+            .with_context(|| format!("{} differs: {differing:?}", node.name))?;
+    }
+    Ok(expected.len())
+}
+
+/// The keys that the exports of a node hold, as `kv` shows them.
+pub(crate) fn exported(node: &Node) -> Result<BTreeSet<String>> {
+    let mut keys = BTreeSet::new();
+    let files = node.kv(&["log", "parted", "list"])?;
+    for file in files.as_array().context("a list of exports")? {
+        let name = file["name"].as_str().with_context(|| format!("no name in {file}"))?;
+        let shown = node.kv(&["log", "parted", "show", name])?;
+        let records = shown["records"].as_array().context("records")?;
+        let effects = records.iter().filter_map(|record| record["effects"].as_array()).flatten();
+        keys.extend(effects.filter_map(|effect| effect["key"].as_str().map(str::to_owned)));
+    }
+    Ok(keys)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use larder_net::ca;
 use larder_types::{ClusterId, NodeId};
 use serde_json::{Value as Json, json};
@@ -94,16 +94,29 @@ impl Cluster {
         self.root.path().join("ca")
     }
 
-    /// Starts a node that does not run.
+    /// Starts a node that does not run, and waits until it answers.
     ///
     /// # Errors
     /// When it does not start.
     pub fn launch(&mut self, index: usize) -> Result<()> {
+        self.spawn(index)?;
+        let ready = self.nodes[index].server()?.wait_until_ready();
+        if ready.is_err() {
+            self.kill(index);
+        }
+        ready
+    }
+
+    /// Starts a node that does not run, which may take long before it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn spawn(&mut self, index: usize) -> Result<()> {
         let node = &mut self.nodes[index];
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(node.configuration());
         let scratch = TempDir::with_prefix("larder-node-")?;
-        let server = Server::start(node.name, command, node.resp, scratch)?;
+        let server = Server::spawn(node.name, command, node.resp, scratch)?;
         node.run(server);
         Ok(())
     }
@@ -187,6 +200,20 @@ impl Cluster {
         self.index_of(&promoted["master"])
     }
 
+    /// Promotes by force, which loses what only the lost nodes have. Returns who leads then.
+    ///
+    /// # Errors
+    /// When it is not refused without force, or refused with it.
+    pub fn promote_by_force(&self, index: usize) -> Result<usize> {
+        let promote = |body| self.nodes[index].exchange("POST", "/replication/promote", &body);
+        let (status, refusal) = promote(json!({}))?;
+        ensure!(status == 409, "a promotion that may lose was not refused: {status} {refusal}");
+        let term = refusal["term"].as_u64().with_context(|| format!("no term in {refusal}"))?;
+        let (status, promoted) = promote(json!({"force_term": term}))?;
+        ensure!(status == 200, "refused with force: {status} {promoted}");
+        self.index_of(&promoted["master"])
+    }
+
     /// The place of a node that an answer names.
     ///
     /// # Errors
@@ -203,8 +230,16 @@ impl Cluster {
     pub fn cut(&self, from: usize, to: usize, cut: Cut) -> Result<()> {
         match cut {
             Cut::Both => self.shape(from, to, &json!({"cut_send": true, "cut_receive": true})),
-            Cut::OneWay => self.nodes[from].shape(self.nodes[to].name, &json!({"cut_send": true})),
+            Cut::OneWay => self.shape_one_way(from, to, &json!({"cut_send": true})),
         }
+    }
+
+    /// Shapes what goes from a node to another.
+    ///
+    /// # Errors
+    /// When the admin port refuses.
+    pub fn shape_one_way(&self, from: usize, to: usize, shape: &Json) -> Result<()> {
+        self.nodes[from].shape(self.nodes[to].name, shape)
     }
 
     /// Shapes the line between two nodes, at both ends.
@@ -214,7 +249,7 @@ impl Cluster {
     pub fn shape(&self, one: usize, other: usize, shape: &Json) -> Result<()> {
         for (from, to) in [(one, other), (other, one)] {
             if self.nodes[from].is_running() {
-                self.nodes[from].shape(self.nodes[to].name, shape)?;
+                self.shape_one_way(from, to, shape)?;
             }
         }
         Ok(())

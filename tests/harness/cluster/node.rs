@@ -3,15 +3,16 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value as Json;
 
 use super::addresses;
 use crate::client::Client;
-use crate::process::Server;
+use crate::process::{Server, kv_path, printed_by};
 
 /// How long the admin port may take for what it waits for itself.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(20);
@@ -119,6 +120,18 @@ impl Node {
         let (status, body) = self.exchange(method, path, body)?;
         ensure!(status == 200, "{method} {path}: {status} {body}");
         Ok(body)
+    }
+
+    /// Runs a command of kv that goes to the admin port, and returns what it printed.
+    ///
+    /// # Errors
+    /// When there is no kv, or it fails.
+    pub fn kv(&self, arguments: &[&str]) -> Result<Json> {
+        let kv = kv_path().map_err(|missing| anyhow!(missing.0))?;
+        let mut command = Command::new(kv);
+        command.args(["-o", "json", "--admin", &self.admin.to_string()]).args(arguments);
+        let printed = printed_by(&mut command)?;
+        serde_json::from_str(&printed).with_context(|| format!("no JSON: {printed}"))
     }
 
     /// Says what the line to another node is like, at this end.

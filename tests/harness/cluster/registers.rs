@@ -42,7 +42,7 @@ impl Registers {
         let threads = (0..keys * clients).map(|number| {
             let client = Client {
                 // A slave sends whoever says this to the master, also for reads.
-                target: Target::new(nodes.to_vec(), &["READWRITE"]),
+                target: Target::new(nodes.to_vec(), vec!["READWRITE"]),
                 key: format!("register:{}", number % keys),
                 random: StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
                 next_value: next_value.clone(),

@@ -31,12 +31,12 @@ pub(super) struct Target {
     nodes: Vec<SocketAddr>,
     at: usize,
     /// Sent at the begin of a connection.
-    greeting: &'static [&'static str],
+    greeting: Vec<&'static str>,
     client: Option<Client>,
 }
 
 impl Target {
-    pub(super) fn new(nodes: Vec<SocketAddr>, greeting: &'static [&'static str]) -> Self {
+    pub(super) fn new(nodes: Vec<SocketAddr>, greeting: Vec<&'static str>) -> Self {
         Self { nodes, at: 0, greeting, client: None }
     }
 
@@ -65,9 +65,7 @@ impl Target {
     fn connect(&self) -> Option<Client> {
         let mut client = Client::connect(self.nodes[self.at]).ok()?;
         client.stream().set_read_timeout(Some(REPLY_TIMEOUT)).ok()?;
-        if !self.greeting.is_empty() {
-            client.expect_ok(self.greeting).ok()?;
-        }
+        client.expect_ok(&self.greeting).ok()?;
         Some(client)
     }
 }

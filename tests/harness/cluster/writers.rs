@@ -58,8 +58,8 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts writers, who go from node to node until one takes their writes. `level` is what the
-    /// journals say; `name` begins the keys.
+    /// Starts writers, who go from node to node until one takes their writes. `level` is what they
+    /// ask for and what the journals say; `name` begins the keys.
     ///
     /// # Errors
     /// When a journal cannot be made.
@@ -74,7 +74,7 @@ impl Writers {
         let mut threads = Vec::new();
         for lane in 0..count {
             let writer = Writer {
-                target: Target::new(nodes.to_vec(), &[]),
+                target: Target::new(nodes.to_vec(), vec!["KV.ACK", level]),
                 name: format!("{name}:{lane}"),
                 level,
                 journal: File::create(journals.join(format!("{name}-{lane}.journal")))?,
@@ -195,8 +195,8 @@ pub struct Verdict {
     pub acknowledged: usize,
     /// Of these, those that are not there.
     pub lost: usize,
-    /// The first of them.
-    pub named: Vec<String>,
+    /// These.
+    pub missing: Vec<String>,
     /// Writes that were refused.
     pub refused: usize,
     /// Of these, those that are there.
@@ -259,8 +259,8 @@ impl Verdict {
             Outcome::Acknowledged => {
                 self.acknowledged += 1;
                 self.lost += 1 - kept;
-                if !is_there && self.named.len() < NAMED_MAX {
-                    self.named.push(entry.id.clone());
+                if !is_there {
+                    self.missing.push(entry.id.clone());
                 }
             }
             Outcome::Refused(_) => {
@@ -280,7 +280,8 @@ impl Verdict {
     /// With the counts.
     pub fn expect_nothing_lost(&self) -> Result<()> {
         if self.lost > 0 || self.refused_kept > 0 {
-            bail!("{self}; lost: {}", self.named.join(", "));
+            let named = &self.missing[..self.missing.len().min(NAMED_MAX)];
+            bail!("{self}; lost: {}", named.join(", "));
         }
         Ok(())
     }
