@@ -173,6 +173,14 @@ impl Core {
         }
     }
 
+    /// Somebody else's promotion elected this node again.
+    pub(super) fn end_handing(&mut self) {
+        if let Some(Handing { request, .. }) = self.handing.take() {
+            let why = "this node was elected again; writes are taken again";
+            self.answer(request, Err(Refusal::TimedOut { why }));
+        }
+    }
+
     /// This node was fenced while it was stepping down.
     pub(super) fn end_switchover(&mut self, switching: Option<Switching>) {
         if let Some(Switching { request, .. }) = switching {

@@ -69,6 +69,46 @@ fn a_successor_that_disappears_is_replaced_by_a_promotion() {
 }
 
 #[test]
+fn a_successor_whose_disk_answers_last_takes_over_all_the_same() {
+    for level in AckLevel::EACH {
+        if level == AckLevel::Near {
+            continue;
+        }
+        let mut world = World::running(3, level);
+        world.write(0, 10);
+        world.run(SECOND);
+        world.nodes[2].persist_hangs = true;
+        let request = to(&world, 2);
+        world.ask(0, 1, request);
+        world.run(Duration::from_millis(100));
+        assert_eq!(world.masters(), [] as [usize; 0], "{level}: its own promise is not stored");
+        world.release_persist(2);
+        assert_eq!(world.masters(), [2], "{level}");
+        world.run(2 * SECOND);
+        let promoted = Outcome::Promoted { master: world.name(2), term: 2 };
+        assert_eq!(world.answer(0, 1), Some(&Ok(promoted)), "{level}");
+    }
+}
+
+#[test]
+fn a_master_that_is_elected_again_while_it_hands_over_says_so() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.cut_back(0, 1);
+    world.write(0, 3);
+    world.heal();
+    world.nodes[2].persist_hangs = true;
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    world.kill(2);
+    world.ask(1, 1, Request::Promote { force_term: None });
+    world.run(SECOND);
+    assert_eq!(world.masters(), [0], "it reaches furthest");
+    assert!(
+        matches!(world.answer(0, 1), Some(Err(Refusal::TimedOut { why })) if why.contains("elected again"))
+    );
+}
+
+#[test]
 fn only_a_voter_that_streams_is_switched_to() {
     let mut world = World::running(3, AckLevel::Majority);
     world.kill(2);

@@ -37,6 +37,9 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Nothing becomes durable while this is set.
     pub(super) disk_hangs: bool,
+    /// No standing reaches the disk while this is set.
+    pub(super) persist_hangs: bool,
+    persisting: Vec<(Standing, Token)>,
     /// The last record that was durable when the process ended.
     synced: u64,
     pub(super) fetches: u32,
@@ -109,6 +112,7 @@ impl World {
             node.synced = core.status(now).durable.map_or(0, |durable| durable.seq.as_u64());
         }
         self.nodes[at].epoch = None;
+        self.nodes[at].persisting.clear();
         self.queue.retain(|(to, _)| *to != at);
         self.unlink(|ends| ends.0 == at || ends.1 == at);
         self.settle();
@@ -252,6 +256,23 @@ impl World {
         }
     }
 
+    /// Puts on the disk what waits for it.
+    fn store(&mut self, at: usize) {
+        if !self.nodes[at].persist_hangs {
+            for (standing, token) in std::mem::take(&mut self.nodes[at].persisting) {
+                self.nodes[at].standing = standing;
+                self.queue.push_back((at, Event::Stored { token }));
+            }
+        }
+    }
+
+    /// The disk takes standings again.
+    pub(super) fn release_persist(&mut self, at: usize) {
+        self.nodes[at].persist_hangs = false;
+        self.store(at);
+        self.settle();
+    }
+
     fn perform(&mut self, at: usize, actions: Vec<Action>) {
         actions.into_iter().for_each(|action| self.act(at, action));
     }
@@ -281,8 +302,8 @@ impl World {
                 self.queue.push_back((at, Event::Progress { visible: seen, applied: seen }));
             }
             Action::Persist { standing, token } => {
-                self.nodes[at].standing = standing;
-                self.queue.push_back((at, Event::Stored { token }));
+                self.nodes[at].persisting.push((standing, token));
+                self.store(at);
             }
             Action::CreateLog => {
                 self.nodes[at].log = Some(Vec::new());
@@ -516,6 +537,8 @@ impl Node {
             retained: None,
             paused: false,
             disk_hangs: false,
+            persist_hangs: false,
+            persisting: Vec::new(),
             synced: 0,
             fetches: 0,
             snapshots: 0,
