@@ -108,8 +108,8 @@ pub enum Action {
         /// The first record to remove.
         parting: SequenceNumber,
     },
-    /// Name the next touched keys to fetch; from the marker's first on where `restart`. Records
-    /// are appended meanwhile, and folded only once all keys are applied.
+    /// Name the next touched keys to fetch; from the marker's first on where `restart`. Nothing
+    /// is appended before all are applied, so that log and state may be closed meanwhile.
     /// [`Event::KeysListed`](super::Event::KeysListed) follows.
     ListKeys {
         /// What was fetched so far counts for nothing: the master has changed.

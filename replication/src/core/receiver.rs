@@ -32,6 +32,8 @@ pub(super) struct Following {
     /// Whether this node was the master, and has not joined another one's log since.
     pub(super) fenced: bool,
     pub(super) rewind: Option<Rewind>,
+    /// Whether records of the session were passed over while keys were fetched.
+    pub(super) passed_over: bool,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
     /// No key may be fetched as it was before this record: the state is put back to it.
@@ -108,6 +110,11 @@ impl Following {
     /// Whether nothing is on its way into the log.
     pub(super) const fn is_at_rest(&self) -> bool {
         self.appending.is_none() && !self.settling
+    }
+
+    /// Whether keys are being fetched, so that nothing may be appended.
+    fn fetches(&self) -> bool {
+        self.rewind.as_ref().is_some_and(Rewind::is_unsettled)
     }
 
     /// Leaves whom it follows; it looks for a master again.
@@ -290,6 +297,7 @@ impl Core {
         following.upstream = Upstream::Streaming { link, session, epoch, received };
         following.committed = None;
         following.last_records = self.now;
+        following.passed_over = false;
         following.fenced = false;
         following.freshness.restart();
         self.check_rewind();
@@ -307,6 +315,10 @@ impl Core {
         if let Some(chunk) = records.chunk {
             let Part::Following(following) = &mut self.part else { return };
             following.last_records = self.now;
+            if following.fetches() {
+                following.passed_over = true;
+                return self.hear_committed(records.committed);
+            }
             let Upstream::Streaming { received, .. } = &mut following.upstream else { return };
             if chunk.last.seq.as_u64() <= received.number() {
                 return self.hear_committed(records.committed);
@@ -394,6 +406,7 @@ impl Core {
         if let Upstream::Streaming { received, .. } = following.upstream
             && master_has > received.number()
             && following.appending.is_none()
+            && !following.fetches()
             && self.now.since(following.last_records) >= STALLED_MAX
         {
             following.leave();

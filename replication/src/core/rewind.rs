@@ -2,7 +2,8 @@
 //! passed every position at which a key was fetched.
 //!
 //! The marker is on the disk before anything is touched, and stays until the end, so that a crash
-//! anywhere starts again from it. Keys of two masters are not mixed: when the master changes before
+//! anywhere starts again from it. While keys are fetched nothing is appended: what the master sends
+//! is passed over, and asked for again. Keys of two masters are not mixed: when the master changes before
 //! the end, all of them are fetched again.
 
 use std::time::Duration;
@@ -51,6 +52,11 @@ impl Rewind {
     /// Whether the log may grow again.
     pub(super) const fn may_follow(&self) -> bool {
         !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
+    }
+
+    /// Whether keys are still to be fetched.
+    pub(super) const fn is_unsettled(&self) -> bool {
+        !matches!(self, Self::Quiet { .. })
     }
 }
 
@@ -173,6 +179,12 @@ impl Core {
             }
             (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
                 self.set_rewind(Rewind::Quiet { epoch, upto });
+                if let Part::Following(following) = &mut self.part
+                    && following.passed_over
+                {
+                    // What was passed over is asked for again.
+                    following.leave();
+                }
                 self.check_rewind();
             }
             _ => {}

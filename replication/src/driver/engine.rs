@@ -401,6 +401,8 @@ impl Engine {
                 self.events.push_back(Event::SnapshotInstalled(log));
             }
             (Some(Opening::Rewound), Some(_)) => {
+                // First where the state stands now: by that the core tells whether the rewind is over.
+                self.progress();
                 self.events.push_back(Event::KeysListed { request: None });
             }
             (Some(Opening::Unchanged), _) => {}

@@ -5,7 +5,10 @@ use std::time::Duration;
 use larder_types::AckLevel;
 
 use super::world::World;
-use crate::core::{Alert, Request};
+use crate::{
+    core::{Alert, Request},
+    message::Message,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,6 +42,18 @@ fn an_old_master_steps_down_rewinds_and_is_equal_again() {
     assert!(world.nodes[0].alerts.contains(&alert), "{:?}", world.nodes[0].alerts);
     assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (1, None));
     assert!(world.reads(0));
+}
+
+#[test]
+fn records_that_come_while_keys_are_fetched_are_asked_for_again() {
+    let mut world = parted();
+    world.heal();
+    world.run(5 * SECOND);
+    let follows = |message: &Message| matches!(message, Message::Follow(_));
+    let asked = world.sent.iter().filter(|(from, to, it)| (*from, *to) == (0, 1) && follows(it));
+    assert_eq!(asked.count(), 3, "to be cut, to fetch, and for what was passed over");
+    assert!(world.same_logs() && world.reads(0), "although nothing was written since");
+    assert_eq!(world.nodes[0].fetches, 1, "and no key a second time");
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub(super) struct Node {
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
     listed: bool,
+    /// Log and state are closed, until every key of a rewind is in place.
+    closed: bool,
 }
 
 /// All of it.
@@ -100,6 +102,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.core = Some(core);
         node.committed = 0;
+        node.closed = node.marker.is_some();
         self.perform(at, out);
         self.settle();
     }
@@ -287,6 +290,7 @@ impl World {
             }
             Action::Read { link, session, from, .. } => self.read(at, link, session, from),
             Action::Append { chunk } => {
+                assert!(!self.nodes[at].closed, "a log that is closed takes nothing");
                 let records = self.unpack(&chunk.frames);
                 self.nodes[at].log.get_or_insert_default().extend(records);
                 self.sync(at);
@@ -345,6 +349,7 @@ impl World {
             }
             Action::StartRewind { parting } => {
                 let scope = RewindScope::Keys;
+                node.closed = true;
                 node.marker = Some(Marker { parting, scope, cut: false });
                 self.queue.push_back((at, Event::RewindMarked { scope }));
             }
@@ -360,6 +365,7 @@ impl World {
             Action::ListKeys { restart } => {
                 node.listed &= !restart;
                 let request = (!node.listed).then(|| Bytes::from_static(b"keys"));
+                node.closed = !node.listed;
                 node.listed = true;
                 self.queue.push_back((at, Event::KeysListed { request }));
             }
@@ -443,6 +449,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.log = log;
         node.marker = None;
+        node.closed = false;
         node.snapshots += 1;
         node.trimmed = node.log.as_ref().map_or(0, |log| log.len() as u64);
         let state = node.state().expect("a snapshot has a log");
@@ -543,6 +550,7 @@ impl Node {
             fetches: 0,
             snapshots: 0,
             listed: false,
+            closed: false,
         }
     }
 
