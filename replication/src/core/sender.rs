@@ -4,7 +4,7 @@
 //! acknowledged. A slave near the tail is fed from memory by the driver, one far behind from disk:
 //! to the core it is the same question.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use larder_types::{DiskId, NodeId, Position, SequenceNumber};
 
@@ -119,6 +119,14 @@ impl Slave {
             && self.flow.reached + records >= log.tail.number()
     }
 
+    /// Whether it could take over now: it serves readers, and has granted in this session, so that
+    /// one lease has passed since its start.
+    pub(super) fn may_succeed(&self, now: Time, lease: Duration) -> bool {
+        let granted =
+            self.granted.is_some_and(|from| from >= self.since && now.since(from) < lease);
+        self.lag_micros.is_some() && granted
+    }
+
     /// Reads what its window has room for; where there is nothing to read, tells what is committed.
     fn feed(
         &mut self,
@@ -170,6 +178,7 @@ impl Core {
         slave.link = Some(link);
         slave.attempt = follow.attempt;
         slave.since = now;
+        slave.lag_micros = None;
         slave.counts = false;
         slave.aside = follow.aside;
         let lost = slave.acked.is_some_and(|acked| follow.tail.number() < acked.seq.as_u64());

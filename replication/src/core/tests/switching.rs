@@ -53,6 +53,60 @@ fn a_switchover_to_a_slave_that_does_not_catch_up_is_undone() {
 }
 
 #[test]
+fn a_slave_that_has_just_started_is_waited_for_while_writes_are_taken_and_then_refused() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.kill(2);
+    world.start(2);
+    world.run(SECOND);
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    assert!(!world.nodes[0].paused, "it may not take over yet");
+    world.write(0, 3);
+    world.run(SECOND + Duration::from_millis(100));
+    assert!(matches!(world.answer(0, 1), Some(Err(Refusal::Unfit { .. }))));
+    assert_eq!((world.masters(), world.nodes[0].paused), (vec![0], false));
+    world.run(2 * SECOND);
+    let request = to(&world, 2);
+    world.ask(0, 2, request);
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.masters(), [2], "one lease has passed since its start");
+}
+
+#[test]
+fn a_slave_that_rewinds_is_not_switched_to() {
+    let mut world = World::running(3, AckLevel::Local);
+    world.cut(0, 1);
+    world.cut(0, 2);
+    world.write(0, 4);
+    world.run(4 * SECOND);
+    world.ask(1, 1, Request::Promote { force_term: Some(2) });
+    world.run(8 * SECOND);
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    let request = to(&world, 0);
+    world.ask(1, 2, request);
+    world.run(2 * SECOND);
+    assert!(matches!(world.answer(1, 2), Some(Err(Refusal::Unfit { .. }))));
+    assert_eq!(world.masters(), [1]);
+}
+
+#[test]
+fn the_mastership_may_be_handed_on_and_back_at_once() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.write(0, 10);
+    world.run(SECOND);
+    for (step, (from, next)) in [(0, 2), (2, 1), (1, 0)].into_iter().enumerate() {
+        let request = to(&world, next);
+        world.ask(from, step as u64 + 1, request);
+        world.run_until(2 * SECOND, |world| world.masters() == [next]);
+        world.run_until(2 * SECOND, |world| {
+            world.set_at(next).members.len() == 3 && world.same_logs()
+        });
+    }
+}
+
+#[test]
 fn a_successor_that_disappears_is_replaced_by_a_promotion() {
     let mut world = World::running(3, AckLevel::Majority);
     world.write(0, 10);
