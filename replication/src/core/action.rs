@@ -292,6 +292,14 @@ pub enum Alert {
         /// The last one.
         to: SequenceNumber,
     },
+    /// The master no longer knows the epochs of this node's log, so that nobody can tell whether it
+    /// parted. Its records are exported, and it is replaced.
+    NothingInCommon {
+        /// The first exported record.
+        from: SequenceNumber,
+        /// The last one.
+        to: SequenceNumber,
+    },
     /// A registered replica is further behind than the log is kept.
     Detached {
         /// The replica's node.

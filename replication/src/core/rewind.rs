@@ -102,7 +102,12 @@ impl Core {
             && to >= parting
         {
             let from = parting.max(log.first);
-            self.out.push(Action::Alert(Alert::Parted { from, to }));
+            let alert = if parting == SequenceNumber::FIRST {
+                Alert::NothingInCommon { from, to }
+            } else {
+                Alert::Parted { from, to }
+            };
+            self.out.push(Action::Alert(alert));
         }
         let there = parting >= log.first;
         if scope == RewindScope::Everything && !there {

@@ -26,6 +26,10 @@ fn text_of(alert: &Alert) -> String {
             "this node's log parted from the master's: records {from} to {to} are not in the log any \
              more, and exported; see `kv log parted list`"
         ),
+        Alert::NothingInCommon { from, to } => format!(
+            "the master no longer knows the epochs of this log: whether records {from} to {to} parted \
+             cannot be told; they are exported, and a snapshot is taken; see `kv log parted list`"
+        ),
         Alert::Detached { node } => format!(
             "{node} is further behind than the log is kept: it is detached, and comes back by a \
              snapshot"

@@ -103,6 +103,31 @@ fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
 }
 
 #[test]
+fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_have_parted() {
+    let mut world = World::running(2, AckLevel::Local);
+    world.write(0, 5);
+    world.run(SECOND);
+    world.kill(1);
+    let own = world.tail(1);
+    for trim in [true, false] {
+        world.kill(0);
+        world.start(0);
+        world.run_until(5 * SECOND, |world| world.masters() == [0]);
+        world.write(0, 5);
+        if trim {
+            world.nodes[0].trimmed = world.tail(0);
+        }
+    }
+    world.start(1);
+    world.run(5 * SECOND);
+    let sequence = |number| larder_types::SequenceNumber::new(number).unwrap();
+    let alert = Alert::NothingInCommon { from: sequence(1), to: sequence(own) };
+    assert_eq!(world.nodes[1].alerts, [alert]);
+    assert_eq!(world.nodes[1].snapshots, 1);
+    assert!(world.same_logs() && world.reads(1));
+}
+
+#[test]
 fn a_replica_that_rewinds_does_not_count() {
     let mut world = parted();
     world.nodes[0].disk_hangs = true;

@@ -562,6 +562,9 @@ impl Node {
                 epochs.push(EpochStart { epoch: *epoch, first: *seq });
             }
         }
+        // As a start finds them: of what was trimmed, the epoch in effect before the first record.
+        let before = epochs.partition_point(|start| start.first.as_u64() <= self.trimmed);
+        epochs.drain(..before.saturating_sub(1));
         let placed = |record: &Record| {
             Some(PlacedSet { seq: record.position.seq, set: record.set.clone()? })
         };
