@@ -36,6 +36,8 @@ pub(super) struct Following {
     pub(super) passed_over: bool,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
+    /// Whether the master ordered a snapshot in place of what is whole.
+    pub(super) wants_snapshot: bool,
     /// No key may be fetched as it was before this record: the state is put back to it.
     pub(super) fetch_from: u64,
     /// Where the log that a snapshot is needed for parted from the master's.
@@ -197,7 +199,7 @@ impl Core {
             log: self.log.as_ref().map(|log| log.id),
             tail: self.log.as_ref().map_or(Tail::EMPTY, |log| log.tail),
             epochs,
-            snapshot: following.needs_snapshot,
+            snapshot: following.needs_snapshot || following.wants_snapshot,
             aside: self.standing.set_aside,
         };
         self.send(link, Message::Follow(follow));
@@ -220,6 +222,7 @@ impl Core {
             Verdict::Parted { at, .. } if attempt > 0 => self.start_rewind(at),
             Verdict::Snapshot { session, epoch, log } => {
                 following.leave();
+                following.wants_snapshot |= attempt == 0;
                 if following.snapshot_over.is_none() {
                     following.upstream = Upstream::Snapshot { link, session, epoch };
                     self.replace_log(link, session, log);

@@ -263,6 +263,7 @@ impl Core {
         following.leave();
         following.appending = None;
         following.needs_snapshot = false;
+        following.wants_snapshot = false;
         following.snapshot_over = None;
         following.parted_at = None;
         following.rewind = None;

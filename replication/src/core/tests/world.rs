@@ -44,6 +44,8 @@ pub(super) struct Node {
     synced: u64,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
+    /// The next snapshots that fail.
+    pub(super) failing: u32,
     listed: bool,
     /// Log and state are closed, until every key of a rewind is in place.
     closed: bool,
@@ -443,6 +445,11 @@ impl World {
     }
 
     fn install(&mut self, at: usize, link: Link) {
+        if let Some(left) = self.nodes[at].failing.checked_sub(1) {
+            self.nodes[at].failing = left;
+            let why = "it was damaged on its way".into();
+            return self.queue.push_back((at, Event::SnapshotFailed { link, why }));
+        }
         let (one, other) = self.links[&link];
         let from = if at == one { other } else { one };
         let log = self.nodes[from].log.clone();
@@ -549,6 +556,7 @@ impl Node {
             synced: 0,
             fetches: 0,
             snapshots: 0,
+            failing: 0,
             listed: false,
             closed: false,
         }
