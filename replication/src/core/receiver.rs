@@ -40,6 +40,8 @@ pub(super) struct Following {
     pub(super) wants_snapshot: bool,
     /// No key may be fetched as it was before this record: the state is put back to it.
     pub(super) fetch_from: u64,
+    /// The master whose readers do not see that record yet, and since when.
+    pub(super) short: Option<(Epoch, Time)>,
     /// Where the log that a snapshot is needed for parted from the master's.
     pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.

@@ -23,6 +23,10 @@ const FETCH_MAX: Duration = Duration::from_secs(5);
 /// A master whose readers do not see the joint yet is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
 
+/// A master whose readers do not see it for so long may wait for this very replica, whose log is
+/// closed while keys are fetched: a snapshot is taken instead.
+const SHORT_MAX: Duration = Duration::from_secs(2);
+
 /// How far a rewind is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewind {
@@ -126,6 +130,7 @@ impl Core {
         let looking = Rewind::Looking { not_before: Time::ZERO };
         following.rewind = (scope == RewindScope::Keys).then_some(looking);
         following.fetch_from = state.tail.number();
+        following.short = None;
         following.needs_snapshot = scope == RewindScope::Everything;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
@@ -204,13 +209,27 @@ impl Core {
             let at = at.map_or(0, |at| at.seq.as_u64());
             let Part::Following(following) = &self.part else { return };
             if at < following.fetch_from {
-                // What the state is put back to would be ahead of the keys.
-                let not_before = self.now + FETCH_AGAIN;
-                return self.set_rewind(Rewind::Looking { not_before });
+                return self.fetch_later(epoch);
             }
             let upto = upto.max(at);
             self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
             self.out.push(Action::ApplyKeys { reply });
+        }
+    }
+
+    /// What the state is put back to would be ahead of the keys.
+    fn fetch_later(&mut self, from: Epoch) {
+        let now = self.now;
+        let Part::Following(following) = &mut self.part else { return };
+        let known = following.short.filter(|(epoch, _)| *epoch == from);
+        let (_, since) = known.unwrap_or((from, now));
+        following.short = Some((from, since));
+        if now.since(since) < SHORT_MAX {
+            following.rewind = Some(Rewind::Looking { not_before: now + FETCH_AGAIN });
+        } else {
+            following.rewind = None;
+            following.needs_snapshot = true;
+            following.leave();
         }
     }
 

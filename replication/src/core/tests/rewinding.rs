@@ -57,6 +57,25 @@ fn records_that_come_while_keys_are_fetched_are_asked_for_again() {
 }
 
 #[test]
+fn replicas_whose_master_waits_for_them_to_rewind_take_a_snapshot() {
+    let mut world = World::running(3, AckLevel::All);
+    world.cut_back(1, 0);
+    world.write(0, 3);
+    world.cut(0, 1);
+    world.cut(1, 2);
+    world.write(0, 2);
+    world.run(4 * SECOND);
+    world.ask(1, 1, Request::Promote { force_term: Some(2) });
+    world.run(8 * SECOND);
+    assert_eq!((world.tail(0), world.tail(2)), (world.tail(1) + 1, world.tail(1) + 1));
+    world.heal();
+    world.run(10 * SECOND);
+    assert_eq!(world.masters(), [1]);
+    assert_eq!(world.nodes[1].committed, world.tail(1), "with both of them");
+    assert!(world.same_logs() && world.reads(0) && world.reads(2));
+}
+
+#[test]
 fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
     let mut world = parted();
     world.nodes[0].disk_hangs = true;
