@@ -141,6 +141,8 @@ pub(super) struct Engine {
     pub(super) closed: Option<Closed>,
     pub(super) opening: Option<Opening>,
     pub(super) rewinding: Option<Rewinding>,
+    /// The last record that has to be persisted before the marker of a rewind goes.
+    pub(super) ending: Option<u64>,
     pub(super) served: Served,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
@@ -207,6 +209,7 @@ impl Engine {
         }
         self.progress();
         self.hurry_rewind();
+        self.end_flushed();
         self.digest();
     }
 
@@ -434,6 +437,7 @@ impl Engine {
         self.requests.clear();
         self.reaches.clear();
         self.pausing = None;
+        self.ending = None;
         let entropy = rand::rng().random();
         let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
         let (config, now) = (self.config.clone(), self.clock.now());
