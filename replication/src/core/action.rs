@@ -274,8 +274,8 @@ pub enum Refusal {
         /// What is in the way.
         why: &'static str,
     },
-    /// The change would leave a replica set that cannot meet the level.
-    #[error("the replica set could not meet the level {level} any more")]
+    /// The change would leave a replica set, or a master in a region, that cannot meet the level.
+    #[error("no write could reach the level {level} then")]
     LevelUnmet {
         /// The level.
         level: larder_types::AckLevel,

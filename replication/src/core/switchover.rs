@@ -10,7 +10,8 @@ use std::time::Duration;
 use larder_types::{Epoch, NodeId};
 
 use super::{
-    Action, Core, Link, Outcome, Part, Refusal, RequestId, Time, log_view::LogView, standing::After,
+    Action, Core, Link, Outcome, Part, Refusal, RequestId, Time, commit::can_meet,
+    log_view::LogView, master::Leading, standing::After,
 };
 use crate::message::Message;
 
@@ -56,15 +57,8 @@ impl Core {
         if leading.switching.is_some() {
             return self.answer(request, Err(Refusal::Busy { what: "a switchover" }));
         }
-        let set = log.set().map(|placed| &placed.set);
-        if let Some(node) = &to {
-            let member = set.and_then(|set| set.on_node(node)).filter(|member| member.voter);
-            let slave = member.and_then(|member| leading.slave_of(&self.config, member));
-            if slave.is_none_or(|slave| !slave.is_within(log, SWITCH_WITHIN_RECORDS)) {
-                let why = "it is no voter that streams and is nearly caught up";
-                let node = node.clone();
-                return self.answer(request, Err(Refusal::Unfit { node, why }));
-            }
+        if let Some(refusal) = to.as_ref().and_then(|node| self.hinders(node, log, leading)) {
+            return self.answer(request, Err(refusal));
         }
         let until = self.now + FIT_WITHIN;
         let switching = Switching { request, to, stage: Stage::Waiting, until };
@@ -72,6 +66,21 @@ impl Core {
             leading.switching = Some(switching);
         }
         self.go_on_switching();
+    }
+
+    /// What hinders a node from taking over, beyond what passes within a lease.
+    fn hinders(&self, node: &NodeId, log: &LogView, leading: &Leading) -> Option<Refusal> {
+        let set = log.set().map(|placed| &placed.set);
+        let member = set.and_then(|set| set.on_node(node)).filter(|member| member.voter);
+        let slave = member.and_then(|member| leading.slave_of(&self.config, member));
+        if slave.is_none_or(|slave| !slave.is_within(log, SWITCH_WITHIN_RECORDS)) {
+            let why = "it is no voter that streams and is nearly caught up";
+            return Some(Refusal::Unfit { node: node.clone(), why });
+        }
+        let level = self.config.level;
+        let meets = |region: &str| set.is_some_and(|set| can_meet(set, level, region));
+        let there = member.is_some_and(|member| meets(&member.region));
+        (meets(&self.config.region) && !there).then_some(Refusal::LevelUnmet { level })
     }
 
     pub(super) fn on_writes_paused(&mut self) {

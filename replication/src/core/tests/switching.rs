@@ -176,6 +176,30 @@ fn only_a_voter_that_streams_is_switched_to() {
 }
 
 #[test]
+fn a_region_in_which_no_write_could_reach_the_level_is_not_switched_to() {
+    let region = |at: usize| if at == 2 { "far" } else { "here" };
+    let mut world = World::blank(3, AckLevel::Near);
+    let names: Vec<_> = (0..3).map(|at| world.name(at)).collect();
+    for (at, node) in world.nodes.iter_mut().enumerate() {
+        node.config.region = region(at).into();
+        for peer in &mut node.config.peers {
+            let at = names.iter().position(|name| *name == peer.node).unwrap();
+            peer.region = region(at).into();
+        }
+    }
+    let mut world = World::restarted_blank(world);
+    world.run(8 * SECOND);
+    let request = to(&world, 2);
+    world.ask(0, 1, request);
+    let unmet = Refusal::LevelUnmet { level: AckLevel::Near };
+    assert_eq!(world.answer(0, 1), Some(&Err(unmet)));
+    let request = to(&world, 1);
+    world.ask(0, 2, request);
+    world.run(SECOND);
+    assert_eq!(world.masters(), [1]);
+}
+
+#[test]
 fn a_step_down_leaves_no_master_until_one_is_promoted() {
     let mut world = World::running(2, AckLevel::Local);
     world.ask(0, 1, Request::StepDown);

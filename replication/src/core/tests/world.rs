@@ -459,7 +459,8 @@ impl World {
         node.closed = false;
         node.snapshots += 1;
         node.trimmed = node.log.as_ref().map_or(0, |log| log.len() as u64);
-        let state = node.state().expect("a snapshot has a log");
+        let mut state = node.state().expect("a snapshot has a log");
+        state.applied = state.tail.last.map(|last| last.seq);
         self.queue.push_back((at, Event::SnapshotInstalled(state)));
     }
 
