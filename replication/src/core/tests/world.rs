@@ -44,6 +44,9 @@ pub(super) struct Node {
     synced: u64,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
+    /// Snapshots do not come to an end while this is set, unless their connection breaks.
+    pub(super) snapshot_hangs: bool,
+    hanging_over: Option<Link>,
     /// The next snapshots that fail.
     pub(super) failing: u32,
     listed: bool,
@@ -182,6 +185,12 @@ impl World {
         for (link, (one, other)) in lost {
             self.links.remove(&link);
             self.queue.extend([one, other].map(|to| (to, Event::Disconnected { link })));
+            for at in [one, other] {
+                if self.nodes[at].hanging_over.take_if(|over| *over == link).is_some() {
+                    let why = "the connection broke".into();
+                    self.queue.push_back((at, Event::SnapshotFailed { link, why }));
+                }
+            }
         }
     }
 
@@ -445,6 +454,10 @@ impl World {
     }
 
     fn install(&mut self, at: usize, link: Link) {
+        if self.nodes[at].snapshot_hangs {
+            self.nodes[at].hanging_over = Some(link);
+            return;
+        }
         if let Some(left) = self.nodes[at].failing.checked_sub(1) {
             self.nodes[at].failing = left;
             let why = "it was damaged on its way".into();
@@ -557,6 +570,8 @@ impl Node {
             synced: 0,
             fetches: 0,
             snapshots: 0,
+            snapshot_hangs: false,
+            hanging_over: None,
             failing: 0,
             listed: false,
             closed: false,
