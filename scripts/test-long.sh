@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long modes of the suites: for nights, not for the gate. Seeds are printed; a failure names its replay.
 #
-# usage: scripts/test-long.sh [MINUTES]     (default 60: shared among fuzzing, crash images, power cuts, comparison)
+# usage: scripts/test-long.sh [MINUTES]     (default 60: shared among fuzzing, crash images, power cuts, comparison, simulation, replication)
 source "$(dirname "$0")/common.sh"
 
 minutes="${1:-60}"
@@ -22,3 +22,14 @@ say "== power cuts"
 LARDER_CUTS=$((minutes * 10)) cargo test --locked --release -p larder-tests --test powercut -- --nocapture --test-threads 1
 say "== comparison with redis-server"
 LARDER_STEPS=$((minutes * 2000)) cargo test --locked --release -p larder-tests --test differential -- --nocapture
+say "== simulation of replication"
+# Other seeds than the gate's 5,000, and others every night.
+first=$(($(date +%s) / 60 * 100000))
+LARDER_SIM_FIRST=$first LARDER_SIM_SEEDS=$((minutes * 1000)) cargo test --locked --release -p larder-replication --no-default-features \
+    --features planted-bugs --test simulation whatever_breaks -- --nocapture
+say "== replication, again and again"
+end=$((SECONDS + minutes * 60 / 6))
+while :; do
+    cargo test --locked --release -p larder-tests --test replication -- --nocapture --test-threads 1
+    [ "$SECONDS" -lt "$end" ] || break
+done

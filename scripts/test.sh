@@ -22,6 +22,17 @@ suites=(
     "hostile|300|cargo test --locked --release -p larder-tests --test hostile -- --nocapture --test-threads 1"
 )
 
+# The faults that the simulator plants must not be in what is shipped. With the feature on, the same
+# question has to name it: else it would find nothing ever.
+features_of() { cargo tree --locked --edges no-dev --format '{p} {f}' -p larder-server "$@"; }
+check_for_planted_bugs() {
+    local shipped planted
+    shipped="$(features_of)"
+    planted="$(features_of -p larder-replication --features larder-replication/planted-bugs)"
+    [[ "$shipped" != *planted-bugs* ]] || die "kvd is built with the planted bugs of the simulation"
+    [[ "$planted" == *planted-bugs* ]] || die "whether kvd has planted bugs cannot be told any more"
+}
+
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${suites[@]}" | column -t -s '|'
     exit 0
@@ -37,6 +48,7 @@ SECONDS=0
 build larder-server larder-cli
 cargo test --locked --release --workspace --no-run
 built=$SECONDS
+check_for_planted_bugs
 
 export LARDER_KVD="$CARGO_TARGET_DIR/release/kvd"
 export LARDER_KV="$CARGO_TARGET_DIR/release/kv"

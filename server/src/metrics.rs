@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin::replication::record_bytes,
+    admin::replication::lag_bytes,
     config::Durability,
     node::{Node, Phase},
     process::{self, Process},
@@ -237,14 +237,13 @@ fn replication(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
 
 /// How each member stands, as far as this node knows: a master knows all.
 fn members(node: &Node, status: &Status, out: &mut Out<'_, '_>) -> fmt::Result {
-    let record_bytes = record_bytes(node) as f64;
     let of = |figure: &dyn Fn(&MemberStatus) -> Option<f64>| -> Vec<(&str, f64)> {
         let members = status.members.iter();
         members.filter_map(|member| Some((member.node.as_str(), figure(member)?))).collect()
     };
     let records = of(&|member| member.lag_records.map(|records| records as f64));
     out.gauges("replication_member_lag_records", "Records that it lacks", "node", &records)?;
-    let bytes = of(&|member| member.lag_records.map(|records| records as f64 * record_bytes));
+    let bytes = of(&|member| lag_bytes(node, status, member).map(|bytes| bytes as f64));
     out.gauges("replication_member_lag_bytes", "Bytes that it lacks, about", "node", &bytes)?;
     let lag = of(&|member| member.lag.map(|lag| lag.as_secs_f64()));
     out.gauges("replication_member_lag_seconds", "How late its readers are", "node", &lag)?;

@@ -571,6 +571,24 @@ fn trimming_removes_whole_segments_below_the_floor_and_frees_their_bytes() {
 }
 
 #[test]
+fn the_bytes_from_a_record_on_are_those_of_its_segment_and_all_behind_it() {
+    let fixture = Fixture::in_segments();
+    let (opened, _) = fixture.open().unwrap();
+    let (log, segments) = (&opened.log, opened.log.segments());
+    let header = log.bytes() - log.bytes_from(seq(1));
+    assert!(header < segments[0].bytes, "all but what precedes the first record");
+    for (at, segment) in segments.iter().enumerate() {
+        let from: u64 = segments[at..].iter().map(|segment| segment.bytes).sum();
+        assert_eq!(log.bytes_from(segment.first), from - header, "{at}");
+    }
+    let end = segments.last().unwrap();
+    assert!(
+        log.bytes_from(seq(1_000_000)) <= end.bytes,
+        "nothing is behind the end but its segment"
+    );
+}
+
+#[test]
 fn a_reader_keeps_the_segment_that_is_trimmed_under_it_and_then_is_told() {
     let fixture = Fixture::in_segments();
     let (opened, all) = fixture.open().unwrap();

@@ -413,10 +413,14 @@ fn opens_in_time(what: &str, write: Write) {
             node.commit();
         }
     };
-    // Up to just before the fold flushes by itself.
-    while !node.folder.owes_flush() {
+    // Up to just before the fold begins to flush, and the same again while that flush goes on.
+    let mut flushing_from = None;
+    while flushing_from.is_none_or(|from| node.store.watermarks().applied < 2 * from) {
         append(&mut node, write);
         let _ = node.folder.fold_one().unwrap();
+        if flushing_from.is_none() && node.folder.owes_flush() {
+            flushing_from = Some(node.store.watermarks().applied);
+        }
     }
     while node.writer.has_room() {
         append(&mut node, write);

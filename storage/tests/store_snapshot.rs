@@ -8,7 +8,7 @@ mod store_support;
 use std::{fs, path::Path};
 
 use larder_storage::{
-    Directory, OpenAs, StateError,
+    Directory, OpenAs, StateError, StoreOptions,
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
 use larder_types::SequenceNumber;
@@ -100,6 +100,32 @@ fn a_fetched_snapshot_takes_the_place_of_log_and_state_and_the_log_goes_on_behin
     assert_eq!(old.store.log().id(), old_log);
     assert_eq!(old.text("only here").unwrap(), "before");
     assert!(!two.path().join("incoming").exists());
+}
+
+#[test]
+fn a_snapshot_that_lives_on_while_the_log_grows_beyond_its_cap_holds_it_no_longer() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { retain_bytes_max: 200 << 10, ..tiny() };
+    let mut master = Node::open(root.path(), options).unwrap();
+    let grow = |master: &mut Node, count: usize| {
+        for _ in 0..count {
+            master.put("key:1", &"y".repeat(500));
+        }
+        master.writer.seal();
+        master.fold();
+        master.folder.flush().unwrap();
+    };
+    grow(&mut master, 100);
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    let behind = snapshot.manifest().applied().position.seq.next();
+    grow(&mut master, 100);
+    assert!(master.store.log().first() <= behind, "below the cap");
+    for _ in 0..8 {
+        grow(&mut master, 100);
+    }
+    assert!(master.store.log().first() > behind);
+    assert!(master.store.log().bytes() <= (200 << 10) + (60 << 10));
+    assert!(snapshot.read(0, 0, 100).is_ok(), "its files are there");
 }
 
 #[test]

@@ -65,7 +65,7 @@ The master knows how far every replica is; a slave knows what it has been told.
   lag records, lag bytes   what the replica does not have durable yet of what the master has
   lag ms                   how old what it serves is, by its own probe of the master
   session                  how long the connection has lasted
-  full syncs               how often it took a snapshot instead of the log
+  full syncs               how often it took a snapshot instead of the log, since this master's epoch began
   detached                 so far behind that the log is no longer kept for it: a snapshot is needed")]
     List,
     /// Make a node a replica: one change at a time, sent to the master

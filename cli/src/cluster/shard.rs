@@ -24,9 +24,19 @@ pub(crate) async fn shard(target: &Target, shard: &Shard) -> Result<(), Failure>
         Shard::Promote(how) => promote(&admin, target.output, how).await,
         Shard::Switchover { node } => {
             let answer = admin.post("/replication/switchover", &json!({"to": node})).await?;
-            print_done(target.output, &format!("{node} is master now"), &answer)
+            switched(target.output, node.as_str(), &answer)
         }
     }
+}
+
+/// Says who is master now, and fails where that is not who was asked for.
+fn switched(format: Format, wanted: &str, answer: &Json) -> Result<(), Failure> {
+    let master = answer.get("master").and_then(Json::as_str).unwrap_or(wanted);
+    if master != wanted {
+        let (master, wanted) = (shown(master), shown(wanted));
+        return Err(Failure::Unmet(format!("{master} is master now, and not {wanted}")));
+    }
+    print_done(format, &format!("{master} is master now"), answer)
 }
 
 /// Has a node see to a new master: itself, or the one whose log reaches furthest. What could lose acknowledged writes needs the new term, from `--term` or

@@ -108,8 +108,8 @@ pub enum Action {
         /// The first record to remove.
         parting: SequenceNumber,
     },
-    /// Name the next touched keys to fetch; from the marker's first on where `restart`. Records
-    /// are appended meanwhile, and folded only once all keys are applied.
+    /// Name the next touched keys to fetch; from the marker's first on where `restart`. Nothing
+    /// is appended before all are applied, so that log and state may be closed meanwhile.
     /// [`Event::KeysListed`](super::Event::KeysListed) follows.
     ListKeys {
         /// What was fetched so far counts for nothing: the master has changed.
@@ -274,8 +274,8 @@ pub enum Refusal {
         /// What is in the way.
         why: &'static str,
     },
-    /// The change would leave a replica set that cannot meet the level.
-    #[error("the replica set could not meet the level {level} any more")]
+    /// The change would leave a replica set, or a master in a region, that cannot meet the level.
+    #[error("no write could reach the level {level} then")]
     LevelUnmet {
         /// The level.
         level: larder_types::AckLevel,
@@ -288,6 +288,14 @@ pub enum Alert {
     /// This node's log parted from the master's; the parted records are exported.
     Parted {
         /// The first parted record.
+        from: SequenceNumber,
+        /// The last one.
+        to: SequenceNumber,
+    },
+    /// The master no longer knows the epochs of this node's log, so that nobody can tell whether it
+    /// parted. Its records are exported, and it is replaced.
+    NothingInCommon {
+        /// The first exported record.
         from: SequenceNumber,
         /// The last one.
         to: SequenceNumber,

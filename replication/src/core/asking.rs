@@ -76,7 +76,7 @@ impl Core {
             log: self.log.as_ref().map(|log| log.id),
             tail: self.log.as_ref().map_or(Tail::EMPTY, |log| log.tail),
             epochs,
-            snapshot: following.needs_snapshot,
+            snapshot: following.needs_snapshot || following.wants_snapshot,
             aside: self.standing.set_aside,
         };
         self.send(link, Message::Follow(follow));
@@ -99,6 +99,7 @@ impl Core {
             Verdict::Parted { at, .. } if attempt > 0 => self.start_rewind(at),
             Verdict::Snapshot { session, epoch, log } => {
                 following.leave();
+                following.wants_snapshot |= attempt == 0;
                 if following.snapshot_over.is_none() {
                     following.upstream = Upstream::Snapshot { link, session, epoch };
                     self.replace_log(link, session, log);
@@ -176,6 +177,7 @@ impl Core {
         following.upstream = Upstream::Streaming { link, session, epoch, received };
         following.committed = None;
         following.last_records = self.now;
+        following.passed_over = false;
         following.fenced = false;
         following.freshness.restart();
         self.check_rewind();

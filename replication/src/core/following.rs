@@ -18,10 +18,16 @@ pub(super) struct Following {
     /// Whether this node was the master, and has not joined another one's log since.
     pub(super) fenced: bool,
     pub(super) rewind: Option<Rewind>,
+    /// Whether records of the session were passed over while keys were fetched.
+    pub(super) passed_over: bool,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
+    /// Whether the master ordered a snapshot in place of what is whole.
+    pub(super) wants_snapshot: bool,
     /// No key may be fetched as it was before this record: the state is put back to it.
     pub(super) fetch_from: u64,
+    /// The master whose readers do not see that record yet, and since when.
+    pub(super) short: Option<(Epoch, Time)>,
     /// Where the log that a snapshot is needed for parted from the master's.
     pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.
@@ -94,6 +100,11 @@ impl Following {
     /// Whether nothing is on its way into the log.
     pub(super) const fn is_at_rest(&self) -> bool {
         self.appending.is_none() && !self.settling
+    }
+
+    /// Whether keys are being fetched, so that nothing may be appended.
+    pub(super) fn fetches(&self) -> bool {
+        self.rewind.as_ref().is_some_and(Rewind::is_unsettled)
     }
 
     /// Leaves whom it follows; it looks for a master again.

@@ -18,8 +18,8 @@ use crate::message::{Follow, RefusedWhy};
 pub(super) enum Joint {
     /// The slave's log is the beginning of the master's.
     Continue,
-    /// They differ from this record on, or perhaps from their first one: nothing in the tables
-    /// shows that they have anything in common.
+    /// They differ from this record on. From their first one, which no two logs of one identity do:
+    /// nothing in the tables shows that they have anything in common, and trimmed epochs may be why.
     Parted(SequenceNumber),
     /// The slave has more of the same epoch.
     Wait,
@@ -51,7 +51,7 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
         let theirs = same_place(start.first)?;
         (master.epochs[theirs].epoch == start.epoch).then_some((mine, theirs))
     });
-    let Some((mine, theirs)) = common else { return Joint::Parted(SequenceNumber::FIRST) };
+    let Some((mine, theirs)) = common else { return nothing_in_common(master, slave) };
     let slave_ends = slave.epochs.get(mine + 1).map(|start| start.first);
     let master_ends = master.epochs.get(theirs + 1).map(|start| start.first);
     match (slave_ends, master_ends) {
@@ -63,6 +63,17 @@ pub(super) fn judge(config: &Config, master: &LogView, epoch: Epoch, slave: &Fol
         // The slave left the master's own epoch for one that is not newer: its table has no order.
         (Some(_), None) => Joint::Refused(RefusedWhy::SameNumber),
     }
+}
+
+/// Where the oldest epoch begins that the master knows, the slave's log has another one, if it
+/// reaches so far: it is another log from there on. Of what comes before, nothing can be told.
+fn nothing_in_common(master: &LogView, slave: &Follow) -> Joint {
+    let known = master.epochs.first().map(|start| start.first);
+    let certain = known.filter(|known| {
+        let begins = slave.epochs.first().is_some_and(|start| start.first <= *known);
+        begins && *known < slave.tail.next()
+    });
+    Joint::Parted(certain.unwrap_or(SequenceNumber::FIRST))
 }
 
 /// The slave's log is a beginning of the master's, by the tables; at equal tails also by checksum.

@@ -93,7 +93,7 @@ impl Core {
             committed: self.committed,
             grant,
             current: self.is_current(),
-            lag_micros: self.lag().map(|lag| lag.as_micros() as u64),
+            lag_micros: self.lag().filter(|_| self.is_whole()).map(|lag| lag.as_micros() as u64),
         };
         self.send(link, Message::Pong(pong));
     }
@@ -130,6 +130,7 @@ impl Core {
             slave.granted = slave.granted.max(Some(pong.echo.min(now)));
             self.recount_lease();
             self.advance_commit();
+            self.go_on_switching();
             self.feed_all();
         }
     }

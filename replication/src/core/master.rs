@@ -153,6 +153,7 @@ impl Core {
         self.advance_commit();
         self.change_replica_set();
         self.announce();
+        self.end_handing();
     }
 
     /// Stops being the master, or being about to: nothing is acknowledged or read from here on.

@@ -171,7 +171,9 @@ impl Core {
         }
         let judged = self.judge_answers(promotion);
         let safe = judged.as_ref().is_some_and(|judged| judged.safe);
-        let early = promotion.taking_over && safe;
+        // Its own answer is worth waiting for: the master stepped down in this node's favour.
+        let own = promotion.answers.contains_key(&self.config.node);
+        let early = promotion.taking_over && safe && own;
         if !(over || early || promotion.asked.is_empty()) {
             return;
         }

@@ -39,6 +39,10 @@ impl Core {
         if let Some(chunk) = records.chunk {
             let Part::Following(following) = &mut self.part else { return };
             following.last_records = self.now;
+            if following.fetches() {
+                following.passed_over = true;
+                return self.hear_committed(records.committed);
+            }
             let Upstream::Streaming { received, .. } = &mut following.upstream else { return };
             if chunk.last.seq.as_u64() <= received.number() {
                 return self.hear_committed(records.committed);
@@ -126,6 +130,7 @@ impl Core {
         if let Upstream::Streaming { received, .. } = following.upstream
             && master_has > received.number()
             && following.appending.is_none()
+            && !following.fetches()
             && self.now.since(following.last_records) >= STALLED_MAX
         {
             following.leave();

@@ -121,6 +121,7 @@ impl Core {
         let guests = leading.slaves.values_mut();
         guests.for_each(|slave| slave.pin = slave.pin.filter(|pin| *pin >= first));
         log.first = log.first.max(first);
+        self.close_stale_snapshots();
         self.retain();
     }
 }

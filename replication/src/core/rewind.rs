@@ -2,7 +2,8 @@
 //! passed every position at which a key was fetched.
 //!
 //! The marker is on the disk before anything is touched, and stays until the end, so that a crash
-//! anywhere starts again from it. Keys of two masters are not mixed: when the master changes before
+//! anywhere starts again from it. While keys are fetched nothing is appended: what the master sends
+//! is passed over, and asked for again. Keys of two masters are not mixed: when the master changes before
 //! the end, all of them are fetched again.
 
 use std::time::Duration;
@@ -25,6 +26,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A master whose readers do not see the joint yet is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
+
+/// A master whose readers do not see it for so long may wait for this very replica, whose log is
+/// closed while keys are fetched: a snapshot is taken instead.
+const SHORT_MAX: Duration = Duration::from_secs(2);
 
 /// How far a rewind is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,11 @@ impl Rewind {
     /// Whether the log may grow again.
     pub(super) const fn may_follow(&self) -> bool {
         !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
+    }
+
+    /// Whether keys are still to be fetched.
+    pub(super) const fn is_unsettled(&self) -> bool {
+        !matches!(self, Self::Quiet { .. })
     }
 }
 
@@ -100,7 +110,12 @@ impl Core {
             && to >= parting
         {
             let from = parting.max(log.first);
-            self.out.push(Action::Alert(Alert::Parted { from, to }));
+            let alert = if parting == SequenceNumber::FIRST {
+                Alert::NothingInCommon { from, to }
+            } else {
+                Alert::Parted { from, to }
+            };
+            self.out.push(Action::Alert(alert));
         }
         let there = parting >= log.first;
         if scope == RewindScope::Everything && !there {
@@ -119,6 +134,7 @@ impl Core {
         let looking = Rewind::Looking { not_before: Time::ZERO };
         following.rewind = (scope == RewindScope::Keys).then_some(looking);
         following.fetch_from = state.tail.number();
+        following.short = None;
         following.needs_snapshot = scope == RewindScope::Everything;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
@@ -177,6 +193,12 @@ impl Core {
             }
             (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
                 self.set_rewind(Rewind::Quiet { epoch, upto });
+                if let Part::Following(following) = &mut self.part
+                    && following.passed_over
+                {
+                    // What was passed over is asked for again.
+                    following.leave();
+                }
                 self.check_rewind();
             }
             _ => {}
@@ -191,13 +213,27 @@ impl Core {
             let at = at.map_or(0, |at| at.seq.as_u64());
             let Part::Following(following) = &self.part else { return };
             if at < following.fetch_from {
-                // What the state is put back to would be ahead of the keys.
-                let not_before = self.now + FETCH_AGAIN;
-                return self.set_rewind(Rewind::Looking { not_before });
+                return self.fetch_later(epoch);
             }
             let upto = upto.max(at);
             self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
             self.out.push(Action::ApplyKeys { reply });
+        }
+    }
+
+    /// What the state is put back to would be ahead of the keys.
+    fn fetch_later(&mut self, from: Epoch) {
+        let now = self.now;
+        let Part::Following(following) = &mut self.part else { return };
+        let known = following.short.filter(|(epoch, _)| *epoch == from);
+        let (_, since) = known.unwrap_or((from, now));
+        following.short = Some((from, since));
+        if now.since(since) < SHORT_MAX {
+            following.rewind = Some(Rewind::Looking { not_before: now + FETCH_AGAIN });
+        } else {
+            following.rewind = None;
+            following.needs_snapshot = true;
+            following.leave();
         }
     }
 
@@ -250,6 +286,7 @@ impl Core {
         following.leave();
         following.appending = None;
         following.needs_snapshot = false;
+        following.wants_snapshot = false;
         following.snapshot_over = None;
         following.parted_at = None;
         following.rewind = None;

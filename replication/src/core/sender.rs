@@ -4,7 +4,7 @@
 //! acknowledged. A slave near the tail is fed from memory by the driver, one far behind from disk:
 //! to the core it is the same question.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use larder_types::{DiskId, NodeId, Position, SequenceNumber};
 
@@ -41,6 +41,8 @@ pub(super) struct Slave {
     pub(super) detached: bool,
     /// The first record to keep for the snapshot it was sent.
     pub(super) pin: Option<SequenceNumber>,
+    /// The record with which it goes on behind the snapshot that it was sent.
+    pub(super) behind_snapshot: Option<SequenceNumber>,
     pub(super) full_syncs: u64,
     /// When the session began, or the link was lost.
     pub(super) since: Time,
@@ -106,6 +108,7 @@ impl Slave {
             aside: false,
             detached: false,
             pin: None,
+            behind_snapshot: None,
             full_syncs: 0,
             since: now,
             lag_micros: None,
@@ -117,6 +120,14 @@ impl Slave {
         self.stage == Stage::Streaming
             && self.counts
             && self.flow.reached + records >= log.tail.number()
+    }
+
+    /// Whether it could take over now: it serves readers, and has granted in this session, so that
+    /// one lease has passed since its start.
+    pub(super) fn may_succeed(&self, now: Time, lease: Duration) -> bool {
+        let granted =
+            self.granted.is_some_and(|from| from >= self.since && now.since(from) < lease);
+        self.lag_micros.is_some() && granted
     }
 
     /// Reads what its window has room for; where there is nothing to read, tells what is committed.
@@ -170,6 +181,7 @@ impl Core {
         slave.link = Some(link);
         slave.attempt = follow.attempt;
         slave.since = now;
+        slave.lag_micros = None;
         slave.counts = false;
         slave.aside = follow.aside;
         let lost = slave.acked.is_some_and(|acked| follow.tail.number() < acked.seq.as_u64());
@@ -226,6 +238,7 @@ impl Core {
         slave.full_syncs += 1;
         slave.counts = false;
         slave.pin = Some(log.first);
+        slave.behind_snapshot = None;
         let (epoch, log) = (leading.epoch, log.id);
         let verdict = Verdict::Snapshot { session, epoch, log };
         self.send(link, Message::Verdict { attempt, verdict });
@@ -243,7 +256,23 @@ impl Core {
         let mut slaves = leading.slaves.values_mut();
         let of = |slave: &&mut Slave| slave.link == Some(link) && slave.session == session;
         if let Some(slave) = slaves.find(of) {
-            slave.pin = Some(at.map_or(SequenceNumber::FIRST, |at| at.seq.next()));
+            let next = at.map_or(SequenceNumber::FIRST, |at| at.seq.next());
+            (slave.pin, slave.behind_snapshot) = (Some(next), Some(next));
+            self.close_stale_snapshots();
+        }
+    }
+
+    /// A snapshot behind which the log is trimmed is of no use: the slave comes again for another.
+    pub(super) fn close_stale_snapshots(&mut self) {
+        let Some((log, leading)) = self.leading() else { return };
+        let stale = |slave: &&Slave| {
+            let trimmed = slave.behind_snapshot.is_some_and(|next| next < log.first);
+            slave.stage == Stage::Snapshot && trimmed
+        };
+        let links: Vec<Link> =
+            leading.slaves.values().filter(stale).filter_map(|slave| slave.link).collect();
+        for link in links {
+            self.close(link, "the log behind the snapshot for it was trimmed");
         }
     }
 

@@ -1,6 +1,7 @@
-//! Handing the log over in order: pause, catch up, step down, switch.
+//! Handing the log over in order: wait until the successor is fit, pause, catch up, step down,
+//! switch.
 //!
-//! Until the step-down is on its way to the disk all of it can be undone by taking writes again.
+//! Writes are taken while it waits. Until the step-down is on its way to the disk all of it can be undone by taking writes again.
 //! After that nothing but a promotion makes a master; if the successor does not appear in time,
 //! this node runs one itself.
 
@@ -9,10 +10,13 @@ use std::time::Duration;
 use larder_types::{Epoch, NodeId};
 
 use super::{
-    Action, Core, Link, Outcome, Part, Refusal, RequestId, Time, log_view::LogView, standing::After,
+    Action, Core, Link, Outcome, Part, Refusal, RequestId, Time, commit::can_meet,
+    log_view::LogView, master::Leading, standing::After,
 };
 use crate::message::Message;
 
+/// How long a successor has that is not fit yet, while writes are taken.
+const FIT_WITHIN: Duration = Duration::from_secs(1);
 /// How long writes are refused before a switchover is undone.
 pub const SWITCHOVER_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long the successor has, from the step-down on.
@@ -32,6 +36,7 @@ pub(super) struct Switching {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    Waiting,
     Pausing,
     CatchingUp,
     SteppingDown,
@@ -52,22 +57,30 @@ impl Core {
         if leading.switching.is_some() {
             return self.answer(request, Err(Refusal::Busy { what: "a switchover" }));
         }
-        let set = log.set().map(|placed| &placed.set);
-        if let Some(node) = &to {
-            let member = set.and_then(|set| set.on_node(node)).filter(|member| member.voter);
-            let slave = member.and_then(|member| leading.slave_of(&self.config, member));
-            if slave.is_none_or(|slave| !slave.is_within(log, SWITCH_WITHIN_RECORDS)) {
-                let why = "it is no voter that streams and is nearly caught up";
-                let node = node.clone();
-                return self.answer(request, Err(Refusal::Unfit { node, why }));
-            }
+        if let Some(refusal) = to.as_ref().and_then(|node| self.hinders(node, log, leading)) {
+            return self.answer(request, Err(refusal));
         }
-        let until = self.now + SWITCHOVER_PAUSE_MAX;
-        let switching = Switching { request, to, stage: Stage::Pausing, until };
+        let until = self.now + FIT_WITHIN;
+        let switching = Switching { request, to, stage: Stage::Waiting, until };
         if let Part::Leading(leading) = &mut self.part {
             leading.switching = Some(switching);
-            self.out.push(Action::PauseWrites);
         }
+        self.go_on_switching();
+    }
+
+    /// What hinders a node from taking over, beyond what passes within a lease.
+    fn hinders(&self, node: &NodeId, log: &LogView, leading: &Leading) -> Option<Refusal> {
+        let set = log.set().map(|placed| &placed.set);
+        let member = set.and_then(|set| set.on_node(node)).filter(|member| member.voter);
+        let slave = member.and_then(|member| leading.slave_of(&self.config, member));
+        if slave.is_none_or(|slave| !slave.is_within(log, SWITCH_WITHIN_RECORDS)) {
+            let why = "it is no voter that streams and is nearly caught up";
+            return Some(Refusal::Unfit { node: node.clone(), why });
+        }
+        let level = self.config.level;
+        let meets = |region: &str| set.is_some_and(|set| can_meet(set, level, region));
+        let there = member.is_some_and(|member| meets(&member.region));
+        (meets(&self.config.region) && !there).then_some(Refusal::LevelUnmet { level })
     }
 
     pub(super) fn on_writes_paused(&mut self) {
@@ -84,35 +97,53 @@ impl Core {
         }
     }
 
-    /// Steps down once the successor has everything; takes writes again if that takes too long.
+    /// Pauses writes once the successor is fit, and steps down once it has everything; takes writes
+    /// again if that takes too long.
     pub(super) fn go_on_switching(&mut self) {
-        let now = self.now;
+        let (now, lease) = (self.now, self.config.lease);
         let (Some(log), Part::Leading(leading)) = (&self.log, &mut self.part) else { return };
-        let Some(switching) = &leading.switching else { return };
-        let tail = log.tail.number();
-        let has_all = |node: &NodeId| {
-            let acked = leading.slaves.get(node).and_then(|slave| slave.acked);
-            acked.is_some_and(|acked| acked.seq.as_u64() == tail)
+        let Some(switching) = &mut leading.switching else { return };
+        let slave = switching.to.as_ref().and_then(|node| leading.slaves.get(node));
+        let fit = || slave.is_some_and(|slave| slave.may_succeed(now, lease));
+        let has_all = || {
+            let acked = slave.and_then(|slave| slave.acked);
+            acked.is_some_and(|acked| acked.seq.as_u64() == log.tail.number())
         };
-        let ready = switching.to.as_ref().is_none_or(has_all);
+        let nobody = switching.to.is_none();
+        let over = now >= switching.until;
         match switching.stage {
-            Stage::SteppingDown => {}
-            Stage::CatchingUp if ready => {
-                if let Some(switching) = &mut leading.switching {
-                    switching.stage = Stage::SteppingDown;
-                }
+            Stage::Waiting if nobody || fit() => {
+                switching.stage = Stage::Pausing;
+                switching.until = now + SWITCHOVER_PAUSE_MAX;
+                self.out.push(Action::PauseWrites);
+            }
+            Stage::CatchingUp if nobody || has_all() => {
+                switching.stage = Stage::SteppingDown;
                 self.standing.leads = None;
                 self.persist(After::StepDown);
             }
-            Stage::Pausing | Stage::CatchingUp if now >= switching.until => {
-                let request = switching.request;
-                leading.switching = None;
+            Stage::Waiting | Stage::Pausing | Stage::CatchingUp if over => self.undo_switching(),
+            Stage::Waiting | Stage::Pausing | Stage::CatchingUp | Stage::SteppingDown => {}
+        }
+    }
+
+    /// Time is over, and nothing has been put on the disk: this node goes on as the master.
+    fn undo_switching(&mut self) {
+        let Part::Leading(leading) = &mut self.part else { return };
+        let Some(Switching { request, to, stage, .. }) = leading.switching.take() else { return };
+        let refusal = match to {
+            Some(node) if stage == Stage::Waiting => {
+                let why = "it does not serve readers yet, or has just started: for one lease it may \
+                           not take over";
+                Refusal::Unfit { node, why }
+            }
+            _ => {
                 self.out.push(Action::ResumeWrites);
                 let why = "the slave did not catch up; writes are taken again";
-                self.answer(request, Err(Refusal::TimedOut { why }));
+                Refusal::TimedOut { why }
             }
-            Stage::Pausing | Stage::CatchingUp => {}
-        }
+        };
+        self.answer(request, Err(refusal));
     }
 
     /// The step-down is on the disk: says so to all, and to the successor to take over.
@@ -169,6 +200,14 @@ impl Core {
         };
         if self.start_promotion(Some(request), false, false).is_err() {
             let why = "the slave did not take over; look who leads, and promote if nobody does";
+            self.answer(request, Err(Refusal::TimedOut { why }));
+        }
+    }
+
+    /// Somebody else's promotion elected this node again.
+    pub(super) fn end_handing(&mut self) {
+        if let Some(Handing { request, .. }) = self.handing.take() {
+            let why = "this node was elected again; writes are taken again";
             self.answer(request, Err(Refusal::TimedOut { why }));
         }
     }

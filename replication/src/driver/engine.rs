@@ -142,6 +142,8 @@ pub(super) struct Engine {
     pub(super) closed: Option<Closed>,
     pub(super) opening: Option<Opening>,
     pub(super) rewinding: Option<Rewinding>,
+    /// The last record that has to be persisted before the marker of a rewind goes.
+    pub(super) ending: Option<u64>,
     pub(super) served: Served,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
@@ -201,6 +203,7 @@ impl Engine {
 
     fn tick(&mut self) {
         self.events.push_back(Event::Tick);
+        self.links.widen();
         self.served.expire(self.clock.now());
         let Some(store) = &self.store else { return };
         let first = store.log().first();
@@ -209,6 +212,7 @@ impl Engine {
         }
         self.progress();
         self.hurry_rewind();
+        self.end_flushed();
         self.digest();
     }
 
@@ -405,6 +409,8 @@ impl Engine {
                 self.events.push_back(Event::SnapshotInstalled(log));
             }
             (Some(Opening::Rewound), Some(_)) => {
+                // First where the state stands now: by that the core tells whether the rewind is over.
+                self.progress();
                 self.events.push_back(Event::KeysListed { request: None });
             }
             (Some(Opening::Unchanged), _) => {}
@@ -438,6 +444,7 @@ impl Engine {
         self.requests.clear();
         self.reaches.clear();
         self.pausing = None;
+        self.ending = None;
         let entropy = rand::rng().random();
         let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
         let (config, now) = (self.config.clone(), self.clock.now());

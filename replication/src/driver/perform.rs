@@ -26,6 +26,10 @@ fn text_of(alert: &Alert) -> String {
             "this node's log parted from the master's: records {from} to {to} are not in the log any \
              more, and exported; see `kv log parted list`"
         ),
+        Alert::NothingInCommon { from, to } => format!(
+            "the master no longer knows the epochs of this log: whether records {from} to {to} parted \
+             cannot be told; they are exported, and a snapshot is taken; see `kv log parted list`"
+        ),
         Alert::Detached { node } => format!(
             "{node} is further behind than the log is kept: it is detached, and comes back by a \
              snapshot"
@@ -198,10 +202,13 @@ impl Engine {
 
     /// Makes a snapshot for a slave, or shares the one that another fetches or waits for.
     fn make_snapshot(&mut self, link: Link, session: Session) {
-        if let Some(shared) = self.served.any().cloned() {
+        // A read for the session before must not end the snapshot.
+        self.feeds.forget(link);
+        let Some(store) = self.store.clone() else { return };
+        let first = store.log().first();
+        if let Some(shared) = self.served.any().filter(|it| it.goes_on_at() >= first).cloned() {
             return self.serve_snapshot(link, session, shared);
         }
-        let Some(store) = self.store.clone() else { return };
         if !self.served.want(link, session) {
             return;
         }
@@ -237,10 +244,7 @@ impl Engine {
         if !self.links.is_open(link) {
             return;
         }
-        let at = match &given {
-            Given::State(snapshot) => Some(snapshot.manifest().applied().position),
-            Given::Nothing => None,
-        };
+        let at = given.at();
         if let Some(stream) = self.served.add(link, session, given) {
             self.give_snapshot(link, session, stream);
         }

@@ -81,6 +81,7 @@ impl Engine {
     fn close(&mut self, what: Closed, why: &'static str) {
         self.feeds.clear();
         self.served.clear();
+        self.ending = None;
         self.closed = Some(what);
         if self.store.take().is_some() {
             (self.port.order)(Order::Close(why.into()));
@@ -172,7 +173,8 @@ impl Engine {
 
     /// What was there before is there still, unless a rewind had taken it apart.
     fn install_failed(&mut self, link: Link, why: String) {
-        if self.rewinding.is_none() {
+        let rewind = self.rewinding.as_ref().map(|it| it.rewind.as_ref());
+        if rewind.is_none_or(|it| it.is_some_and(|rewind| rewind.marker().settled)) {
             self.opening = Some(Opening::Unchanged);
             (self.port.order)(Order::Open(None));
         }
@@ -223,8 +225,24 @@ impl Engine {
         self.work(move || Worked::Applied(rewind.apply(&directory, &reply).map(|()| rewind)));
     }
 
-    /// The rewind is over.
+    /// The rewind is over. Its marker goes once all that is applied now is persisted: a state from
+    /// before would be a mixture without it.
     pub(super) fn end_rewind(&mut self) {
+        let Some(store) = &self.store else { return self.remove_marker() };
+        store.request_flush();
+        self.ending = Some(store.watermarks().applied);
+        self.end_flushed();
+    }
+
+    pub(super) fn end_flushed(&mut self) {
+        let Some(store) = &self.store else { return };
+        let persisted = store.watermarks().persisted;
+        if self.ending.take_if(|applied| *applied <= persisted).is_some() {
+            self.remove_marker();
+        }
+    }
+
+    fn remove_marker(&mut self) {
         self.rewinding = None;
         let directory = self.directory.clone();
         self.work(move || Worked::Ended(rewind::end(&directory)));

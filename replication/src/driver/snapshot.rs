@@ -14,7 +14,7 @@ use larder_storage::{
     Directory, StateError, Store,
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
-use larder_types::{LogId, SequenceNumber};
+use larder_types::{LogId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
     sync::mpsc,
@@ -49,6 +49,21 @@ pub(super) enum Given {
     State(Snapshot),
     /// Nothing: the whole log is there, from its first record on.
     Nothing,
+}
+
+impl Given {
+    /// The last record in it.
+    pub(super) fn at(&self) -> Option<Position> {
+        match self {
+            Self::State(snapshot) => Some(snapshot.manifest().applied().position),
+            Self::Nothing => None,
+        }
+    }
+
+    /// The first record that is not in it.
+    pub(super) fn goes_on_at(&self) -> SequenceNumber {
+        self.at().map_or(SequenceNumber::FIRST, |at| at.seq.next())
+    }
 }
 
 /// What a slave has fetched.

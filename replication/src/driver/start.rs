@@ -180,6 +180,7 @@ fn engine(
         closed: None,
         opening: None,
         rewinding,
+        ending: None,
         served: Served::default(),
         asked: 0,
         requests: HashMap::new(),

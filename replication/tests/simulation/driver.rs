@@ -88,6 +88,8 @@ impl Cluster {
     }
 
     fn append_chunk(&mut self, node: NodeIndex, chunk: &Chunk) {
+        let held = self.nodes[node].disk.rewind.as_ref().is_some_and(|rewind| !rewind.settled);
+        assert!(!held, "node {node} appends while its log is closed for a rewind");
         let log = &mut self.nodes[node].disk.log;
         let records = Book::decode(&chunk.frames);
         let before = self.book.get(records[0]).previous;

@@ -13,7 +13,10 @@ use crate::{
     queue::Time,
 };
 
-/// A node's monotonic clock: it starts anywhere at each boot, and runs a little fast or slow.
+/// A node's monotonic clock: it starts anywhere at each boot, and runs a little fast or slow. It does
+/// not step: nobody can set CLOCK_MONOTONIC, corrections only slew it, and a core reads no other. It
+/// does stand still while a machine is suspended, which leases do not survive: the operating guide
+/// says so (docs/operating/replication.md).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     pub(crate) started: Time,

@@ -245,7 +245,7 @@ impl Cluster {
         let asked = process.retain.map(|seq| seq.map_or(flushed, SequenceNumber::as_u64));
         let kept = asked.unwrap_or(0);
         let cap = (tail + 1).saturating_sub(self.options.retain);
-        let floor = flushed.min(kept.max(cap)).min(pinned);
+        let floor = flushed.min(kept.min(pinned).max(cap));
         let first = this.disk.log.first(&self.book);
         if floor <= first {
             return;

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use larder_replication::core::{MemberState, MemberStatus, Outcome, Refusal, Request, Status};
-use larder_types::{NodeId, Position};
+use larder_types::{NodeId, Position, SequenceNumber};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -59,8 +59,6 @@ fn member_view(node: &Node, replica: &Replica, status: &Status, member: &MemberS
     } else {
         replica.resp_of(&member.node)
     };
-    // Records of the log differ in size: what is kept of it says how large they are.
-    let lag_bytes = member.lag_records.map(|records| records.saturating_mul(record_bytes(node)));
     json!({
         "node": member.node,
         "region": member.region,
@@ -68,7 +66,7 @@ fn member_view(node: &Node, replica: &Replica, status: &Status, member: &MemberS
         "state": state_name(member, status),
         "acked": seq_of(member.acked),
         "lag_records": member.lag_records,
-        "lag_bytes": lag_bytes,
+        "lag_bytes": lag_bytes(node, status, member),
         "lag_ms": member.lag.map(millis),
         "session_age_ms": member.session_age.map(millis),
         "full_syncs": member.full_syncs,
@@ -77,12 +75,12 @@ fn member_view(node: &Node, replica: &Replica, status: &Status, member: &MemberS
     })
 }
 
-/// Bytes of a record, on average over what is kept of the log.
-pub(crate) fn record_bytes(node: &Node) -> u64 {
-    let store = node.store();
-    let marks = store.watermarks();
-    let records = marks.durable.saturating_sub(marks.trimmed);
-    store.log().bytes().checked_div(records).unwrap_or_default()
+/// Bytes of the log that a member lacks, about.
+pub(crate) fn lag_bytes(node: &Node, status: &Status, member: &MemberStatus) -> Option<u64> {
+    let last = status.durable.map_or(0, |durable| durable.seq.as_u64());
+    let lacks = member.lag_records?;
+    let next = SequenceNumber::new(last.saturating_sub(lacks) + 1).filter(|_| lacks > 0);
+    Some(next.map_or(0, |next| node.store().log().bytes_from(next)))
 }
 
 fn state_name(member: &MemberStatus, status: &Status) -> &'static str {

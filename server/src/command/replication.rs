@@ -57,6 +57,13 @@ fn ack(
             "ERR this node is alone: there is no other that could acknowledge a write",
         ));
     }
+    if let Some(replica) = &node.replica
+        && let Some(reason) = replica.node.unmet(level, &replica.node.id, &replica.node.region)
+    {
+        return Err(CommandError::Message(
+            format!("ERR no write could reach the level: {reason}").into(),
+        ));
+    }
     session.ack_level = level;
     reply.simple("OK");
     Ok(())

@@ -202,23 +202,26 @@ impl NodeConfig {
 
     /// Whether a write at `master` can reach the level at all.
     fn can_meet(&self, level: AckLevel, master: &NodeId, region: &str) -> Result<(), ConfigError> {
+        let unmet = self.unmet(level, master, region);
+        unmet.map_or(Ok(()), |reason| Err(ConfigError::invalid("replication.level", reason)))
+    }
+
+    /// Why a write at `master` could not reach the level, if it could not.
+    pub fn unmet(&self, level: AckLevel, master: &NodeId, region: &str) -> Option<String> {
         let nodes = self.members().count();
         let regions: BTreeSet<_> = self.members().map(|(_, region)| region).collect();
         let near = self.members().any(|(id, other)| id != master && other == region);
-        let reason = match level {
-            AckLevel::Near if !near => {
-                format!(
-                    "\"near\" needs another node in {region}, the region of {master}; there is none"
-                )
-            }
-            AckLevel::Majority if nodes < 3 || regions.len() < 2 => format!(
+        match level {
+            AckLevel::Near if !near => Some(format!(
+                "\"near\" needs another node in {region}, the region of {master}; there is none"
+            )),
+            AckLevel::Majority if nodes < 3 || regions.len() < 2 => Some(format!(
                 "\"majority\" needs at least 3 nodes in at least 2 regions; there are {nodes} in {}",
                 regions.len()
-            ),
-            AckLevel::All if nodes < 2 => "\"all\" needs at least 2 nodes; there is 1".to_owned(),
-            _ => return Ok(()),
-        };
-        Err(ConfigError::invalid("replication.level", reason))
+            )),
+            AckLevel::All if nodes < 2 => Some("\"all\" needs at least 2 nodes; there is 1".into()),
+            _ => None,
+        }
     }
 }
 

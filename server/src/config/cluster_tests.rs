@@ -68,6 +68,14 @@ fn a_level_that_the_nodes_cannot_meet_is_refused() {
 }
 
 #[test]
+fn near_is_met_in_the_regions_that_have_two_nodes() {
+    let config = node("a", &[("b", "north"), ("c", "east")]);
+    assert_eq!(config.unmet(AckLevel::Near, &name("a"), "north"), None);
+    let unmet = config.unmet(AckLevel::Near, &name("c"), "east").expect("c is alone in its region");
+    assert!(unmet.contains("the region of c"), "{unmet}");
+}
+
+#[test]
 fn names_and_addresses_belong_to_one_node_each() {
     let itself = refusal(&cluster(AckLevel::Local, &[("a", "east")]));
     assert!(itself.contains("a is this node"), "{itself}");

@@ -82,11 +82,12 @@ impl Awaiting {
     }
 }
 
-/// What a client is told of a write of which nobody knows whether it will be applied.
+/// What a client is told whose write, or read, rests on records of which nobody knows whether they
+/// will be applied.
 pub(crate) fn undecided(level: AckLevel, when: &str) -> Cow<'static, str> {
     format!(
-        "UNDECIDED the write is on this node's disk, but did not reach level {level} {when}; it may \
-         yet be applied: read before you write it again"
+        "UNDECIDED what this rests on is on this node's disk, but was not committed at level {level} \
+         {when}; it may yet be applied: read before you write it again"
     )
     .into()
 }

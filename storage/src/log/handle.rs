@@ -184,6 +184,15 @@ impl Log {
         self.shared.segments.read().iter().map(|segment| segment.bytes()).sum()
     }
 
+    /// Bytes of the log from record `seq` on, to within a stride of the index.
+    pub fn bytes_from(&self, seq: SequenceNumber) -> u64 {
+        let segments = self.shared.segments.read();
+        let at = segments.partition_point(|segment| segment.base() <= seq).saturating_sub(1);
+        let bytes: u64 = segments[at..].iter().map(|segment| segment.bytes()).sum();
+        let before = segments.get(at).map_or(0, |segment| segment.nearest(seq).offset);
+        bytes.saturating_sub(before)
+    }
+
     /// The segment files, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.shared.segments.read().iter().map(|segment| segment.info()).collect()

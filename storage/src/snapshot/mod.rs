@@ -96,8 +96,8 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     move |source| SnapshotError::Io { path, source }
 }
 
-/// A snapshot at the master; clones share it. The log is kept from its position on, and its files
-/// are kept, while one of them lives.
+/// A snapshot at the master; clones share it. While one of them lives its files are kept, and the log
+/// from its position on as far as `retain_bytes_max` allows: beyond that it is of no use any more.
 #[derive(Clone)]
 pub struct Snapshot(Arc<Inner>);
 
@@ -117,7 +117,8 @@ impl Store {
     pub fn snapshot(&self, directory: &Directory, id: u64) -> Result<Snapshot, SnapshotError> {
         let persisted = self.watermarks().persisted;
         // What is persisted now is needed until the position of the snapshot is known.
-        let early = self.pin(SequenceNumber::new(persisted).unwrap_or(SequenceNumber::FIRST));
+        let early =
+            self.pin_firmly(SequenceNumber::new(persisted).unwrap_or(SequenceNumber::FIRST));
         let parent = directory.snapshots();
         create_dir_durably(&RealFs, &parent).map_err(io_at(&parent))?;
         let dir = parent.join(format!("{id:016x}"));
@@ -125,8 +126,8 @@ impl Store {
         let applied = database.checkpoint(&dir)?;
         let seq = applied.position.seq;
         let pin = self.pin(seq.next());
-        drop(early);
         let (epoch, crc) = self.log().record_at(seq)?;
+        drop(early);
         if epoch != applied.position.epoch {
             return Err(SnapshotError::OtherPosition);
         }

@@ -176,15 +176,17 @@ impl Folder {
         self.trim()
     }
 
-    /// Trims what neither the state nor a snapshot needs; of that, what followers need only beyond
-    /// the cap.
+    /// Trims what the state does not need; of that, what followers and snapshots need only beyond the
+    /// cap.
     fn trim(&self) -> Result<(), FoldError> {
         let shared = &*self.shared;
         let persisted = shared.watermarks.persisted.load(Ordering::Acquire);
         let Some(persisted) = SequenceNumber::new(persisted) else { return Ok(()) };
         let retention = &shared.retention;
-        let limit = retention.pinned().map_or(persisted.next(), |pin| pin.min(persisted.next()));
-        let floor = retention.followers().map_or(limit, |floor| floor.min(limit));
+        let limit =
+            retention.pinned(true).map_or(persisted.next(), |pin| pin.min(persisted.next()));
+        let others = [retention.followers(), retention.pinned(false)];
+        let floor = others.into_iter().flatten().fold(limit, SequenceNumber::min);
         shared.log.trim_capped(floor, limit, shared.options.retain_bytes_max)?;
         Ok(())
     }

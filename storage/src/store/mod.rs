@@ -371,9 +371,14 @@ impl Store {
         self.shared.retention.followers().filter(|floor| *floor < first).map(|_| first)
     }
 
-    /// Keeps the log from `from` on while the pin lives.
+    /// Keeps the log from `from` on while the pin lives, as far as `retain_bytes_max` allows.
     pub(crate) fn pin(&self, from: SequenceNumber) -> Pin {
-        self.shared.retention.pin(from)
+        self.shared.retention.pin(from, false)
+    }
+
+    /// The same whatever the log's size: for a moment only.
+    pub(crate) fn pin_firmly(&self, from: SequenceNumber) -> Pin {
+        self.shared.retention.pin(from, true)
     }
 
     /// The records of the replica set, oldest first: those in the state, and all in the log beyond.

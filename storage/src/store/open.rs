@@ -51,7 +51,7 @@ pub struct StoreOptions {
     /// small ones take more time to replay, and more memory, than their bytes say.
     pub layer_changes: u64,
     /// Writes wait while the records not yet folded take more of the log than this. With
-    /// `layer_bytes`, for what is folded and not yet flushed, it bounds what a start must replay.
+    /// twice `layer_bytes`, for what is folded and not yet flushed, it bounds what a start must replay.
     /// A record is never divided: each of the bounds is passed by one at most.
     pub unapplied_bytes_max: u64,
     /// The same in rows and fields that are put or deleted.

@@ -11,13 +11,16 @@ use std::{
 use larder_types::SequenceNumber;
 use parking_lot::Mutex;
 
+/// Whether a pin holds whatever the log's size, or is given up beyond the cap as followers are.
+type Firm = bool;
+
 /// The floors of a log.
 #[derive(Debug, Default)]
 pub(super) struct Retention {
     /// The first record that followers need; 0 for none. Given up beyond a cap in bytes.
     followers: AtomicU64,
-    /// How many hold each pinned record. Never given up.
-    pins: Mutex<BTreeMap<SequenceNumber, usize>>,
+    /// How many pin each record, and whether firmly.
+    pins: Mutex<BTreeMap<(Firm, SequenceNumber), usize>>,
     /// Whether a floor has moved since the log was trimmed.
     moved: AtomicBool,
 }
@@ -36,32 +39,33 @@ impl Retention {
         self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)
     }
 
-    /// The first record that is pinned.
-    pub(super) fn pinned(&self) -> Option<SequenceNumber> {
-        self.pins.lock().keys().next().copied()
+    /// The first record that is pinned in this way.
+    pub(super) fn pinned(&self, firm: Firm) -> Option<SequenceNumber> {
+        let pins = self.pins.lock();
+        pins.keys().find(|(it, _)| *it == firm).map(|(_, from)| *from)
     }
 
     /// Keeps the log from `from` on while the pin lives.
-    pub(super) fn pin(self: &Arc<Self>, from: SequenceNumber) -> Pin {
-        *self.pins.lock().entry(from).or_default() += 1;
-        Pin { retention: self.clone(), from }
+    pub(super) fn pin(self: &Arc<Self>, from: SequenceNumber, firm: Firm) -> Pin {
+        *self.pins.lock().entry((firm, from)).or_default() += 1;
+        Pin { retention: self.clone(), at: (firm, from) }
     }
 }
 
-/// Keeps a log from a record on, whatever its size, until it is dropped.
+/// Keeps a log from a record on until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Pin {
     retention: Arc<Retention>,
-    from: SequenceNumber,
+    at: (Firm, SequenceNumber),
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut pins = self.retention.pins.lock();
-        if let Some(count) = pins.get_mut(&self.from) {
+        if let Some(count) = pins.get_mut(&self.at) {
             *count -= 1;
             if *count == 0 {
-                pins.remove(&self.from);
+                pins.remove(&self.at);
             }
         }
         self.retention.moved.store(true, Ordering::Release);

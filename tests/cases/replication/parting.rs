@@ -132,11 +132,9 @@ fn the_export(cluster: &Cluster) -> Result<String> {
     for number in 0..SMALL {
         ensure!(shown.contains(&format!("lost{number}")), "lost{number} is not shown");
     }
-    ensure!(
-        shown["records"]
-            .as_array()
-            .is_some_and(|all| all.iter().all(|one| is_named(&one["epoch"])))
-    );
+    let file = cluster.nodes[0].get(&format!("/replication/parted/{name}"))?;
+    let records = file["records"].as_array();
+    ensure!(records.is_some_and(|all| all.iter().all(|one| is_named(&one["epoch"]))));
     ensure!(view["alerts"].to_string().contains("parted"), "{view}");
     Ok(name.to_owned())
 }

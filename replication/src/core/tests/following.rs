@@ -6,7 +6,7 @@ use larder_types::{AckLevel, DiskId};
 
 use super::world::World;
 use crate::{
-    core::{Alert, Event, MemberState, Request, Role},
+    core::{Alert, Event, MemberState, Outcome, Request, Role},
     message::Message,
 };
 
@@ -220,4 +220,45 @@ fn another_disk_of_the_same_node_is_another_replica() {
     assert!(before < world.tail(0), "the old disk is still of the set, and does not answer");
     world.run(2 * SECOND);
     assert!(world.nodes[0].committed > before);
+}
+
+#[test]
+fn a_resync_whose_snapshot_fails_is_not_forgotten() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.write(0, 10);
+    world.run(SECOND);
+    let before = world.nodes[2].snapshots;
+    world.nodes[2].failing = 1;
+    let node = world.name(2);
+    world.ask(0, 1, Request::Resync { node });
+    assert_eq!(world.answer(0, 1), Some(&Ok(Outcome::Accepted)));
+    assert_eq!(world.nodes[2].snapshots, before);
+    world.run_until(20 * SECOND, |world| world.nodes[2].snapshots > before);
+    world.run(2 * SECOND);
+    assert_eq!(world.nodes[2].snapshots, before + 1, "and is over with the first that succeeds");
+}
+
+#[test]
+fn a_snapshot_behind_which_the_log_is_trimmed_is_begun_anew() {
+    let mut world = World::running(2, AckLevel::Local);
+    world.write(0, 10);
+    world.run(SECOND);
+    let before = world.nodes[1].snapshots;
+    world.nodes[1].snapshot_hangs = true;
+    let node = world.name(1);
+    world.ask(0, 1, Request::Resync { node });
+    let trim = |world: &mut World, upto: u64| {
+        world.nodes[0].trimmed = upto;
+        let first = larder_types::SequenceNumber::new(upto + 1).unwrap();
+        world.tell(0, Event::Trimmed { first });
+    };
+    let waits = |world: &World| world.core(0).status(world.now).members[1].state;
+    trim(&mut world, 8);
+    assert_eq!(waits(&world), MemberState::Snapshot, "it holds more than what was trimmed");
+    world.write(0, 40);
+    trim(&mut world, 40);
+    assert_eq!(waits(&world), MemberState::Disconnected, "it would end before the log begins");
+    world.nodes[1].snapshot_hangs = false;
+    world.run_until(20 * SECOND, World::same_logs);
+    assert_eq!(world.nodes[1].snapshots, before + 1);
 }

@@ -111,6 +111,18 @@ fn equal_numbers_with_other_ids_are_not_the_same() {
 }
 
 #[test]
+fn epochs_that_the_master_no_longer_knows_prove_nothing_before_the_oldest_it_knows() {
+    let master: History<'_> = (&[(2, 2, 100), (3, 3, 150)], 200);
+    let first = Joint::Parted(SequenceNumber::FIRST);
+    assert_eq!(join(master, 150, &follow((&[(1, 1, 1)], 80), 0)), first);
+    assert_eq!(join(master, 150, &follow((&[(1, 1, 1)], 99), 0)), first);
+    let beyond = follow((&[(1, 1, 1)], 120), 0);
+    assert_eq!(join(master, 150, &beyond), Joint::Parted(sequence(100)), "another epoch is there");
+    let late = follow((&[(1, 1, 110)], 120), 0);
+    assert_eq!(join(master, 150, &late), first, "its own table does not reach back so far");
+}
+
+#[test]
 fn the_same_end_with_another_checksum_and_another_log_are_refused() {
     let master: History<'_> = (&[(1, 1, 1)], 10);
     assert_eq!(join(master, 1, &follow(master, 7)), Joint::Continue);

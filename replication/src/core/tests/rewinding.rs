@@ -5,7 +5,10 @@ use std::time::Duration;
 use larder_types::AckLevel;
 
 use super::world::World;
-use crate::core::{Alert, Request};
+use crate::{
+    core::{Alert, Request},
+    message::Message,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,6 +42,37 @@ fn an_old_master_steps_down_rewinds_and_is_equal_again() {
     assert!(world.nodes[0].alerts.contains(&alert), "{:?}", world.nodes[0].alerts);
     assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (1, None));
     assert!(world.reads(0));
+}
+
+#[test]
+fn records_that_come_while_keys_are_fetched_are_asked_for_again() {
+    let mut world = parted();
+    world.heal();
+    world.run(5 * SECOND);
+    let follows = |message: &Message| matches!(message, Message::Follow(_));
+    let asked = world.sent.iter().filter(|(from, to, it)| (*from, *to) == (0, 1) && follows(it));
+    assert_eq!(asked.count(), 3, "to be cut, to fetch, and for what was passed over");
+    assert!(world.same_logs() && world.reads(0), "although nothing was written since");
+    assert_eq!(world.nodes[0].fetches, 1, "and no key a second time");
+}
+
+#[test]
+fn replicas_whose_master_waits_for_them_to_rewind_take_a_snapshot() {
+    let mut world = World::running(3, AckLevel::All);
+    world.cut_back(1, 0);
+    world.write(0, 3);
+    world.cut(0, 1);
+    world.cut(1, 2);
+    world.write(0, 2);
+    world.run(4 * SECOND);
+    world.ask(1, 1, Request::Promote { force_term: Some(2) });
+    world.run(8 * SECOND);
+    assert_eq!((world.tail(0), world.tail(2)), (world.tail(1) + 1, world.tail(1) + 1));
+    world.heal();
+    world.run(10 * SECOND);
+    assert_eq!(world.masters(), [1]);
+    assert_eq!(world.nodes[1].committed, world.tail(1), "with both of them");
+    assert!(world.same_logs() && world.reads(0) && world.reads(2));
 }
 
 #[test]
@@ -85,6 +119,31 @@ fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
     world.run(5 * SECOND);
     assert_eq!(world.nodes[0].fetches, 2);
     assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_have_parted() {
+    let mut world = World::running(2, AckLevel::Local);
+    world.write(0, 5);
+    world.run(SECOND);
+    world.kill(1);
+    let (first, own) = (world.nodes[1].trimmed + 1, world.tail(1));
+    for trim in [true, false] {
+        world.kill(0);
+        world.start(0);
+        world.run_until(5 * SECOND, |world| world.masters() == [0]);
+        world.write(0, 5);
+        if trim {
+            world.nodes[0].trimmed = world.tail(0);
+        }
+    }
+    world.start(1);
+    world.run(5 * SECOND);
+    let sequence = |number| larder_types::SequenceNumber::new(number).unwrap();
+    let alert = Alert::NothingInCommon { from: sequence(first), to: sequence(own) };
+    assert_eq!(world.nodes[1].alerts, [alert]);
+    assert_eq!(world.nodes[1].snapshots, 2, "the first one when it was blank");
+    assert!(world.same_logs() && world.reads(1));
 }
 
 #[test]

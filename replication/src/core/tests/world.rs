@@ -37,11 +37,21 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Nothing becomes durable while this is set.
     pub(super) disk_hangs: bool,
+    /// No standing reaches the disk while this is set.
+    pub(super) persist_hangs: bool,
+    persisting: Vec<(Standing, Token)>,
     /// The last record that was durable when the process ended.
     synced: u64,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
+    /// Snapshots do not come to an end while this is set, unless their connection breaks.
+    pub(super) snapshot_hangs: bool,
+    hanging_over: Option<Link>,
+    /// The next snapshots that fail.
+    pub(super) failing: u32,
     listed: bool,
+    /// Log and state are closed, until every key of a rewind is in place.
+    closed: bool,
 }
 
 /// All of it.
@@ -97,6 +107,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.core = Some(core);
         node.committed = 0;
+        node.closed = node.marker.is_some();
         self.perform(at, out);
         self.settle();
     }
@@ -109,6 +120,7 @@ impl World {
             node.synced = core.status(now).durable.map_or(0, |durable| durable.seq.as_u64());
         }
         self.nodes[at].epoch = None;
+        self.nodes[at].persisting.clear();
         self.queue.retain(|(to, _)| *to != at);
         self.unlink(|ends| ends.0 == at || ends.1 == at);
         self.settle();
@@ -173,6 +185,12 @@ impl World {
         for (link, (one, other)) in lost {
             self.links.remove(&link);
             self.queue.extend([one, other].map(|to| (to, Event::Disconnected { link })));
+            for at in [one, other] {
+                if self.nodes[at].hanging_over.take_if(|over| *over == link).is_some() {
+                    let why = "the connection broke".into();
+                    self.queue.push_back((at, Event::SnapshotFailed { link, why }));
+                }
+            }
         }
     }
 
@@ -252,6 +270,23 @@ impl World {
         }
     }
 
+    /// Puts on the disk what waits for it.
+    fn store(&mut self, at: usize) {
+        if !self.nodes[at].persist_hangs {
+            for (standing, token) in std::mem::take(&mut self.nodes[at].persisting) {
+                self.nodes[at].standing = standing;
+                self.queue.push_back((at, Event::Stored { token }));
+            }
+        }
+    }
+
+    /// The disk takes standings again.
+    pub(super) fn release_persist(&mut self, at: usize) {
+        self.nodes[at].persist_hangs = false;
+        self.store(at);
+        self.settle();
+    }
+
     fn perform(&mut self, at: usize, actions: Vec<Action>) {
         actions.into_iter().for_each(|action| self.act(at, action));
     }
@@ -266,6 +301,7 @@ impl World {
             }
             Action::Read { link, session, from, .. } => self.read(at, link, session, from),
             Action::Append { chunk } => {
+                assert!(!self.nodes[at].closed, "a log that is closed takes nothing");
                 let records = self.unpack(&chunk.frames);
                 self.nodes[at].log.get_or_insert_default().extend(records);
                 self.sync(at);
@@ -281,8 +317,8 @@ impl World {
                 self.queue.push_back((at, Event::Progress { visible: seen, applied: seen }));
             }
             Action::Persist { standing, token } => {
-                self.nodes[at].standing = standing;
-                self.queue.push_back((at, Event::Stored { token }));
+                self.nodes[at].persisting.push((standing, token));
+                self.store(at);
             }
             Action::CreateLog => {
                 self.nodes[at].log = Some(Vec::new());
@@ -324,6 +360,7 @@ impl World {
             }
             Action::StartRewind { parting } => {
                 let scope = RewindScope::Keys;
+                node.closed = true;
                 node.marker = Some(Marker { parting, scope, cut: false });
                 self.queue.push_back((at, Event::RewindMarked { scope }));
             }
@@ -339,6 +376,7 @@ impl World {
             Action::ListKeys { restart } => {
                 node.listed &= !restart;
                 let request = (!node.listed).then(|| Bytes::from_static(b"keys"));
+                node.closed = !node.listed;
                 node.listed = true;
                 self.queue.push_back((at, Event::KeysListed { request }));
             }
@@ -416,15 +454,26 @@ impl World {
     }
 
     fn install(&mut self, at: usize, link: Link) {
+        if self.nodes[at].snapshot_hangs {
+            self.nodes[at].hanging_over = Some(link);
+            return;
+        }
+        if let Some(left) = self.nodes[at].failing.checked_sub(1) {
+            self.nodes[at].failing = left;
+            let why = "it was damaged on its way".into();
+            return self.queue.push_back((at, Event::SnapshotFailed { link, why }));
+        }
         let (one, other) = self.links[&link];
         let from = if at == one { other } else { one };
         let log = self.nodes[from].log.clone();
         let node = &mut self.nodes[at];
         node.log = log;
         node.marker = None;
+        node.closed = false;
         node.snapshots += 1;
         node.trimmed = node.log.as_ref().map_or(0, |log| log.len() as u64);
-        let state = node.state().expect("a snapshot has a log");
+        let mut state = node.state().expect("a snapshot has a log");
+        state.applied = state.tail.last.map(|last| last.seq);
         self.queue.push_back((at, Event::SnapshotInstalled(state)));
     }
 
@@ -516,10 +565,16 @@ impl Node {
             retained: None,
             paused: false,
             disk_hangs: false,
+            persist_hangs: false,
+            persisting: Vec::new(),
             synced: 0,
             fetches: 0,
             snapshots: 0,
+            snapshot_hangs: false,
+            hanging_over: None,
+            failing: 0,
             listed: false,
+            closed: false,
         }
     }
 
@@ -531,6 +586,9 @@ impl Node {
                 epochs.push(EpochStart { epoch: *epoch, first: *seq });
             }
         }
+        // As a start finds them: of what was trimmed, the epoch in effect before the first record.
+        let before = epochs.partition_point(|start| start.first.as_u64() <= self.trimmed);
+        epochs.drain(..before.saturating_sub(1));
         let placed = |record: &Record| {
             Some(PlacedSet { seq: record.position.seq, set: record.set.clone()? })
         };

@@ -21,7 +21,10 @@ impl Invariant for PartedRecordsExported {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match fact {
-            &Fact::Alert { node, alert: Alert::Parted { from, .. } } => {
+            &Fact::Alert {
+                node,
+                alert: Alert::Parted { from, .. } | Alert::NothingInCommon { from, .. },
+            } => {
                 self.told.push((node, from));
                 Ok(())
             }
