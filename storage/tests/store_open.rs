@@ -401,7 +401,9 @@ fn fill_record(txn: &mut Txn<'_>, number: &mut u64) {
 /// before they do.
 fn opens_in_time(what: &str, write: Write) {
     let root = tempfile::tempdir().unwrap();
-    let options = || StoreOptions::new(DatabaseOptions::new(64 << 20, 128 << 20));
+    // Write buffers that RocksDB never finds full: it persists nothing by itself.
+    let database = || DatabaseOptions::new(64 << 20, 1 << 30).with_write_buffer_bytes(512 << 20);
+    let options = || StoreOptions::new(database());
     let bounds = options();
     let mut node = Node::open(root.path(), options()).unwrap();
     let mut number = 1_u64 << 32;
