@@ -16,9 +16,6 @@ use crate::{
 };
 
 const VERSION: u32 = 1;
-/// A file that is being gathered is synced each time it has grown by so much: who syncs a log on the
-/// same disk waits for no more than this.
-const SYNC_BYTES: u64 = 4 << 20;
 
 /// A snapshot that is being fetched.
 #[derive(Debug)]
@@ -94,9 +91,6 @@ impl Incoming {
         }
         current.write_all_at(bytes, offset).map_err(SnapshotError::writing)?;
         *length += bytes.len() as u64;
-        if *length / SYNC_BYTES > offset / SYNC_BYTES {
-            current.sync_data().map_err(SnapshotError::writing)?;
-        }
         Ok(())
     }
 
