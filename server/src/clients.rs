@@ -112,12 +112,15 @@ impl Clients {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Closes those that hold most of the replies that are sent, until they hold `excess` bytes less.
-    pub fn evict(&self, mut excess: usize) {
+    /// Closes those that hold most of the replies that are sent, until they hold `excess` bytes less,
+    /// counting what those give back that were told to go and have not gone yet.
+    pub fn evict(&self, excess: usize) {
         if excess == 0 {
             return;
         }
         let mut readers = self.snapshot();
+        let going = readers.iter().map(|client| client.going_bytes()).sum();
+        let mut excess = excess.saturating_sub(going);
         readers.sort_by_cached_key(|client| client.unread_bytes());
         while excess > 0
             && let Some(client) = readers.pop()
@@ -220,6 +223,12 @@ impl Client {
         Some(unread.bytes)
     }
 
+    /// What it gives back because it was asked to end and has not ended yet.
+    fn going_bytes(&self) -> usize {
+        let unread = self.unread.lock();
+        unread.as_ref().filter(|unread| unread.evict.is_none()).map_or(0, |unread| unread.bytes)
+    }
+
     /// Changes what others see of this client.
     pub fn update(&self, change: impl FnOnce(&mut Details)) {
         change(&mut self.details.lock());
@@ -297,8 +306,10 @@ mod tests {
         assert!(none.client().evict().is_none(), "who holds nothing stays");
         clients.evict(41);
         assert_eq!(evicted.each_mut().map(|told| told.try_recv().is_ok()), [false, true, true]);
-        clients.evict(1);
-        assert!(evicted[0].try_recv().is_ok(), "who was asked already is not asked again");
+        clients.evict(70);
+        assert!(evicted[0].try_recv().is_err(), "those who were told already give back as much");
+        clients.evict(71);
+        assert!(evicted[0].try_recv().is_ok());
         assert_eq!(clients.evicted(), 3);
         little.client().has_read();
         assert_eq!(little.client().unread_bytes(), 0);

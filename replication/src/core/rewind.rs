@@ -22,7 +22,7 @@ use crate::message::Message;
 const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// Whom nothing can be had from now is asked again so much later.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+const ASK_LATER: Duration = Duration::from_secs(5);
 
 /// A master whose readers do not see the joint yet is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ pub(super) enum Rewind {
     Marking { parting: SequenceNumber },
     /// The log is being cut.
     Cutting { scope: RewindScope },
-    /// Follows with its log alone, and will fetch from whom it follows.
+    /// Follows without taking records, and will fetch from whom it follows.
     Looking { not_before: Time },
     /// Fetches from a master.
     Fetching { link: Link, epoch: Epoch, step: Step, upto: u64 },
@@ -57,7 +57,7 @@ pub(super) enum Step {
 }
 
 impl Rewind {
-    /// Whether the log may grow again.
+    /// Whether it may look for a master.
     pub(super) const fn may_follow(&self) -> bool {
         !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
     }
@@ -95,7 +95,7 @@ impl Core {
         following.leave();
         following.freshness = Freshness::default();
         if parting.as_u64() > tail {
-            following.upstream = Upstream::Waiting { until: self.now + ASK_AGAIN };
+            following.upstream = Upstream::Waiting { until: self.now + ASK_LATER };
             return;
         }
         following.parted_at = Some(parting);
@@ -117,8 +117,8 @@ impl Core {
             };
             self.out.push(Action::Alert(alert));
         }
-        let there = parting >= log.first;
-        if scope == RewindScope::Everything && !there {
+        // Nothing of such a log is used again: it stays whole until the snapshot replaces it.
+        if scope == RewindScope::Everything {
             following.rewind = None;
             following.needs_snapshot = true;
         } else {
@@ -135,7 +135,7 @@ impl Core {
         following.rewind = (scope == RewindScope::Keys).then_some(looking);
         following.fetch_from = state.tail.number();
         following.short = None;
-        following.needs_snapshot = scope == RewindScope::Everything;
+        following.needs_snapshot = false;
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
         }
@@ -305,7 +305,7 @@ impl Core {
             Part::Following(following) if following.snapshot_over == Some(link) => {
                 following.snapshot_over = None;
                 following.leave();
-                following.upstream = Upstream::Waiting { until: self.now + ASK_AGAIN };
+                following.upstream = Upstream::Waiting { until: self.now + ASK_LATER };
             }
             Part::Leading(_) => self.close(link, "the snapshot for it could not be made"),
             _ => {}

@@ -1,8 +1,8 @@
 //! Handing the log over in order: wait until the successor is fit, pause, catch up, step down,
 //! switch.
 //!
-//! Writes are taken while it waits. Until the step-down is on its way to the disk all of it can be undone by taking writes again.
-//! After that nothing but a promotion makes a master; if the successor does not appear in time,
+//! Writes are taken while it waits. Until the step-down is on its way to the disk all of it can be
+//! undone by taking writes again. After that nothing but a promotion makes a master; if the successor does not appear in time,
 //! this node runs one itself.
 
 use std::time::Duration;

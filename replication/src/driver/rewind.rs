@@ -174,7 +174,7 @@ impl Engine {
     /// What was there before is there still, unless a rewind had taken it apart.
     fn install_failed(&mut self, link: Link, why: String) {
         let rewind = self.rewinding.as_ref().map(|it| it.rewind.as_ref());
-        if rewind.is_none_or(|it| it.is_some_and(|rewind| rewind.marker().settled)) {
+        if rewind.is_none_or(|it| it.is_some_and(|rewind| rewind.marker().is_whole())) {
             self.opening = Some(Opening::Unchanged);
             (self.port.order)(Order::Open(None));
         }

@@ -83,6 +83,8 @@ impl Cluster {
     pub(crate) fn cut_log(&mut self, node: NodeIndex, parting: SequenceNumber) {
         let this = &mut self.nodes[node];
         let Some(process) = &mut this.process else { return };
+        let scope = this.disk.rewind.as_ref().map(|rewind| rewind.marker.scope);
+        assert_ne!(scope, Some(RewindScope::Everything), "such a log is never cut");
         let durable = this.disk.log.durable_records().to_vec();
         this.disk.former_ends.extend(this.disk.log.last_durable());
         this.disk.log.cut_behind(&self.book, parting.as_u64() - 1);

@@ -325,7 +325,7 @@ impl Database {
     /// Bytes that flushes and compactions may yet take on the disk, at most, once `unfolded_bytes`
     /// more have been folded: what is not in table files will be, and a compaction keeps what it
     /// rewrites until it has ended. At most one runs; one that takes in level 0 is counted whole in
-    /// what RocksDB says is pending, which also covers files that a checkpoint keeps.
+    /// what RocksDB says is pending.
     pub fn owed_bytes(&self, unfolded_bytes: u64) -> u64 {
         let unflushed = unfolded_bytes + self.figure(properties::CUR_SIZE_ALL_MEM_TABLES);
         let all = unflushed + self.figure(properties::LIVE_SST_FILES_SIZE);

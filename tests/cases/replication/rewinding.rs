@@ -1,4 +1,5 @@
-//! A node is killed while it rewinds, and goes on with it when it starts again.
+//! A node is killed while it rewinds, and goes on with it when it starts again; one whose records
+//! cannot be taken back takes a snapshot.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use larder_storage::Directory;
 use larder_storage::rewind::{Rewind, Scope};
 use larder_storage::state::DatabaseOptions;
-use larder_tests::cluster::{Cluster, Cut, Plan};
+use larder_tests::client::Client;
+use larder_tests::cluster::{Cluster, Cut, Plan, member};
 use larder_tests::deadline::Deadline;
 use larder_types::SequenceNumber;
 use serde_json::{Value as Json, json};
@@ -40,7 +42,8 @@ fn a_node_that_is_killed_while_it_rewinds_goes_on_with_it_at_every_start() -> Re
     };
     let text = random_text(PARTED + VALUE_BYTES + 1);
     let value = |number: usize| text[number..number + VALUE_BYTES].to_owned();
-    let (master, _) = part(&mut cluster, value, |number| value(number + 1))?;
+    let write = |client: &mut Client| pour(client, "key:", PARTED, |number| value(number + 1));
+    let (master, _) = part(&mut cluster, value, write)?;
     cluster.shape_one_way(master, 0, &json!({"rate_bytes_per_s": RATE}))?;
     let marker = cluster.nodes[0].data().join("REWIND");
     let mut killed = Vec::new();
@@ -66,7 +69,8 @@ fn a_node_that_is_killed_while_it_rewinds_goes_on_with_it_at_every_start() -> Re
 #[test]
 fn a_node_that_is_killed_before_its_log_is_cut_cuts_it_when_it_starts() -> Result<()> {
     let Some(mut cluster) = cluster(&Plan::three("local"))? else { return Ok(()) };
-    let (master, parting) = part(&mut cluster, |number| number.to_string(), |_| "parted".into())?;
+    let write = |client: &mut Client| pour(client, "key:", PARTED, |_| "parted".to_owned());
+    let (master, parting) = part(&mut cluster, |number| number.to_string(), write)?;
     // Too short a time to be met by a kill: the marker is made here, as the node makes it.
     let directory = Directory::open(cluster.nodes[0].data())?;
     let options = DatabaseOptions::new(8 << 20, 8 << 20);
@@ -84,12 +88,40 @@ fn a_node_that_is_killed_before_its_log_is_cut_cuts_it_when_it_starts() -> Resul
     Ok(())
 }
 
+#[test]
+fn a_node_that_alone_has_deleted_every_key_takes_a_snapshot() -> Result<()> {
+    let Some(mut cluster) = cluster(&Plan { state: STATE, ..Plan::three("local") })? else {
+        return Ok(());
+    };
+    let text = random_text(PARTED + VALUE_BYTES);
+    let value = |number: usize| text[number..number + VALUE_BYTES].to_owned();
+    let write = |client: &mut Client| {
+        client.expect_ok(&["FLUSHDB"])?;
+        pour(client, "own:", PARTED, value)
+    };
+    let (master, _) = part(&mut cluster, |number| number.to_string(), write)?;
+    cluster.launch(0)?;
+    cluster.wait_until_streaming(master)?;
+    let view = cluster.nodes[master].get("/replication")?;
+    let slave = member(&view, cluster.nodes[0].name);
+    ensure!(slave["full_syncs"].as_u64() > Some(0), "no snapshot was taken: {slave}");
+    let keys = expect_rewound(&cluster, master, PARTED + 1)?;
+    cluster.tell(
+        "every key deleted by the old master alone",
+        &format!(
+            "{} records parted, exported once; {keys} keys, the same at every node",
+            PARTED + 1
+        ),
+    );
+    Ok(())
+}
+
 /// Leaves the first node killed, with a history of its own behind what all have. Returns who leads now,
 /// and the first record that parted.
 fn part(
     cluster: &mut Alone,
     shared: impl Fn(usize) -> String,
-    parted: impl Fn(usize) -> String,
+    write: impl FnOnce(&mut Client) -> Result<()>,
 ) -> Result<(usize, SequenceNumber)> {
     let last = (format!("key:{}", PARTED - 1), shared(PARTED - 1));
     pour(&mut cluster.nodes[0].client()?, "key:", PARTED, shared)?;
@@ -99,7 +131,7 @@ fn part(
     }
     let tail = cluster.nodes[0].get("/replication")?["tail"].as_u64();
     let parting = tail.and_then(SequenceNumber::new).context("a log that is not empty")?;
-    pour(&mut cluster.nodes[0].client()?, "key:", PARTED, parted)?;
+    write(&mut cluster.nodes[0].client()?)?;
     cluster.kill(0);
     let master = cluster.promote_by_force(1)?;
     cluster.wait_for_members(master, &[1, 2])?;

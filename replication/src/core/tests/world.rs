@@ -365,6 +365,8 @@ impl World {
                 self.queue.push_back((at, Event::RewindMarked { scope }));
             }
             Action::CutLog { parting } => {
+                let marker = node.marker.as_ref().expect("a rewind is marked first");
+                assert_ne!(marker.scope, RewindScope::Everything, "such a log is never cut");
                 let log = node.log.as_mut().expect("what is cut is there");
                 log.truncate(parting.as_u64() as usize - 1);
                 if let Some(marker) = &mut node.marker {
