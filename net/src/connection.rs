@@ -8,7 +8,6 @@ use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     Error, Features, FrameReceiver, FrameSender, Hello, Result, StreamKind, hello::HELLO_BYTES_MAX,
-    transport::send_window,
 };
 
 /// The first byte of the stream on which the hello goes.
@@ -196,13 +195,6 @@ impl Connection {
     /// The best estimate of a round trip, without the time that answers are held back.
     pub fn rtt(&self) -> Duration {
         self.0.quic.rtt()
-    }
-
-    /// Lets more be on its way where the line was found to carry it. To be called some times a
-    /// second.
-    pub fn widen(&self) {
-        let window = send_window(self.0.quic.stats().path.cwnd);
-        self.0.quic.set_send_window(window);
     }
 
     /// What it has carried.

@@ -203,7 +203,6 @@ impl Engine {
 
     fn tick(&mut self) {
         self.events.push_back(Event::Tick);
-        self.links.widen();
         self.served.expire(self.clock.now());
         let Some(store) = &self.store else { return };
         let first = store.log().first();

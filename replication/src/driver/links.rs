@@ -114,11 +114,6 @@ impl Links {
         (link, peer)
     }
 
-    /// Lets more be on its way where a line was found to carry it.
-    pub(super) fn widen(&self) {
-        self.open.values().for_each(|open| open.connection.widen());
-    }
-
     pub(super) fn is_open(&self, link: Link) -> bool {
         self.open.contains_key(&link)
     }
