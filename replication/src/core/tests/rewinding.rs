@@ -12,26 +12,9 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The first node wrote what nobody else has, and another one was promoted by force.
-fn parted() -> World {
-    let mut world = World::running(3, AckLevel::Local);
-    world.write(0, 3);
-    world.run(SECOND);
-    world.cut(0, 1);
-    world.cut(0, 2);
-    world.write(0, 4);
-    world.run(4 * SECOND);
-    world.ask(1, 1, Request::Promote { force_term: Some(2) });
-    world.run(8 * SECOND);
-    assert_eq!(world.masters(), [0, 1]);
-    world.write(1, 2);
-    world.run(SECOND);
-    world
-}
-
 #[test]
 fn an_old_master_steps_down_rewinds_and_is_equal_again() {
-    let mut world = parted();
+    let mut world = World::parted();
     let (own, parting) = (world.tail(0), world.tail(0) - 3);
     world.heal();
     world.run(5 * SECOND);
@@ -46,7 +29,7 @@ fn an_old_master_steps_down_rewinds_and_is_equal_again() {
 
 #[test]
 fn records_that_come_while_keys_are_fetched_are_asked_for_again() {
-    let mut world = parted();
+    let mut world = World::parted();
     world.heal();
     world.run(5 * SECOND);
     let follows = |message: &Message| matches!(message, Message::Follow(_));
@@ -77,7 +60,7 @@ fn replicas_whose_master_waits_for_them_to_rewind_take_a_snapshot() {
 
 #[test]
 fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
-    let mut world = parted();
+    let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
     world.heal();
     world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
@@ -90,7 +73,7 @@ fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
 
 #[test]
 fn a_crash_within_a_rewind_starts_again_from_the_marker() {
-    let mut world = parted();
+    let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
     world.heal();
     world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
@@ -106,7 +89,7 @@ fn a_crash_within_a_rewind_starts_again_from_the_marker() {
 
 #[test]
 fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
-    let mut world = parted();
+    let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
     world.heal();
     world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
@@ -148,7 +131,7 @@ fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_hav
 
 #[test]
 fn a_replica_that_rewinds_does_not_count() {
-    let mut world = parted();
+    let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
     world.heal();
     world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);

@@ -9,19 +9,27 @@ use crate::core::{Outcome, Refusal, Request};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Three nodes that have the same ten records.
+fn written(level: AckLevel) -> World {
+    let mut world = World::running(3, level);
+    world.write(0, 10);
+    world.run(SECOND);
+    world
+}
+
+/// Levels that three regions with a node each can meet.
+fn levels() -> impl Iterator<Item = AckLevel> {
+    AckLevel::EACH.into_iter().filter(|level| *level != AckLevel::Near)
+}
+
 fn to(world: &World, at: usize) -> Request {
     Request::Switchover { to: world.name(at) }
 }
 
 #[test]
 fn a_switchover_takes_far_less_than_a_lease_and_loses_nothing() {
-    for level in AckLevel::EACH {
-        if level == AckLevel::Near {
-            continue;
-        }
-        let mut world = World::running(3, level);
-        world.write(0, 10);
-        world.run(SECOND);
+    for level in levels() {
+        let mut world = written(level);
         let request = to(&world, 2);
         world.ask(0, 1, request);
         let took = world.run_until(SECOND, |world| world.masters() == [2]);
@@ -74,13 +82,7 @@ fn a_slave_that_has_just_started_is_waited_for_while_writes_are_taken_and_then_r
 
 #[test]
 fn a_slave_that_rewinds_is_not_switched_to() {
-    let mut world = World::running(3, AckLevel::Local);
-    world.cut(0, 1);
-    world.cut(0, 2);
-    world.write(0, 4);
-    world.run(4 * SECOND);
-    world.ask(1, 1, Request::Promote { force_term: Some(2) });
-    world.run(8 * SECOND);
+    let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
     world.heal();
     world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
@@ -93,9 +95,7 @@ fn a_slave_that_rewinds_is_not_switched_to() {
 
 #[test]
 fn the_mastership_may_be_handed_on_and_back_at_once() {
-    let mut world = World::running(3, AckLevel::Majority);
-    world.write(0, 10);
-    world.run(SECOND);
+    let mut world = written(AckLevel::Majority);
     for (step, (from, next)) in [(0, 2), (2, 1), (1, 0)].into_iter().enumerate() {
         let request = to(&world, next);
         world.ask(from, step as u64 + 1, request);
@@ -108,9 +108,7 @@ fn the_mastership_may_be_handed_on_and_back_at_once() {
 
 #[test]
 fn a_successor_that_disappears_is_replaced_by_a_promotion() {
-    let mut world = World::running(3, AckLevel::Majority);
-    world.write(0, 10);
-    world.run(SECOND);
+    let mut world = written(AckLevel::Majority);
     world.cut_back(0, 2);
     let request = to(&world, 2);
     world.ask(0, 1, request);
@@ -124,13 +122,8 @@ fn a_successor_that_disappears_is_replaced_by_a_promotion() {
 
 #[test]
 fn a_successor_whose_disk_answers_last_takes_over_all_the_same() {
-    for level in AckLevel::EACH {
-        if level == AckLevel::Near {
-            continue;
-        }
-        let mut world = World::running(3, level);
-        world.write(0, 10);
-        world.run(SECOND);
+    for level in levels() {
+        let mut world = written(level);
         world.nodes[2].persist_hangs = true;
         let request = to(&world, 2);
         world.ask(0, 1, request);

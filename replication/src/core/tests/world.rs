@@ -93,6 +93,24 @@ impl World {
         world
     }
 
+    /// The first node wrote what nobody else has, and another one was promoted by force.
+    pub(super) fn parted() -> Self {
+        let second = Duration::from_secs(1);
+        let mut world = Self::running(3, AckLevel::Local);
+        world.write(0, 3);
+        world.run(second);
+        world.cut(0, 1);
+        world.cut(0, 2);
+        world.write(0, 4);
+        world.run(4 * second);
+        world.ask(1, 1, Request::Promote { force_term: Some(2) });
+        world.run(8 * second);
+        assert_eq!(world.masters(), [0, 1]);
+        world.write(1, 2);
+        world.run(second);
+        world
+    }
+
     pub(super) fn start(&mut self, at: usize) {
         self.entropy += 1;
         let node = &self.nodes[at];
