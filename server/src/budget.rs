@@ -2,7 +2,7 @@
 //!
 //! One client's bounds are generous, and there may be ten thousand: each counts what it holds here.
 //! Requests wait for room. Replies do not, because it is for their reader to give it: they are
-//! counted when they are there, and beyond the budget no more are made, and who holds most is closed.
+//! counted when they are there, and beyond the budget reads are refused, and who holds most is closed.
 
 use std::sync::{
     Arc,

@@ -112,15 +112,18 @@ impl Clients {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Closes those that hold most of the replies that are sent, until they hold `excess` bytes less,
-    /// counting what those give back that were told to go and have not gone yet.
-    pub fn evict(&self, excess: usize) {
-        if excess == 0 {
+    /// Closes those that hold most of the replies that are being sent, until they hold `excess` bytes
+    /// less, counting what those give back that were told to go and have not gone yet. Replies that
+    /// are not being sent, because they wait for other nodes, are nobody's to give back.
+    pub fn evict(&self, excess: impl Fn() -> usize) {
+        if excess() == 0 {
             return;
         }
-        let mut readers = self.snapshot();
-        let going = readers.iter().map(|client| client.going_bytes()).sum();
-        let mut excess = excess.saturating_sub(going);
+        // One at a time: who comes next finds those going whom this one has told to.
+        let by_id = self.by_id.lock();
+        let going = by_id.values().map(|client| client.going_bytes()).sum();
+        let mut excess = excess().saturating_sub(going);
+        let mut readers: Vec<_> = by_id.values().collect();
         readers.sort_by_cached_key(|client| client.unread_bytes());
         while excess > 0
             && let Some(client) = readers.pop()
@@ -304,11 +307,11 @@ mod tests {
         let mut evicted =
             [(little, 10), (most, 40), (much, 30)].map(|(one, bytes)| one.client().reads(bytes));
         assert!(none.client().evict().is_none(), "who holds nothing stays");
-        clients.evict(41);
+        clients.evict(|| 41);
         assert_eq!(evicted.each_mut().map(|told| told.try_recv().is_ok()), [false, true, true]);
-        clients.evict(70);
+        clients.evict(|| 70);
         assert!(evicted[0].try_recv().is_err(), "those who were told already give back as much");
-        clients.evict(71);
+        clients.evict(|| 71);
         assert!(evicted[0].try_recv().is_ok());
         assert_eq!(clients.evicted(), 3);
         little.client().has_read();

@@ -272,8 +272,7 @@ impl Connection {
             aborted: false,
         };
         let mut work = Work::of(Task::Transaction(transaction));
-        work.protocol = self.session.protocol;
-        work.reply_share = Some(self.take_reply_share());
+        work.reply_share = self.reply_share.take();
         let mut work = self.submit(work).await?;
         if let Task::Transaction(done) = &work.task {
             self.shard.watches().remove(&done.watched, &done.touched);

@@ -87,6 +87,9 @@ struct Connection {
     /// Of the thread that serves this connection.
     mailbox: Arc<Mailbox>,
     stop: Arc<Stop>,
+    /// What the replies take of what those of all may; `None` while the writer has it. Given back
+    /// before others see that the client is gone, so that nobody else is closed for it.
+    reply_share: Option<Share>,
     session: Session,
     decoder: Decoder,
     unread: BytesMut,
@@ -97,9 +100,6 @@ struct Connection {
     /// What this connection's requests take of what those of all may.
     share: Share,
     replies: BytesMut,
-    /// What they take of what those of all may, once some were counted; with the writer while that
-    /// writes them.
-    reply_share: Option<Share>,
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
     watched: exec::Watched,
@@ -117,6 +117,7 @@ impl Connection {
     ) -> Self {
         let limits = limits_of(&session, &node);
         let share = Share::of(&node.requests);
+        let reply_share = Some(Share::of(&node.replies));
         Self {
             stream,
             node,
@@ -130,7 +131,7 @@ impl Connection {
             unread_bytes: 0,
             share,
             replies: BytesMut::new(),
-            reply_share: None,
+            reply_share,
             multi: None,
             watched: exec::Watched::default(),
             refused_before_auth: 0,
@@ -245,7 +246,7 @@ impl Connection {
 
     /// Sends what has been replied so far.
     async fn send(&mut self) -> Result<(), End> {
-        let share = self.reply_share.get_or_insert_with(|| Share::of(&self.node.replies));
+        let share = self.reply_share.as_mut().expect("the writer has given it back");
         share.hold(self.replies.len());
         if !self.replies.is_empty() {
             if share.bytes() > 0 {
@@ -267,23 +268,19 @@ impl Connection {
     /// Sends replies of which there are more than a few: the client may take its time to read them,
     /// and be closed meanwhile for it.
     async fn send_counted(&mut self) -> Result<(), End> {
-        let share = self.reply_share.as_mut().expect("they were counted");
+        let share = self.reply_share.as_mut().expect("the writer has given it back");
         let client = self.session.client();
         let evicted = client.reads(share.bytes());
-        self.node.clients.evict(self.node.replies.excess());
+        self.node.clients.evict(|| self.node.replies.excess());
         tokio::select! {
             biased;
             Ok(()) = evicted => return Err(End::Evicted),
             sent = self.stream.write_all(&self.replies) => sent?,
         }
-        client.has_read();
+        // In this order: what is counted is somebody's.
         share.hold(0);
+        client.has_read();
         Ok(())
-    }
-
-    /// What the replies take, for the writer to count.
-    fn take_reply_share(&mut self) -> Share {
-        self.reply_share.take().unwrap_or_else(|| Share::of(&self.node.replies))
     }
 
     /// Has the shard do the work, and waits until it is done.

@@ -165,7 +165,7 @@ impl Connection {
             Run { refused: Vec::with_capacity(commands.len()), pipeline, next: *index, commands };
         let mut work = Work::of(Task::Run(run));
         work.replies = std::mem::take(&mut self.replies);
-        work.reply_share = Some(self.take_reply_share());
+        work.reply_share = self.reply_share.take();
         work.protocol = self.session.protocol;
         let start = work.replies.len();
         let mut work = self.submit(work).await?;

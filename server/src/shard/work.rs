@@ -90,7 +90,8 @@ pub enum Task {
 }
 
 impl Task {
-    /// Whether it answers what is stored: replies that may be large.
+    /// Whether any of its commands only reads: their replies may be large, and nothing is lost with
+    /// them.
     pub(super) fn reads(&self) -> bool {
         let (Self::Run(Run { commands, .. }) | Self::Transaction(Transaction { commands, .. })) =
             self
