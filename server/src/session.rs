@@ -84,6 +84,8 @@ pub struct Session {
 struct Tally {
     command: Option<&'static Command>,
     subcommand: &'static str,
+    /// Of the command that is not counted yet.
+    noted: &'static str,
     calls: u64,
     failures: u64,
     bytes_in: u64,
@@ -157,15 +159,15 @@ impl Session {
         if self.tally.command.is_none_or(|last| !std::ptr::eq(last, command)) {
             self.hand_over_calls(node);
             self.tally.command = Some(command);
-            self.tally.subcommand = "";
         }
+        self.tally.subcommand = std::mem::take(&mut self.tally.noted);
         self.tally.calls += 1;
         self.tally.failures += u64::from(failed);
     }
 
-    /// Remembers which subcommand the present command is, for CLIENT LIST.
+    /// Says which subcommand the present command is, before it is counted: for CLIENT LIST.
     pub const fn note_subcommand(&mut self, name: &'static str) {
-        self.tally.subcommand = name;
+        self.tally.noted = name;
     }
 
     /// Counts bytes that were read from and written to the client.

@@ -5,21 +5,21 @@ use std::iter::once;
 use larder_resp::{ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Outcome, hints,
+    Command, CommandError, Outcome,
+    connection::SLOW,
+    hints,
     pattern::{Pattern, is_word},
+    server::LOADING,
     table::{Subcommand, help, lookup, run_subcommand, subcommand, table},
 };
 use crate::{node::Node, session::Session};
 
-const FLAGS: &[&str] = &["loading", "stale"];
-const CATEGORIES: &[&str] = &["@slow", "@connection"];
-
 pub(super) static COMMAND: &[Subcommand] = &[
-    subcommand("count", 2, FLAGS, CATEGORIES, command_count),
-    subcommand("docs", -2, FLAGS, CATEGORIES, command_docs),
-    subcommand("help", 2, FLAGS, CATEGORIES, command_help),
-    subcommand("info", -2, FLAGS, CATEGORIES, command_info),
-    subcommand("list", -2, FLAGS, CATEGORIES, command_list),
+    subcommand("count", 2, LOADING, SLOW, command_count),
+    subcommand("docs", -2, LOADING, SLOW, command_docs),
+    subcommand("help", 2, LOADING, SLOW, command_help),
+    subcommand("info", -2, LOADING, SLOW, command_info),
+    subcommand("list", -2, LOADING, SLOW, command_list),
 ];
 
 /// What COMMAND tells of: a command, or one subcommand of it.

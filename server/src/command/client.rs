@@ -6,8 +6,10 @@ use larder_resp::{ReplyWriter, Request};
 
 use super::{
     CommandError, Outcome,
+    connection::SLOW,
     number::integer,
     pattern::is_word,
+    server::{ADMIN, LOADING},
     table::{Subcommand, help, subcommand},
 };
 use crate::{
@@ -20,22 +22,19 @@ const BAD_NAME: CommandError = CommandError::message(
     "ERR Client names cannot contain spaces, newlines or special characters.",
 );
 
-const HELP: &[&str] = &["loading", "stale"];
 const SELF: &[&str] = &["noscript", "loading", "stale"];
-const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
-const OF_CONNECTION: &[&str] = &["@slow", "@connection"];
 const OF_ADMIN: &[&str] = &["@admin", "@slow", "@dangerous", "@connection"];
 
 pub(super) static CLIENT: &[Subcommand] = &[
-    subcommand("getname", 2, SELF, OF_CONNECTION, client_getname),
-    subcommand("help", 2, HELP, OF_CONNECTION, client_help),
-    subcommand("id", 2, SELF, OF_CONNECTION, client_id),
-    subcommand("info", 2, SELF, OF_CONNECTION, client_info),
+    subcommand("getname", 2, SELF, SLOW, client_getname),
+    subcommand("help", 2, LOADING, SLOW, client_help),
+    subcommand("id", 2, SELF, SLOW, client_id),
+    subcommand("info", 2, SELF, SLOW, client_info),
     subcommand("list", -2, ADMIN, OF_ADMIN, client_list),
     subcommand("no-evict", 3, ADMIN, OF_ADMIN, client_no_evict),
-    subcommand("reply", 3, SELF, OF_CONNECTION, client_reply),
-    subcommand("setinfo", 4, SELF, OF_CONNECTION, client_setinfo),
-    subcommand("setname", 3, SELF, OF_CONNECTION, client_setname),
+    subcommand("reply", 3, SELF, SLOW, client_reply),
+    subcommand("setinfo", 4, SELF, SLOW, client_setinfo),
+    subcommand("setname", 3, SELF, SLOW, client_setname),
 ];
 
 pub(super) fn client_number(id: u64) -> i64 {
@@ -132,7 +131,6 @@ fn client_info(
     _: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    session.note_subcommand("info");
     show_running(session, "info");
     let mut line = String::new();
     session.client().describe(Instant::now(), &mut line);
@@ -146,7 +144,6 @@ fn client_list(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    session.note_subcommand("list");
     show_running(session, "list");
     let clients = match request.get(2) {
         None => node.clients.snapshot(),

@@ -21,7 +21,7 @@ const WRONG_PASSWORD: CommandError =
     CommandError::message("WRONGPASS invalid username-password pair or user is disabled.");
 const FREE: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 const FAST: &[&str] = &["@fast", "@connection"];
-const SLOW: &[&str] = &["@slow", "@connection"];
+pub(super) const SLOW: &[&str] = &["@slow", "@connection"];
 
 pub(super) static COMMANDS: &[Command] = &[
     row("auth", -2, FREE, FAST, Handler::Session(auth)),
@@ -177,6 +177,7 @@ fn hello_options(
                 Ok(HelloOption::SetName(name))
             }
             _ => {
+                at = request.len();
                 let quoted = [b"ERR Syntax error in HELLO option '", c_text(option), b"'"].concat();
                 Err(CommandError::Quoting(quoted))
             }

@@ -20,12 +20,12 @@ use crate::{
     settings::{Refusal, Settings},
 };
 
-const LOADING: &[&str] = &["loading", "stale"];
+pub(super) const LOADING: &[&str] = &["loading", "stale"];
 const LOADING_FAST: &[&str] = &["loading", "stale", "fast"];
 const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 const OF_TRANSACTION: &[&str] = &["@fast", "@transaction"];
 const OF_ADMIN: &[&str] = &["@admin", "@slow", "@dangerous"];
-const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+pub(super) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 const LOADS_SCRIPTS: &[&str] = &["write", "denyoom", "noscript"];
 const OF_SCRIPTS: &[&str] = &["@slow", "@scripting"];
 const OF_SCRIPTS_WRITE: &[&str] = &["@write", "@slow", "@scripting"];

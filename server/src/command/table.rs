@@ -167,8 +167,9 @@ pub(super) fn run_subcommand(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    let command = Command::admit(request)?;
-    (command.subcommand(request)?.run)(request, session, node, reply)
+    let subcommand = Command::admit(request)?.subcommand(request)?;
+    session.note_subcommand(subcommand.name);
+    (subcommand.run)(request, session, node, reply)
 }
 
 /// Answers `command HELP`, in Redis' form.

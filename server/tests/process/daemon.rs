@@ -116,6 +116,27 @@ fn a_flipped_bit_in_the_log_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_client_is_shown_to_others_with_the_subcommand_it_ran_last() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let (mut shown, mut other) = (node.client(), node.client());
+    for (command, named) in [
+        ("CLIENT SETNAME it", " cmd=client|setname "),
+        ("CONFIG RESETSTAT", " cmd=config|resetstat "),
+        ("ECHO it", " cmd=echo "),
+    ] {
+        shown.ask(command);
+        if command.starts_with("ECHO") {
+            shown.line();
+        }
+        other.ask("CLIENT LIST");
+        let lines = [other.line(), other.line(), other.line()];
+        let line = lines.iter().find(|line| line.contains(" name=it ")).expect("it is named");
+        assert!(line.contains(named), "{line}");
+    }
+}
+
+#[test]
 fn a_client_too_many_is_told_so() {
     let data = tempfile::tempdir().expect("a directory");
     let file = data.path().join("kvd.toml");
