@@ -245,7 +245,7 @@ macro_rules! signatures_of_tls13 {
             _certificate: &CertificateDer<'_>,
             _signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Err(only_tls13())
+            Err(rustls::Error::General("nodes speak TLS 1.3 only".into()))
         }
 
         fn verify_tls13_signature(
@@ -299,8 +299,4 @@ impl ClientCertVerifier for Verifier {
 
 fn algorithms() -> &'static WebPkiSupportedAlgorithms {
     &provider().signature_verification_algorithms
-}
-
-fn only_tls13() -> rustls::Error {
-    rustls::Error::General("nodes speak TLS 1.3 only".into())
 }

@@ -25,19 +25,20 @@ use larder_storage::{
 };
 use larder_types::LogId;
 use rand::Rng as _;
+use rustix::{process::setpriority_process, thread::gettid};
 
 use super::{
     awaiting::Awaiting,
     combine::Desk,
     queue::Queue,
-    threads::{
-        Failed, Happened, Replicated, Shard, ShardError, spawn, sync_until_closed, yield_to_clients,
-    },
+    threads::{Failed, Happened, Replicated, Shard, ShardError, spawn, sync_until_closed},
 };
 use crate::clock::wall_ms;
 
 /// A state that fails within this time of having been opened again is given up.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// The fold's niceness: what it changes is in docs/adr/0008-room-ahead.md.
+const FOLD_NICENESS: i32 = 10;
 
 /// What clients are told until a node of a cluster knows what it is.
 const STARTING: &str = "LOADING this node does not know yet whether it is the master; try again";
@@ -105,6 +106,17 @@ impl Plan {
     }
 }
 
+/// Lets the calling thread, and those that it starts, give way to those that clients wait for, where
+/// processors are short. It still gets a tenth of one, and when the fold falls behind writes wait for
+/// it.
+fn yield_to_clients() {
+    // On Linux a thread's number names it alone here.
+    let lowered = setpriority_process(Some(gettid()), FOLD_NICENESS);
+    if let Err(error) = lowered {
+        tracing::warn!(%error, "the fold runs with the priority of the threads that serve clients");
+    }
+}
+
 /// The part of a shard of the thread that keeps its store open.
 pub(super) struct Keeper {
     pub(super) shard: Arc<Shard>,
@@ -112,7 +124,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Folds until the shard is closed. Opens the state again when it fails, and when somebody has
+    /// Has another thread fold until the shard is closed. Opens the state again when it fails, and when somebody has
     /// worked on its directory.
     pub(super) fn keep(self, mut parts: Parts) {
         let mut reopened_at: Option<Instant> = None;

@@ -16,7 +16,6 @@ use larder_storage::{
     Syncer, Watermarks,
 };
 use larder_types::{AckLevel, LogId, SequenceNumber};
-use rustix::{process::setpriority_process, thread::gettid};
 use tokio::sync::oneshot;
 
 use super::{
@@ -34,9 +33,6 @@ use super::{
 /// The sync thread writes its mark after this much idleness: soon enough to be there before most
 /// power cuts, and late enough not to double the writes of a slow client.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
-
-/// The fold's niceness: what it changes is in docs/adr/0008-room-ahead.md.
-const FOLD_NICENESS: i32 = 10;
 
 /// Why a shard did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -217,16 +213,6 @@ impl Threads {
         self.shard.pause.stop();
         self.shard.combiner.close();
         self.keeper.join().expect("a panic ends the process");
-    }
-}
-
-/// Lets the calling thread, and those that it starts, give way to those that clients wait for, where processors are short. It
-/// still gets a tenth of one, and when the fold falls behind writes wait for it.
-pub(super) fn yield_to_clients() {
-    // On Linux a thread's number names it alone here.
-    let lowered = setpriority_process(Some(gettid()), FOLD_NICENESS);
-    if let Err(error) = lowered {
-        tracing::warn!(%error, "the fold runs with the priority of the threads that serve clients");
     }
 }
 
