@@ -9,6 +9,7 @@
 //! ```
 
 pub mod ca;
+mod congestion;
 mod connection;
 mod endpoint;
 mod error;

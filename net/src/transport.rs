@@ -10,17 +10,14 @@ use quinn::{
 };
 use rustls::{client::Resumption, version::TLS13};
 
-use crate::{identity::provider, trust::Verifier};
+use crate::{congestion::Gentle, identity::provider, trust::Verifier};
 
 /// Says in the TLS handshake that this is not HTTP; versions are agreed on in the hello.
 const ALPN: &[u8] = b"larder-node";
 /// Streams that the other side may have open at once.
 const STREAMS_MAX: u32 = 32;
-/// What the other side may send on one stream before it is read: 40 ms at 400 Mbit/s. Quinn ends a
-/// connection over more than 1,024 gaps in what has come of a stream, and a line that is sent twice
-/// what it carries, as by slow start, loses every other datagram: of the smallest ones, this holds
-/// not so many. The send window cannot be what bounds it: control frames would wait for it too.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What the other side may send on one stream before it is read: 100 ms at 1 Gbit/s.
+const STREAM_WINDOW_BYTES: u32 = 13 << 20;
 /// The same for all streams of a connection together.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// What is kept until the other side has it, a connection.
@@ -60,7 +57,7 @@ pub(crate) fn transport(datagram_bytes_max: u16) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(FIRST_RTT)
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(Arc::new(congestion));
+        .congestion_controller_factory(Arc::new(Gentle(congestion)));
     Arc::new(transport)
 }
 

@@ -20,7 +20,7 @@ async fn two_nodes_of_a_cluster_exchange_frames_both_ways() {
     assert_eq!((at_a.version(), at_b.version()), (1, 1));
 
     let (mut send, mut receive) = at_a.open(StreamKind::Log).await.unwrap();
-    let large = Bytes::from(vec![7; 1 << 20]);
+    let large = Bytes::from(vec![7; 3 << 20]);
     for frame in [Bytes::from_static(b"one"), Bytes::new(), large.clone()] {
         soon(send.send(frame)).await.unwrap();
     }

@@ -49,6 +49,14 @@ fn echo(mut half: Half) {
     });
 }
 
+async fn send_mib(mut half: Half, mib: usize) -> Result<(), Error> {
+    let frame = Bytes::from(vec![0; 1 << 20]);
+    for _ in 0..mib {
+        half.send.send(frame.clone()).await?;
+    }
+    half.send.finish().await
+}
+
 async fn round_trip(half: &mut Half) -> Duration {
     let began = Instant::now();
     soon(half.send.send(Bytes::from_static(b"ping"))).await.unwrap();
@@ -191,18 +199,12 @@ async fn a_line_that_stays_cut_ends_the_connection() {
 async fn bulk_fills_a_long_line() {
     for one_way in [0, 15] {
         let pair = Pair::new().await;
-        let (mut half, mut there) = pair.stream(StreamKind::Snapshot).await;
+        let (half, mut there) = pair.stream(StreamKind::Snapshot).await;
         if one_way > 0 {
             pair.shape_both(delay(one_way));
         }
-        let frame = Bytes::from(vec![0; 1 << 20]);
         let began = Instant::now();
-        let sending = tokio::spawn(async move {
-            for _ in 0..64 {
-                half.send.send(frame.clone()).await.unwrap();
-            }
-            half.send.finish().await
-        });
+        let sending = tokio::spawn(send_mib(half, 64));
         let mut received = 0;
         while let Some(frame) = soon(there.receive.next()).await.unwrap() {
             received += frame.len();
@@ -212,6 +214,28 @@ async fn bulk_fills_a_long_line() {
         let rate = received as f64 / 1e6 / took.as_secs_f64();
         println!("64 MiB, {one_way} ms each way: {rate:.0} MB/s, {:?}", pair.at_a.stats());
         assert_eq!(received, 64 << 20);
+    }
+}
+
+/// Quinn ends a connection over too many gaps in a stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_finds_how_much_a_line_carries_and_keeps_its_connection() {
+    for (bytes_per_s, mib) in [(3_000_000, 16), (20_000_000, 64)] {
+        let pair = Pair::new().await;
+        let (half, mut there) = pair.stream(StreamKind::Snapshot).await;
+        let rate_bytes_per_s = NonZeroU64::new(bytes_per_s);
+        pair.shape_both(Shape { rate_bytes_per_s, ..delay(20) });
+        let began = Instant::now();
+        let sending = tokio::spawn(send_mib(half, mib));
+        let mut received = 0;
+        while let Some(frame) = soon(there.receive.next()).await.unwrap() {
+            received += frame.len();
+        }
+        soon(sending).await.unwrap().unwrap();
+        let rate = received as f64 / began.elapsed().as_secs_f64();
+        println!("{rate:.0} of {bytes_per_s} bytes/s: {:?}", pair.at_a.stats());
+        assert_eq!(received, mib << 20);
+        assert!(rate > bytes_per_s as f64 / 2.0, "most of the line was idle");
     }
 }
 
