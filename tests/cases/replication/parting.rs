@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::{
-    cluster::{Cluster, Cut, Node, Plan},
+    cluster::{Cluster, Node, Plan},
     deadline::Deadline,
 };
 use serde_json::{Value as Json, json};
@@ -27,9 +27,7 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
     for slave in &cluster.nodes[1..] {
         wait_for_value(slave, "shared49", "49")?;
     }
-    for slave in [1, 2] {
-        cluster.cut(0, slave, Cut::Both)?;
-    }
+    cluster.cut_off(0)?;
     let mut client = cluster.nodes[0].client()?;
     client.expect_ok(&["SET", "shared0", "parted"])?;
     pour(&mut client, "lost", SMALL, |number| number.to_string())?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::cluster::{Cluster, Cut, Plan, THREE, member};
+use larder_tests::cluster::{Cluster, Plan, THREE, member};
 use larder_tests::deadline::Deadline;
 use serde_json::{Value as Json, json};
 
@@ -37,7 +37,7 @@ fn a_snapshot_that_breaks_off_goes_on_where_it_was() -> Result<()> {
     Deadline::after(SOON).wait_for("half of the snapshot", || {
         Ok(incoming(&data)?.filter(|come| 2 * come.bytes >= come.of))
     })?;
-    cluster.cut(0, 1, Cut::Both)?;
+    cluster.cut_off(0)?;
     let slave = cluster.nodes[1].name;
     let gone = |view: &Json| member(view, slave)["state"] == "disconnected";
     cluster.wait_for_view(0, "the break to be noticed", SOON, gone)?;

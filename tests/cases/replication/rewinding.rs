@@ -9,7 +9,7 @@ use larder_storage::Directory;
 use larder_storage::rewind::{Rewind, Scope};
 use larder_storage::state::DatabaseOptions;
 use larder_tests::client::Client;
-use larder_tests::cluster::{Cluster, Cut, Plan, member};
+use larder_tests::cluster::{Cluster, Plan, member};
 use larder_tests::deadline::Deadline;
 use larder_types::SequenceNumber;
 use serde_json::{Value as Json, json};
@@ -127,8 +127,8 @@ fn part(
     pour(&mut cluster.nodes[0].client()?, "key:", PARTED, shared)?;
     for slave in [1, 2] {
         wait_for_value(&cluster.nodes[slave], &last.0, &last.1)?;
-        cluster.cut(0, slave, Cut::Both)?;
     }
+    cluster.cut_off(0)?;
     let tail = cluster.nodes[0].get("/replication")?["tail"].as_u64();
     let parting = tail.and_then(SequenceNumber::new).context("a log that is not empty")?;
     write(&mut cluster.nodes[0].client()?)?;
