@@ -101,18 +101,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_
 
     let writers = Writers::start(&nodes, 6, "all", "majority", cluster.journals.path())?;
     writers.wait_for_more(1_000, LOAD_DEADLINE)?;
-    let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
-    let cut = Instant::now();
-    for switch in switches {
-        switch.cut(CutKind::Everything)?;
-    }
-    let dark = Instant::now();
-    for index in 0..3 {
-        cluster.kill(index);
-    }
-    for mount in &mounts {
-        mount.remount()?;
-    }
+    let (cut, until) = black_out(&mut cluster, &mounts, Duration::ZERO)?;
     for index in 0..3 {
         cluster.launch(index)?;
     }
@@ -120,7 +109,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_
     writers.wait_for_more(100, LOAD_DEADLINE)?;
     let mut book = writers.finish()?;
     // What a sync under way at the cut was answered with says nothing (see `loopmount`).
-    book.doubt(cut, dark);
+    book.doubt(cut, until);
     let verdict = expect_kept(&cluster, master, &book)?;
     cluster.tell("power cut at all nodes, at majority", &verdict.to_string());
     drop(cluster);
@@ -153,7 +142,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     let mut dark = Vec::new();
     for _ in 0..RELAPSES {
         let lit = Duration::from_millis(random.random_range(LIT_MS));
-        dark.push(relapse(&mut cluster, &mounts, lit)?);
+        dark.push(black_out(&mut cluster, &mounts, lit)?);
     }
     for index in 0..3 {
         cluster.launch(index)?;
@@ -176,7 +165,11 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
 
 /// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and gives it
 /// back. Returns when it was dark.
-fn relapse(cluster: &mut Alone, mounts: &[LoopMount], lit: Duration) -> Result<(Instant, Instant)> {
+fn black_out(
+    cluster: &mut Alone,
+    mounts: &[LoopMount],
+    lit: Duration,
+) -> Result<(Instant, Instant)> {
     let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
     let cutting = std::thread::spawn(move || {
         let_pass(lit)?;
