@@ -14,8 +14,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value as Json;
 
 use crate::support::{
-    Alone, LOAD_DEADLINE, SOON, cluster, expect_kept, expect_same_contents, let_pass, random_text,
-    wait_for_value,
+    Alone, LOAD_DEADLINE, SOON, cluster, expect_kept, expect_same_contents, exported, let_pass,
+    random_text, wait_for_value,
 };
 
 /// A disk that power is cut of.
@@ -130,10 +130,13 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     let nodes = cluster.resp(&[0, 1, 2]);
     let writers = Writers::start(&nodes, 6, "w", "majority", cluster.journals.path())?;
     writers.wait_for_more(1_000, LOAD_DEADLINE)?;
-    // What the master appends now it has to take back behind another one.
+    // What the master appends from here on it has to take back behind another one.
     cluster.cut_off(0)?;
-    let ahead = |view: &Json| view["durable"].as_u64() > view["committed"].as_u64();
-    cluster.wait_for_view(0, "records that nobody else has", SOON, ahead)?;
+    let next = cluster.nodes[0].get("/replication")?["tail"].as_u64().context("a tail")?;
+    let mut client = cluster.nodes[0].client()?;
+    client.send_raw(b"*3\r\n$3\r\nSET\r\n$5\r\nalone\r\n$1\r\n1\r\n")?;
+    let ahead = |view: &Json| view["durable"].as_u64() >= Some(next);
+    cluster.wait_for_view(0, "a record that nobody else has", SOON, ahead)?;
     mounts[0].arm()?.cut(CutKind::Everything)?;
     cluster.kill(0);
     let master = cluster.promote(1)?;
@@ -155,9 +158,11 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     }
     let verdict = expect_kept(&cluster, master, &book)?;
     let keys = expect_same_contents(&cluster, master)?;
+    let parted = exported(&cluster.nodes[0])?.len();
+    ensure!(parted > 0, "the old master had nothing to take back");
     cluster.tell(
         &format!("power cut at the master, then {RELAPSES} times at all nodes as they start"),
-        &format!("{verdict}; {keys} keys, the same at every node"),
+        &format!("{verdict}; {parted} keys taken back; {keys} keys, the same at every node"),
     );
     drop(cluster);
     Ok(())
