@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use larder_tests::cluster::Plan;
 use larder_tests::cluster::writers::Writers;
+use larder_tests::cluster::{Node, Plan};
+use larder_tests::deadline::Deadline;
 use larder_tests::faults::seed;
 use larder_tests::loopmount::{self, CutKind, LoopMount};
 use larder_tests::process::skip;
@@ -30,6 +31,9 @@ const BALLAST_BYTES: usize = 124 << 20;
 /// More than the small disk has room for.
 const LARGE_VALUES: usize = 700;
 const LARGE_BYTES: usize = 64 << 10;
+/// What a slave says whose disk is nearly full, and how it ends where its log cannot be written.
+const WAITS: &str = "records of the master wait for room on the disk";
+const FAILED_IO: i32 = 74;
 
 #[test]
 fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() -> Result<()> {
@@ -52,14 +56,9 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
             .with_context(|| format!("after {number} large values\n{}", cluster.printed()))?;
     }
     writers.wait_for_more(200, LOAD_DEADLINE)?;
-    let full = |cluster: &mut Alone| -> Result<bool> {
-        let has_ended = cluster.nodes[1].server()?.exit_status()?.is_some();
-        let mut reader = cluster.nodes[1].client();
-        let last = format!("large:{}", LARGE_VALUES - 1);
-        let lacks = reader.as_mut().ok().and_then(|reader| reader.call(&["GET", &last]).ok());
-        Ok(has_ended || lacks.is_some_and(|reply| reply.text().len() != LARGE_BYTES))
-    };
-    ensure!(full(&mut cluster)?, "the disk of the slave had room for all of it");
+    let told = Deadline::after(SOON)
+        .wait_for("the slave to tell of its full disk", || full(&mut cluster.nodes[1]))
+        .with_context(|| cluster.printed())?;
     writers.wait_for_more(200, LOAD_DEADLINE)?;
     // Ended here: what a fast master writes meanwhile would fill the small disk again.
     let book = writers.finish()?;
@@ -73,7 +72,7 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
     ensure!(verdict.refused + verdict.undecided == 0, "the master did not go on: {verdict}");
     let last = LARGE_VALUES - 1;
     wait_for_value(&cluster.nodes[1], &format!("large:{last}"), &large[last..last + LARGE_BYTES])?;
-    cluster.tell("a full disk at a slave, at majority", &verdict.to_string());
+    cluster.tell("a full disk at a slave, at majority", &format!("{told}; {verdict}"));
     drop(cluster);
     Ok(())
 }
@@ -166,6 +165,18 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     );
     drop(cluster);
     Ok(())
+}
+
+/// What a node has told of its full disk; `None` where it has told nothing, or has room for all of it.
+fn full(node: &mut Node) -> Result<Option<&'static str>> {
+    if let Some(status) = node.server()?.exit_status()? {
+        ensure!(status.code() == Some(FAILED_IO), "it ended with {status}:\n{}", node.printed());
+        return Ok(Some("it ended"));
+    }
+    let last = format!("large:{}", LARGE_VALUES - 1);
+    let read = node.client().and_then(|mut client| client.call(&["GET", &last]));
+    let lacks = read.is_ok_and(|reply| reply.text().len() != LARGE_BYTES);
+    Ok((lacks && node.printed().contains(WAITS)).then_some("it waited for room"))
 }
 
 /// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and gives it
