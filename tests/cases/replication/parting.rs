@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::{
-    cluster::{Cluster, Node, Plan},
+    cluster::{Cluster, LEASE, Node, Plan, member},
     deadline::Deadline,
 };
 use serde_json::{Value as Json, json};
@@ -75,13 +75,16 @@ fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Res
         &json!({}),
     )?;
     ensure!(refused.0 == 409, "a slave writes: {} {}", refused.0, refused.1);
-    let to = json!({"to": cluster.nodes[0].name});
-    // A node that has just come back may not be ready to take over: the switchover is undone then.
-    Deadline::after(SOON).wait_for("the old master to take over again", || {
-        let (status, _) = cluster.nodes[master].exchange("POST", "/replication/switchover", &to)?;
-        let leads = || cluster.nodes[0].get("/replication").map(|view| view["role"] == "master");
-        Ok((status == 200 || leads()?).then_some(()))
-    })?;
+    let returned = cluster.nodes[0].name;
+    // For one lease a node that has just come back may not take over; the switchover waits for the rest.
+    let fit = |view: &Json| {
+        let slave = member(view, returned);
+        let has_lasted = slave["session_age_ms"].as_f64() > Some(LEASE.as_secs_f64() * 1e3);
+        slave["state"] == "streaming" && slave["lag_ms"].is_number() && has_lasted
+    };
+    cluster.wait_for_view(master, "the old master to be fit to lead again", SOON, fit)?;
+    let to = json!({"to": returned});
+    cluster.nodes[master].send("POST", "/replication/switchover", &to)?;
     cluster.wait_until_streaming(0)?;
     let reapply = ["log", "parted", "reapply", name];
     let dry = cluster.nodes[0].kv(&[&reapply[..], &["--dry-run"]].concat())?;
