@@ -159,7 +159,14 @@ pub async fn run(
         Opened::Now(shard, threads) => (shard, threads),
         // A rewind that was under way has to end first.
         Opened::Later(shard) => tokio::select! {
-            opened = shard => opened.map_err(|_| RunError::Interrupted)?,
+            opened = shard => match opened {
+                Ok(opened) => opened,
+                // What ended it is told by another thread, perhaps a little later.
+                Err(_) => {
+                    let cause = timeout(FAILED_STOP, failures.recv()).await;
+                    return Err(cause.ok().flatten().unwrap_or(RunError::Interrupted));
+                }
+            },
             Some(cause) = failures.recv() => return Err(cause),
             () = &mut shutdown => return Ok(()),
         },

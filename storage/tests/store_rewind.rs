@@ -9,7 +9,9 @@ mod store_support;
 use std::path::Path;
 
 use larder_storage::{
-    Directory, OpenAs, StoreError, parted, peek,
+    Directory, OpenAs, StoreError,
+    fs::RealFs,
+    log, parted, peek,
     rewind::{self, Rewind, RewindError, Scope},
 };
 use larder_types::{Epoch, SequenceNumber};
@@ -202,10 +204,16 @@ fn a_rewind_that_crashes_anywhere_begins_again_from_its_marker() {
             let pending = Rewind::pending(&directory, &options).unwrap();
             assert_eq!(pending.is_some(), marked, "{context}");
             let mut rewind = match pending {
-                Some(rewind) => rewind,
-                None => Rewind::mark(&directory, &options, parting, WALL_MS).unwrap(),
+                Some(rewind) if rewind.marker().cut => rewind,
+                _ => Rewind::mark(&directory, &options, parting, WALL_MS).unwrap(),
             };
             marked = true;
+            if !rewind.marker().cut && random.random_range(0..4) == 0 {
+                // A crash behind the cut, and before the marker says so.
+                let before = parting.prev().unwrap();
+                log::cut(&RealFs, &directory.log(), &directory.quarantine(), before).unwrap();
+                continue;
+            }
             drop(directory);
             if random.random_range(0..4) == 0 {
                 let role = OpenAs::Follower { log: None };
@@ -236,6 +244,7 @@ fn a_rewind_that_crashes_anywhere_begins_again_from_its_marker() {
             }
             rewind::end(&old.directory).unwrap();
             compare(&old, &new, &context);
+            assert_eq!(parted::list(&old.directory).unwrap().len(), 1, "{context}");
             break;
         }
     }

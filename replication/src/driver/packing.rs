@@ -31,8 +31,8 @@ const LEVEL_OF_FRAME: i32 = -1;
 const FRAME_BYTES_MIN: usize = 16 << 10;
 /// Chunks smaller than this are sent as they are.
 const PACKED_BYTES_MIN: usize = 256;
-/// How far a stream looks back, as a power of two: 128 KiB, which both ends keep for each connection.
-const WINDOW_LOG: u32 = 17;
+/// How far a stream looks back, a power of two: both ends keep so much for each connection.
+const WINDOW_BYTES: u32 = 128 << 10;
 /// Of a larger chunk so much is packed first, to see whether it is worth it.
 const SAMPLE_BYTES: usize = 4 << 10;
 /// After a chunk that was not worth it, so many are sent as they are without a look.
@@ -107,7 +107,7 @@ fn has_paid(raw: &[u8], packed: &[u8]) -> bool {
 
 fn encoder() -> io::Result<Encoder<'static>> {
     let mut encoder = Encoder::new(LEVEL_OF_STREAM)?;
-    encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+    encoder.set_parameter(CParameter::WindowLog(WINDOW_BYTES.ilog2()))?;
     Ok(encoder)
 }
 
@@ -243,7 +243,7 @@ impl Unpacker {
 
 fn decoder() -> io::Result<Decoder<'static>> {
     let mut decoder = Decoder::new()?;
-    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
+    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_BYTES.ilog2()))?;
     Ok(decoder)
 }
 

@@ -109,7 +109,9 @@ impl Rewind {
     }
 
     /// Exports the records from `parting` on, and marks what has to be taken back. Where a marker
-    /// stands already, its keys are taken over. `at_ms` is the wall clock.
+    /// stands already, its keys are taken over; one of the same parting whose log is not known to be
+    /// cut is gone on with as it stands, because of what it says some may be cut already. `at_ms` is
+    /// the wall clock.
     ///
     /// # Errors
     /// When the log holds nothing from `parting` on, or something cannot be read or written.
@@ -119,7 +121,10 @@ impl Rewind {
         parting: SequenceNumber,
         at_ms: u64,
     ) -> Result<Self, RewindError> {
-        let standing = Self::pending(directory, options)?;
+        let standing = match Self::pending(directory, options)? {
+            Some(same) if same.marker.parting == parting && !same.marker.cut => return Ok(same),
+            standing => standing,
+        };
         let persisted = Database::open(&directory.state(), options)?.persisted()?;
         // While keys are still to be fetched the state holds records that its log does not.
         let base = match &standing {
