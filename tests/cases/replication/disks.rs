@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use larder_tests::cluster::writers::Writers;
-use larder_tests::cluster::{Cut, Plan};
+use larder_tests::cluster::{Node, Plan};
+use larder_tests::deadline::Deadline;
 use larder_tests::faults::seed;
 use larder_tests::loopmount::{self, CutKind, LoopMount};
 use larder_tests::process::skip;
@@ -14,8 +15,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value as Json;
 
 use crate::support::{
-    Alone, LOAD_DEADLINE, SOON, cluster, expect_kept, expect_same_contents, let_pass, random_text,
-    wait_for_value,
+    Alone, LOAD_DEADLINE, SOON, cluster, expect_kept, expect_same_contents, exported, let_pass,
+    random_text, wait_for_value,
 };
 
 /// A disk that power is cut of.
@@ -30,6 +31,9 @@ const BALLAST_BYTES: usize = 124 << 20;
 /// More than the small disk has room for.
 const LARGE_VALUES: usize = 700;
 const LARGE_BYTES: usize = 64 << 10;
+/// What a slave says whose disk is nearly full, and how it ends where its log cannot be written.
+const WAITS: &str = "records of the master wait for room on the disk";
+const FAILED_IO: i32 = 74;
 
 #[test]
 fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() -> Result<()> {
@@ -52,14 +56,9 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
             .with_context(|| format!("after {number} large values\n{}", cluster.printed()))?;
     }
     writers.wait_for_more(200, LOAD_DEADLINE)?;
-    let full = |cluster: &mut Alone| -> Result<bool> {
-        let has_ended = cluster.nodes[1].server()?.exit_status()?.is_some();
-        let mut reader = cluster.nodes[1].client();
-        let last = format!("large:{}", LARGE_VALUES - 1);
-        let lacks = reader.as_mut().ok().and_then(|reader| reader.call(&["GET", &last]).ok());
-        Ok(has_ended || lacks.is_some_and(|reply| reply.text().len() != LARGE_BYTES))
-    };
-    ensure!(full(&mut cluster)?, "the disk of the slave had room for all of it");
+    let told = Deadline::after(SOON)
+        .wait_for("the slave to tell of its full disk", || full(&mut cluster.nodes[1]))
+        .with_context(|| cluster.printed())?;
     writers.wait_for_more(200, LOAD_DEADLINE)?;
     // Ended here: what a fast master writes meanwhile would fill the small disk again.
     let book = writers.finish()?;
@@ -73,7 +72,7 @@ fn a_full_disk_at_a_slave_does_not_stop_the_master_and_the_slave_comes_back() ->
     ensure!(verdict.refused + verdict.undecided == 0, "the master did not go on: {verdict}");
     let last = LARGE_VALUES - 1;
     wait_for_value(&cluster.nodes[1], &format!("large:{last}"), &large[last..last + LARGE_BYTES])?;
-    cluster.tell("a full disk at a slave, at majority", &verdict.to_string());
+    cluster.tell("a full disk at a slave, at majority", &format!("{told}; {verdict}"));
     drop(cluster);
     Ok(())
 }
@@ -101,18 +100,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_
 
     let writers = Writers::start(&nodes, 6, "all", "majority", cluster.journals.path())?;
     writers.wait_for_more(1_000, LOAD_DEADLINE)?;
-    let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
-    let cut = Instant::now();
-    for switch in switches {
-        switch.cut(CutKind::Everything)?;
-    }
-    let dark = Instant::now();
-    for index in 0..3 {
-        cluster.kill(index);
-    }
-    for mount in &mounts {
-        mount.remount()?;
-    }
+    let (cut, until) = black_out(&mut cluster, &mounts, Duration::ZERO)?;
     for index in 0..3 {
         cluster.launch(index)?;
     }
@@ -120,7 +108,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_at_the_master_and_
     writers.wait_for_more(100, LOAD_DEADLINE)?;
     let mut book = writers.finish()?;
     // What a sync under way at the cut was answered with says nothing (see `loopmount`).
-    book.doubt(cut, dark);
+    book.doubt(cut, until);
     let verdict = expect_kept(&cluster, master, &book)?;
     cluster.tell("power cut at all nodes, at majority", &verdict.to_string());
     drop(cluster);
@@ -141,12 +129,13 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     let nodes = cluster.resp(&[0, 1, 2]);
     let writers = Writers::start(&nodes, 6, "w", "majority", cluster.journals.path())?;
     writers.wait_for_more(1_000, LOAD_DEADLINE)?;
-    // What the master appends now it has to take back behind another one.
-    for slave in [1, 2] {
-        cluster.cut(0, slave, Cut::Both)?;
-    }
-    let ahead = |view: &Json| view["durable"].as_u64() > view["committed"].as_u64();
-    cluster.wait_for_view(0, "records that nobody else has", SOON, ahead)?;
+    // What the master appends from here on it has to take back behind another one.
+    cluster.cut_off(0)?;
+    let next = cluster.nodes[0].get("/replication")?["tail"].as_u64().context("a tail")?;
+    let mut client = cluster.nodes[0].client()?;
+    client.send_raw(b"*3\r\n$3\r\nSET\r\n$5\r\nalone\r\n$1\r\n1\r\n")?;
+    let ahead = |view: &Json| view["durable"].as_u64() >= Some(next);
+    cluster.wait_for_view(0, "a record that nobody else has", SOON, ahead)?;
     mounts[0].arm()?.cut(CutKind::Everything)?;
     cluster.kill(0);
     let master = cluster.promote(1)?;
@@ -155,7 +144,7 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     let mut dark = Vec::new();
     for _ in 0..RELAPSES {
         let lit = Duration::from_millis(random.random_range(LIT_MS));
-        dark.push(relapse(&mut cluster, &mounts, lit)?);
+        dark.push(black_out(&mut cluster, &mounts, lit)?);
     }
     for index in 0..3 {
         cluster.launch(index)?;
@@ -168,17 +157,35 @@ fn at_majority_nothing_acknowledged_is_lost_when_power_is_cut_again_while_nodes_
     }
     let verdict = expect_kept(&cluster, master, &book)?;
     let keys = expect_same_contents(&cluster, master)?;
+    let parted = exported(&cluster.nodes[0])?.len();
+    ensure!(parted > 0, "the old master had nothing to take back");
     cluster.tell(
         &format!("power cut at the master, then {RELAPSES} times at all nodes as they start"),
-        &format!("{verdict}; {keys} keys, the same at every node"),
+        &format!("{verdict}; {parted} keys taken back; {keys} keys, the same at every node"),
     );
     drop(cluster);
     Ok(())
 }
 
+/// What a node has told of its full disk; `None` where it has told nothing, or has room for all of it.
+fn full(node: &mut Node) -> Result<Option<&'static str>> {
+    if let Some(status) = node.server()?.exit_status()? {
+        ensure!(status.code() == Some(FAILED_IO), "it ended with {status}:\n{}", node.printed());
+        return Ok(Some("it ended"));
+    }
+    let last = format!("large:{}", LARGE_VALUES - 1);
+    let read = node.client().and_then(|mut client| client.call(&["GET", &last]));
+    let lacks = read.is_ok_and(|reply| reply.text().len() != LARGE_BYTES);
+    Ok((lacks && node.printed().contains(WAITS)).then_some("it waited for room"))
+}
+
 /// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and gives it
 /// back. Returns when it was dark.
-fn relapse(cluster: &mut Alone, mounts: &[LoopMount], lit: Duration) -> Result<(Instant, Instant)> {
+fn black_out(
+    cluster: &mut Alone,
+    mounts: &[LoopMount],
+    lit: Duration,
+) -> Result<(Instant, Instant)> {
     let switches = mounts.iter().map(LoopMount::arm).collect::<Result<Vec<_>>>()?;
     let cutting = std::thread::spawn(move || {
         let_pass(lit)?;

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use larder_tests::cluster::registers::{Histories, Registers};
 use larder_tests::cluster::writers::Writers;
-use larder_tests::cluster::{Cut, Node, Plan};
+use larder_tests::cluster::{Node, Plan};
 use larder_tests::linearizability::{Action, Operation, STEPS_MAX, Summary};
 
 use crate::support::{LOAD_DEADLINE, cluster, expect_same, exported};
@@ -22,9 +22,7 @@ fn what_a_master_acknowledges_that_is_cut_off_is_found_lost_behind_a_forced_prom
     let writers = Writers::start(&old, 1, "w", "local", cluster.journals.path())?;
     let registers = Registers::start(&old, KEYS, 1, 0);
     writers.wait_for_more(500, LOAD_DEADLINE)?;
-    for slave in [1, 2] {
-        cluster.cut(0, slave, Cut::Both)?;
-    }
+    cluster.cut_off(0)?;
     writers.wait_for_more(LOST_MIN, LOAD_DEADLINE)?;
     registers.wait_for_more(LOST_MIN, LOAD_DEADLINE)?;
     let master = cluster.promote_by_force(1)?;

@@ -109,9 +109,7 @@ fn wait_counts_slaves(cluster: &Cluster) -> Result<()> {
     for slave in &cluster.nodes[1..] {
         wait_for_value(slave, "a", "2")?;
     }
-    for slave in [1, 2] {
-        cluster.cut(0, slave, Cut::Both)?;
-    }
+    cluster.cut_off(0)?;
     client.expect_ok(&["KV.ACK", "local"])?;
     client.expect_ok(&["SET", "a", "3"])?;
     let none = client.call(&["WAIT", "1", "50"])?;

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use larder_tests::cluster::{Cluster, Cut, Plan, THREE, member};
+use larder_storage::AtomicFile;
+use larder_storage::fs::RealFs;
+use larder_storage::snapshot::{MANIFEST_BYTES_MAX, Manifest};
+use larder_tests::cluster::{Cluster, Plan, THREE, member};
 use larder_tests::deadline::Deadline;
 use serde_json::{Value as Json, json};
 
@@ -37,7 +40,7 @@ fn a_snapshot_that_breaks_off_goes_on_where_it_was() -> Result<()> {
     Deadline::after(SOON).wait_for("half of the snapshot", || {
         Ok(incoming(&data)?.filter(|come| 2 * come.bytes >= come.of))
     })?;
-    cluster.cut(0, 1, Cut::Both)?;
+    cluster.cut_off(0)?;
     let slave = cluster.nodes[1].name;
     let gone = |view: &Json| member(view, slave)["state"] == "disconnected";
     cluster.wait_for_view(0, "the break to be noticed", SOON, gone)?;
@@ -79,17 +82,12 @@ struct Come {
 /// What has come of a snapshot at a data directory; `None` where none has begun.
 fn incoming(data: &Path) -> Result<Option<Come>> {
     let dir = data.join("incoming");
-    let Ok(text) = std::fs::read_to_string(dir.join("MANIFEST")) else { return Ok(None) };
-    let (_, body) = text.split_once('\n').context("a manifest without a body")?;
-    let manifest: Json = serde_json::from_str(body)?;
-    let files = manifest["files"].as_array().context("files")?;
-    let mut come = Come { id: manifest["id"].as_u64().context("an id")?, bytes: 0, of: 0 };
-    for file in files {
-        come.of += file["bytes"].as_u64().context("bytes")?;
-        let path = dir.join("state").join(file["name"].as_str().context("a name")?);
-        come.bytes += std::fs::metadata(path).map_or(0, |found| found.len());
-    }
-    Ok(Some(come))
+    let file = AtomicFile::new(&dir, "MANIFEST", 1, 2 * MANIFEST_BYTES_MAX as u64);
+    let Some(manifest) = file.read::<Manifest>(&RealFs)? else { return Ok(None) };
+    let lengths = manifest.files.iter().map(|file| {
+        std::fs::metadata(dir.join("state").join(&file.name)).map_or(0, |found| found.len())
+    });
+    Ok(Some(Come { id: manifest.id, bytes: lengths.sum(), of: manifest.bytes() }))
 }
 
 /// Bytes that the master's line to the slave has carried.

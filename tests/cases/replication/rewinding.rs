@@ -1,7 +1,6 @@
 //! A node is killed while it rewinds, and goes on with it when it starts again; one whose records
 //! cannot be taken back takes a snapshot.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -9,13 +8,14 @@ use larder_storage::Directory;
 use larder_storage::rewind::{Rewind, Scope};
 use larder_storage::state::DatabaseOptions;
 use larder_tests::client::Client;
-use larder_tests::cluster::{Cluster, Cut, Plan, member};
+use larder_tests::cluster::{Cluster, Node, Plan};
 use larder_tests::deadline::Deadline;
 use larder_types::SequenceNumber;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::support::{
-    Alone, SOON, cluster, expect_same_contents, let_pass, pour, random_text, wait_for_value,
+    Alone, SOON, cluster, expect_same_contents, full_syncs_by, let_pass, pour, random_text,
+    wait_for_value,
 };
 
 /// Keys that the old master alone has written, and of which the new one has other values.
@@ -53,11 +53,13 @@ fn a_node_that_is_killed_while_it_rewinds_goes_on_with_it_at_every_start() -> Re
             .wait_for("the rewind to begin", || Ok(marker.exists().then_some(())))?;
         let_pass(life)?;
         cluster.kill(0);
-        killed.push(if is_cut(&marker)? { "fetching" } else { "marked" });
+        killed.push(stage(&cluster.nodes[0])?);
     }
+    ensure!(killed.last() == Some(&"fetching"), "it was not killed as it fetched: {killed:?}");
     cluster.launch(0)?;
     cluster.wait_until_streaming(master)?;
     cluster.heal()?;
+    expect_no_snapshot(&cluster, master)?;
     let keys = expect_rewound(&cluster, master, PARTED)?;
     cluster.tell(
         "killed while it rewinds",
@@ -73,13 +75,13 @@ fn a_node_that_is_killed_before_its_log_is_cut_cuts_it_when_it_starts() -> Resul
     let (master, parting) = part(&mut cluster, |number| number.to_string(), write)?;
     // Too short a time to be met by a kill: the marker is made here, as the node makes it.
     let directory = Directory::open(cluster.nodes[0].data())?;
-    let options = DatabaseOptions::new(8 << 20, 8 << 20);
     let at_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    let rewind = Rewind::mark(&directory, &options, parting, at_ms)?;
+    let rewind = Rewind::mark(&directory, &options(), parting, at_ms)?;
     ensure!(rewind.marker().scope == Scope::Log && !rewind.marker().cut, "{:?}", rewind.marker());
     drop((rewind, directory));
     cluster.launch(0)?;
     cluster.wait_until_streaming(master)?;
+    expect_no_snapshot(&cluster, master)?;
     let keys = expect_rewound(&cluster, master, PARTED)?;
     cluster.tell(
         "killed before its log is cut",
@@ -102,9 +104,7 @@ fn a_node_that_alone_has_deleted_every_key_takes_a_snapshot() -> Result<()> {
     let (master, _) = part(&mut cluster, |number| number.to_string(), write)?;
     cluster.launch(0)?;
     cluster.wait_until_streaming(master)?;
-    let view = cluster.nodes[master].get("/replication")?;
-    let slave = member(&view, cluster.nodes[0].name);
-    ensure!(slave["full_syncs"].as_u64() > Some(0), "no snapshot was taken: {slave}");
+    ensure!(full_syncs_by(&cluster, master, 0)? > 0, "no snapshot was taken");
     let keys = expect_rewound(&cluster, master, PARTED + 1)?;
     cluster.tell(
         "every key deleted by the old master alone",
@@ -127,8 +127,8 @@ fn part(
     pour(&mut cluster.nodes[0].client()?, "key:", PARTED, shared)?;
     for slave in [1, 2] {
         wait_for_value(&cluster.nodes[slave], &last.0, &last.1)?;
-        cluster.cut(0, slave, Cut::Both)?;
     }
+    cluster.cut_off(0)?;
     let tail = cluster.nodes[0].get("/replication")?["tail"].as_u64();
     let parting = tail.and_then(SequenceNumber::new).context("a log that is not empty")?;
     write(&mut cluster.nodes[0].client()?)?;
@@ -139,12 +139,26 @@ fn part(
     Ok((master, parting))
 }
 
-/// Whether the log of a rewind that is not over has been cut.
-fn is_cut(marker: &Path) -> Result<bool> {
-    let text = std::fs::read_to_string(marker).context("the rewind was over already")?;
-    let (_, body) = text.split_once('\n').context("a marker without a body")?;
-    let marker: Json = serde_json::from_str(body)?;
-    marker["cut"].as_bool().context("not said whether the log was cut")
+/// How far the rewind of a killed node has come, which is not over.
+fn stage(node: &Node) -> Result<&'static str> {
+    let directory = Directory::open(node.data())?;
+    let rewind = Rewind::pending(&directory, &options())?.context("the rewind was over already")?;
+    Ok(match rewind.marker() {
+        marker if marker.settled => "settled",
+        marker if marker.cut => "fetching",
+        _ => "marked",
+    })
+}
+
+fn options() -> DatabaseOptions {
+    DatabaseOptions::new(8 << 20, 8 << 20)
+}
+
+/// The first node has taken back what parted: it was not given everything instead.
+fn expect_no_snapshot(cluster: &Cluster, master: usize) -> Result<()> {
+    let syncs = full_syncs_by(cluster, master, 0)?;
+    ensure!(syncs == 0, "it took {syncs} snapshots instead of rewinding");
+    Ok(())
 }
 
 /// Nothing is left to be taken back, and what parted was exported once. Returns how many keys all have.

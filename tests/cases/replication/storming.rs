@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use larder_tests::cluster::{Cut, LEASE, Plan};
 use larder_tests::deadline::Deadline;
 use larder_tests::faults::seed;
@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use crate::load::Load;
 use crate::support::{Alone, SOON, cluster, let_pass};
 
-/// How long there is always some trouble.
+/// How long there is always some trouble, and how much longer at most until all of it has been met.
 const STORM: Duration = Duration::from_secs(20);
 /// Time between one trouble and the next, milliseconds.
 const BETWEEN_MS: std::ops::Range<u64> = 50..900;
@@ -30,8 +30,9 @@ fn at_majority_a_storm_of_kills_pauses_cuts_and_switches_loses_nothing_acknowled
     let load = Load::start(&cluster, seed)?;
     let random = StdRng::seed_from_u64(seed);
     let mut storm = Storm { cluster, random, hurt: None, cut: false, counts: BTreeMap::new() };
-    let until = Instant::now() + STORM;
-    while Instant::now() < until {
+    let storm_over = Deadline::after(STORM);
+    let all_met_by = Deadline::after(2 * STORM);
+    while !storm_over.has_passed() || !(storm.met_all() || all_met_by.has_passed()) {
         storm.trouble()?;
         let_pass(Duration::from_millis(storm.random.random_range(BETWEEN_MS)))?;
         if storm.random.random_bool(MENDED) {
@@ -41,6 +42,7 @@ fn at_majority_a_storm_of_kills_pauses_cuts_and_switches_loses_nothing_acknowled
     }
     storm.mend()?;
     let master = storm.wait_for_a_master()?;
+    ensure!(storm.met_all(), "one kind of trouble never came: {:?}", storm.counts);
     let Storm { cluster, counts, .. } = storm;
     cluster.wait_until_streaming(master)?;
     load.wait_for_more(200)?;
@@ -160,5 +162,15 @@ impl Storm {
 
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Whether a node was hurt, a line was cut, and another node has become master in order.
+    fn met_all(&self) -> bool {
+        let kinds = [
+            ["kill -9", "SIGSTOP"],
+            ["cut both ways", "cut one way"],
+            ["promoted", "switched over"],
+        ];
+        kinds.iter().all(|names| names.iter().any(|name| self.counts.contains_key(name)))
     }
 }

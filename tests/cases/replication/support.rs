@@ -155,7 +155,12 @@ pub(crate) fn random_text(bytes: usize) -> String {
 
 /// How often a node was given everything, as the first one counts that leads.
 pub(crate) fn full_syncs(cluster: &Cluster, index: usize) -> Result<u64> {
-    let view = cluster.nodes[0].get("/replication")?;
+    full_syncs_by(cluster, 0, index)
+}
+
+/// The same, as `master` counts.
+pub(crate) fn full_syncs_by(cluster: &Cluster, master: usize, index: usize) -> Result<u64> {
+    let view = cluster.nodes[master].get("/replication")?;
     let slave = member(&view, cluster.nodes[index].name);
     slave["full_syncs"].as_u64().with_context(|| format!("no count in {slave}"))
 }

@@ -1,6 +1,7 @@
 //! Clusters of real `kvd` processes on loopback, each node with certificates, configuration and data
 //! of its own and lines that can be shaped; and clients that keep a record of what they were told.
 
+mod authority;
 mod node;
 mod plan;
 pub mod registers;
@@ -9,14 +10,14 @@ pub mod writers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use larder_net::ca;
-use larder_types::{ClusterId, NodeId};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+pub use authority::{expired, init_authority, issue, valid};
 pub use node::Node;
 pub use plan::{LEASE, Plan, THREE};
 
@@ -234,6 +235,15 @@ impl Cluster {
         }
     }
 
+    /// Cuts a node off from every other one.
+    ///
+    /// # Errors
+    /// When an admin port refuses.
+    pub fn cut_off(&self, index: usize) -> Result<()> {
+        let mut others = (0..self.nodes.len()).filter(|other| *other != index);
+        others.try_for_each(|other| self.cut(index, other, Cut::Both))
+    }
+
     /// Shapes what goes from a node to another.
     ///
     /// # Errors
@@ -287,38 +297,6 @@ impl Cluster {
 pub fn member<'a>(view: &'a Json, name: &str) -> &'a Json {
     let members = view["members"].as_array().map_or(&[][..], Vec::as_slice);
     members.iter().find(|member| member["node"] == name).unwrap_or(&Json::Null)
-}
-
-/// Makes an authority for a cluster of this name.
-///
-/// # Errors
-/// When its files cannot be written.
-pub fn init_authority(dir: &Path, cluster: &str) -> Result<()> {
-    let cluster = ClusterId::new(cluster).context("a name of a cluster")?;
-    ca::init(dir, &cluster, valid())?;
-    Ok(())
-}
-
-/// Makes a node's certificate.
-///
-/// # Errors
-/// When it is there already or cannot be written.
-pub fn issue(authority: &Path, node: &str, dir: &Path, validity: ca::Validity) -> Result<()> {
-    let node = NodeId::new(node).context("a name of a node")?;
-    ca::issue_node(authority, &node, dir, validity)?;
-    Ok(())
-}
-
-/// From a minute ago, for a day.
-pub fn valid() -> ca::Validity {
-    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
-    ca::Validity { from: SystemTime::now() - minute, lasting: day }
-}
-
-/// Over for an hour.
-pub fn expired() -> ca::Validity {
-    let (day, lasting) = (Duration::from_secs(86_400), Duration::from_secs(82_800));
-    ca::Validity { from: SystemTime::now() - day, lasting }
 }
 
 /// An address for a node, of clients, of its admin port, and of other nodes.
