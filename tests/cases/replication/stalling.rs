@@ -77,7 +77,10 @@ fn a_slave_that_reads_nothing_for_a_minute_neither_slows_the_master_nor_fills_it
     );
     ensure!(3 * without >= with, "{without} writes beside a slave that stands, {with} before");
     ensure!(slowest <= SLOWEST_MAX, "a write took {slowest:?}");
-    ensure!(more <= MORE_BYTES_MAX, "{before} bytes were resident, then {poured}, {after} after the minute");
+    ensure!(
+        more <= MORE_BYTES_MAX,
+        "{before} bytes were resident, then {poured}, {after} after the minute"
+    );
     ensure!(full_syncs(&cluster, 2)? == syncs, "it was given a snapshot");
     Ok(())
 }
