@@ -85,7 +85,7 @@ pub(crate) fn lag_bytes(node: &Node, status: &Status, member: &MemberStatus) -> 
 
 fn state_name(member: &MemberStatus, status: &Status) -> &'static str {
     match member.state {
-        _ if member.detached => "detached",
+        MemberState::Disconnected if member.detached => "detached",
         MemberState::Waiting if status.master.as_ref() == Some(&member.node) => "master",
         state => state_word(state),
     }

@@ -42,7 +42,7 @@ fn a_snapshot_that_breaks_off_goes_on_where_it_was() -> Result<()> {
     })?;
     cluster.cut_off(0)?;
     let slave = cluster.nodes[1].name;
-    let gone = |view: &Json| member(view, slave)["state"] == "disconnected";
+    let gone = |view: &Json| member(view, slave)["session_age_ms"].is_null();
     cluster.wait_for_view(0, "the break to be noticed", SOON, gone)?;
     let come = incoming(&data)?.context("what had come is gone")?;
     let carried = carried_bytes(&cluster)?;
