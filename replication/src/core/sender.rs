@@ -229,6 +229,7 @@ impl Core {
     /// Has a slave take a snapshot.
     pub(super) fn give_snapshot(&mut self, link: Link, peer: NodeId, attempt: u64) {
         let (Some(log), Part::Leading(leading)) = (&mut self.log, &mut self.part) else { return };
+        leading.digests.forget(&peer);
         let Some(slave) = leading.slaves.get_mut(&peer) else { return };
         let session = Session(self.ids.draw());
         slave.session = session;
