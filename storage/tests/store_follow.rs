@@ -85,7 +85,7 @@ fn a_follower_holds_what_the_master_holds_through_restarts_folds_and_compactions
         assert_eq!(follower.contents(), master.contents(), "round {round}");
         match random.random_range(0..5) {
             0 => {
-                drop(follower);
+                follower.crash();
                 follower = follower_of(&master, two.path(), digested());
             }
             1 => {
@@ -116,7 +116,7 @@ fn a_digest_that_a_crash_forestalled_is_made_of_the_records_that_are_replayed() 
     }
     node.commit();
     let at = Position { seq: SequenceNumber::new(DIGEST_EVERY).unwrap(), ..node.writer.last() };
-    drop(node);
+    node.crash();
     let mut node = Node::open(root.path(), digested()).unwrap();
     assert!(node.replayed > DIGEST_EVERY);
     assert_eq!(digest_at(&mut node, at).keys, 1);
