@@ -329,6 +329,14 @@ fn the_replica_sets_are_known_live_after_a_crash_and_after_their_records_are_tri
         expected.push((at, body.into_bytes()));
         master.put("key", "value");
     }
+    let behind = |after| -> Vec<_> {
+        master.store.replicas_behind(after).iter().map(|record| record.position).collect()
+    };
+    let positions: Vec<_> = expected.iter().map(|(at, _)| *at).collect();
+    assert_eq!(behind(None), positions);
+    assert_eq!(behind(Some(positions[0].seq)), positions[1..]);
+    assert_eq!(behind(Some(positions[1].seq.next())), positions[2..]);
+    assert!(behind(Some(positions[2].seq)).is_empty());
     let known = |node: &Node| -> Vec<_> {
         let records = node.store.replicas();
         records.into_iter().map(|record| (record.position, record.body.to_vec())).collect()

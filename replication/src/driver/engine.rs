@@ -240,10 +240,8 @@ impl Engine {
             let is_new = |first| Some(first) > told.durable && first <= durable;
             store.log().epochs().into_iter().filter(|start| is_new(start.first)).collect()
         };
-        let records = store.replicas();
-        let is_new = |seq| Some(seq) > told.set && seq <= durable;
-        let new: Vec<_> =
-            records.into_iter().filter(|record| is_new(record.position.seq)).collect();
+        let mut new = store.replicas_behind(told.set);
+        new.retain(|record| record.position.seq <= durable);
         let sets = log_state::sets(&new)?;
         told.set = sets.last().map(|placed| placed.seq).or(told.set);
         (told.durable, told.epoch) = (Some(durable), epoch);

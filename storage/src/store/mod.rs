@@ -386,6 +386,13 @@ impl Store {
         self.shared.replicas.lock().clone()
     }
 
+    /// Of those the ones behind record `after`.
+    pub fn replicas_behind(&self, after: Option<SequenceNumber>) -> Vec<ReplicasRecord> {
+        let replicas = self.shared.replicas.lock();
+        let known = replicas.partition_point(|record| Some(record.position.seq) <= after);
+        replicas[known..].to_vec()
+    }
+
     /// The digests of the state that were finished since this was asked before, oldest first. They
     /// are made after every [`StoreOptions::digest_every`] records; where one takes longer than that,
     /// those that it runs into are left out.
