@@ -107,6 +107,7 @@ impl Engine {
             Action::ApplyKeys { reply } => self.apply_keys(reply),
             Action::EndRewind => self.end_rewind(),
             Action::ServeSnapshot { link, session } => self.make_snapshot(link, session),
+            Action::EndSnapshot { link } => self.served.forget(link),
             Action::StartSnapshot { link, session, log } => self.fetch_snapshot(link, session, log),
             Action::Reached { request, reached, replicas } => {
                 if let Some(answer) = self.reaches.remove(&request) {
@@ -149,11 +150,7 @@ impl Engine {
     pub(super) fn read(&mut self, wanted: Wanted) {
         let Some(store) = &self.store else { return };
         match self.feeds.read(store, wanted) {
-            Ok(Now::Done(read)) => {
-                // It has come so far by itself that a snapshot is of no more use to it.
-                self.served.forget(wanted.link);
-                self.has_read(wanted, read);
-            }
+            Ok(Now::Done(read)) => self.has_read(wanted, read),
             Ok(Now::Later(later)) => {
                 let inputs = self.inputs.clone();
                 spawn_blocking(move || {
@@ -202,7 +199,7 @@ impl Engine {
 
     /// Makes a snapshot for a slave, or shares the one that another fetches or waits for.
     fn make_snapshot(&mut self, link: Link, session: Session) {
-        // A read for the session before must not end the snapshot.
+        // It is sent no records until it has it.
         self.feeds.forget(link);
         let Some(store) = self.store.clone() else { return };
         let first = store.log().first();
