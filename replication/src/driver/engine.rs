@@ -200,9 +200,9 @@ impl Engine {
 
     fn tick(&mut self) {
         self.events.push_back(Event::Tick);
-        self.served.expire(self.clock.now());
         let Some(store) = &self.store else { return };
         let first = store.log().first();
+        self.served.expire(self.clock.now(), first);
         if self.told.first.replace(first) != Some(first) {
             self.events.push_back(Event::Trimmed { first });
         }
