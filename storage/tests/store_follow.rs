@@ -15,7 +15,7 @@ use std::{
 };
 
 use larder_storage::{
-    AcceptError, Digest, OpenAs, StoreError, StoreOptions, Visibility,
+    AcceptError, Digest, OpenAs, Position, StoreError, StoreOptions, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
@@ -34,38 +34,42 @@ fn follower_of(master: &Node, root: &Path, options: StoreOptions) -> Node {
     Node::open_as(root, options, OpenAs::Follower { log }).unwrap()
 }
 
-/// Asks both for a digest at the same record, and answers both.
+/// More records than a story writes between two calls of [`digests`].
+const DIGEST_EVERY: u64 = 500;
+
+fn digested() -> StoreOptions {
+    StoreOptions { digest_every: DIGEST_EVERY, ..tiny() }
+}
+
+/// Goes on to the next record after which both make a digest, and answers both.
 fn digests(master: &mut Node, follower: &mut Node) -> (Digest, Digest) {
-    // A record that fills a layer seals it by itself: the next one can be asked for.
-    let at = loop {
+    // In one batch that does not end there: what comes behind shows nothing of it.
+    master.append("digest", "now");
+    while !master.writer.last().seq.as_u64().is_multiple_of(DIGEST_EVERY) {
         master.append("digest", "now");
-        if let Some(at) = master.writer.seal_for_digest() {
-            break at;
-        }
-    };
-    follower.store.digest_at(at.seq);
-    master.commit();
-    // Goes on beyond the position of the digest, which shows nothing of it.
+    }
+    let at = master.writer.last();
     master.put("after", &at.seq.to_string());
     follower.follow(master, 1 << 20);
-    let done = |node: &mut Node| {
-        if node.store.watermarks().visible < at.seq.as_u64() {
-            node.store.commit(at.seq);
-        }
-        node.fold();
-        let there = || node.store.digest().is_some_and(|digest| digest.position == at);
-        wait_for("a digest", there);
-        node.store.digest().unwrap()
-    };
-    (done(master), done(follower))
+    (digest_at(master, at), digest_at(follower, at))
+}
+
+fn digest_at(node: &mut Node, at: Position) -> Digest {
+    node.fold();
+    let mut found = None;
+    wait_for("a digest", || {
+        found = node.store.take_digests().into_iter().find(|digest| digest.position == at);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 #[test]
 fn a_follower_holds_what_the_master_holds_through_restarts_folds_and_compactions() {
     let mut random = StdRng::seed_from_u64(seed());
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut master = Node::open(one.path(), tiny()).unwrap();
-    let mut follower = follower_of(&master, two.path(), tiny());
+    let mut master = Node::open(one.path(), digested()).unwrap();
+    let mut follower = follower_of(&master, two.path(), digested());
     assert_eq!(follower.writer.tail(), None);
     for round in 0..40 {
         for _ in 0..random.random_range(0..60) {
@@ -81,12 +85,12 @@ fn a_follower_holds_what_the_master_holds_through_restarts_folds_and_compactions
         assert_eq!(follower.contents(), master.contents(), "round {round}");
         match random.random_range(0..5) {
             0 => {
-                drop(follower);
-                follower = follower_of(&master, two.path(), tiny());
+                follower.crash();
+                follower = follower_of(&master, two.path(), digested());
             }
             1 => {
                 follower.close();
-                follower = follower_of(&master, two.path(), tiny());
+                follower = follower_of(&master, two.path(), digested());
             }
             2 => {
                 follower.fold();
@@ -104,10 +108,25 @@ fn a_follower_holds_what_the_master_holds_through_restarts_folds_and_compactions
 }
 
 #[test]
+fn a_digest_that_a_crash_forestalled_is_made_of_the_records_that_are_replayed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), digested()).unwrap();
+    while node.writer.last().seq.as_u64() < DIGEST_EVERY + 1 {
+        node.append("key", "value");
+    }
+    node.commit();
+    let at = Position { seq: SequenceNumber::new(DIGEST_EVERY).unwrap(), ..node.writer.last() };
+    node.crash();
+    let mut node = Node::open(root.path(), digested()).unwrap();
+    assert!(node.replayed > DIGEST_EVERY);
+    assert_eq!(digest_at(&mut node, at).keys, 1);
+}
+
+#[test]
 fn a_digest_tells_one_field_that_differs() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut master = Node::open(one.path(), tiny()).unwrap();
-    let mut follower = follower_of(&master, two.path(), tiny());
+    let mut master = Node::open(one.path(), digested()).unwrap();
+    let mut follower = follower_of(&master, two.path(), digested());
     let mut txn = master.writer.transaction(WALL_MS);
     txn.hash_put(b"hash", &[(b"field", b"value")]).unwrap();
     txn.commit();
@@ -310,6 +329,14 @@ fn the_replica_sets_are_known_live_after_a_crash_and_after_their_records_are_tri
         expected.push((at, body.into_bytes()));
         master.put("key", "value");
     }
+    let behind = |after| -> Vec<_> {
+        master.store.replicas_behind(after).iter().map(|record| record.position).collect()
+    };
+    let positions: Vec<_> = expected.iter().map(|(at, _)| *at).collect();
+    assert_eq!(behind(None), positions);
+    assert_eq!(behind(Some(positions[0].seq)), positions[1..]);
+    assert_eq!(behind(Some(positions[1].seq.next())), positions[2..]);
+    assert!(behind(Some(positions[2].seq)).is_empty());
     let known = |node: &Node| -> Vec<_> {
         let records = node.store.replicas();
         records.into_iter().map(|record| (record.position, record.body.to_vec())).collect()

@@ -246,12 +246,13 @@ fn manifests_with_names_that_lead_elsewhere_or_with_another_log_are_refused() {
 }
 
 #[test]
-fn a_state_that_has_folded_nothing_has_no_snapshot_yet() {
+fn a_state_that_has_folded_nothing_has_no_snapshot_yet_and_leaves_nothing_of_one() {
     let root = tempfile::tempdir().unwrap();
     let node = Node::open(root.path(), tiny()).unwrap();
     let refused = node.store.snapshot(&node.directory, 1).err().unwrap();
     let nothing = matches!(refused, SnapshotError::State(StateError::NothingApplied { .. }));
     assert!(nothing, "{refused}");
+    assert_eq!(fs::read_dir(node.directory.snapshots()).unwrap().count(), 0);
 }
 
 fn copy(from: &Path, to: &Path) {

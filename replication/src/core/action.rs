@@ -140,6 +140,11 @@ pub enum Action {
         /// The session it is for.
         session: Session,
     },
+    /// At the master: the slave goes on with the log, and needs no snapshot any more, if it had one.
+    EndSnapshot {
+        /// The connection.
+        link: Link,
+    },
     /// At a slave: take a snapshot, going on with what is there of it already, verify and install
     /// it, and remove a rewind's marker with the state it was for.
     /// Either [`Event::SnapshotInstalled`](super::Event::SnapshotInstalled) or

@@ -20,6 +20,13 @@ pub(super) struct Digests {
     of_slaves: VecDeque<(NodeId, Position, Digest)>,
 }
 
+impl Digests {
+    /// The state of this slave is replaced: what it has told is of another one.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.of_slaves.retain(|(of, ..)| of != node);
+    }
+}
+
 impl Core {
     /// This node's own digest at a position.
     pub(super) fn on_digested(&mut self, at: Position, digest: Digest) {
@@ -57,13 +64,15 @@ impl Core {
         }
     }
 
+    /// Sets it aside, once however many of its digests differ.
     fn set_aside(&mut self, node: &NodeId, at: Position) {
-        self.out.push(Action::Alert(Alert::DigestDiffers { node: node.clone(), at }));
         if let Part::Leading(leading) = &mut self.part
             && let Some(slave) = leading.slaves.get_mut(node)
+            && std::mem::replace(&mut slave.aside, true)
         {
-            slave.aside = true;
+            return;
         }
+        self.out.push(Action::Alert(Alert::DigestDiffers { node: node.clone(), at }));
         if let Some(link) = self.link_of(node) {
             self.send(link, Message::Verdict { attempt: 0, verdict: Verdict::SetAside });
         }

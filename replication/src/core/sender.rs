@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use larder_types::{DiskId, NodeId, Position, SequenceNumber};
+use larder_types::{DiskId, NodeId, Position, ReplicaId, SequenceNumber};
 
 use super::{
     Action, Alert, Chunk, Core, Link, Part, Session, Time,
@@ -39,7 +39,8 @@ pub(super) struct Slave {
     pub(super) aside: bool,
     /// Further behind than the log is kept.
     pub(super) detached: bool,
-    /// The first record to keep for the snapshot it was sent.
+    /// The first record to keep for it since it was sent a snapshot, also while it is away: the one
+    /// behind that, then behind what it has acknowledged, until it is a member.
     pub(super) pin: Option<SequenceNumber>,
     /// The record with which it goes on behind the snapshot that it was sent.
     pub(super) behind_snapshot: Option<SequenceNumber>,
@@ -201,6 +202,7 @@ impl Core {
                 slave.stage = Stage::Streaming;
                 slave.detached = false;
                 slave.flow = Flow::from(follow.tail.next());
+                self.out.push(Action::EndSnapshot { link });
                 Verdict::Continue { session: slave.session, epoch }
             }
             Joint::Parted(at) => {
@@ -229,6 +231,7 @@ impl Core {
     /// Has a slave take a snapshot.
     pub(super) fn give_snapshot(&mut self, link: Link, peer: NodeId, attempt: u64) {
         let (Some(log), Part::Leading(leading)) = (&mut self.log, &mut self.part) else { return };
+        leading.digests.forget(&peer);
         let Some(slave) = leading.slaves.get_mut(&peer) else { return };
         let session = Session(self.ids.draw());
         slave.session = session;
@@ -358,7 +361,10 @@ impl Core {
             if slave.acked.is_none_or(|acked| acked.seq < durable.seq) {
                 slave.acked = Some(durable);
             }
-            slave.pin = slave.pin.filter(|pin| *pin > durable.seq.next());
+            let id = ReplicaId { node: peer.clone(), disk: slave.disk };
+            let is_member = log.set().is_some_and(|placed| placed.set.member(&id).is_some());
+            let behind = |pin: SequenceNumber| pin.max(durable.seq.next());
+            slave.pin = slave.pin.filter(|_| !is_member).map(behind);
         }
         self.advance_commit();
         self.change_replica_set();

@@ -89,9 +89,8 @@ pub(super) struct Told {
     visible: u64,
     applied: u64,
     first: Option<SequenceNumber>,
-    /// The record after which a digest is wanted.
-    digest_at: Option<SequenceNumber>,
-    digest: Option<Position>,
+    /// In a rewind that is over, the state was a mixture up to this record.
+    pub(super) mixed_upto: u64,
 }
 
 /// Why the store was closed: what comes next.
@@ -135,8 +134,6 @@ pub(super) struct Engine {
     pub(super) told: Told,
     pub(super) committed: Option<Position>,
     pub(super) retain_from: Option<SequenceNumber>,
-    /// Records between two digests of the state; 0 for none.
-    pub(super) digest_every: u64,
     /// The last record before the pause that was asked for, until it is durable.
     pub(super) pausing: Option<u64>,
     pub(super) closed: Option<Closed>,
@@ -203,9 +200,9 @@ impl Engine {
 
     fn tick(&mut self) {
         self.events.push_back(Event::Tick);
-        self.served.expire(self.clock.now());
         let Some(store) = &self.store else { return };
         let first = store.log().first();
+        self.served.expire(self.clock.now(), first);
         if self.told.first.replace(first) != Some(first) {
             self.events.push_back(Event::Trimmed { first });
         }
@@ -243,10 +240,8 @@ impl Engine {
             let is_new = |first| Some(first) > told.durable && first <= durable;
             store.log().epochs().into_iter().filter(|start| is_new(start.first)).collect()
         };
-        let records = store.replicas();
-        let is_new = |seq| Some(seq) > told.set && seq <= durable;
-        let new: Vec<_> =
-            records.into_iter().filter(|record| is_new(record.position.seq)).collect();
+        let mut new = store.replicas_behind(told.set);
+        new.retain(|record| record.position.seq <= durable);
         let sets = log_state::sets(&new)?;
         told.set = sets.last().map(|placed| placed.seq).or(told.set);
         (told.durable, told.epoch) = (Some(durable), epoch);
@@ -279,24 +274,19 @@ impl Engine {
         });
     }
 
-    /// Wants a digest of the state every so many records, at the same ones on every replica, and tells
-    /// the core of the last one that was finished.
+    /// Tells the core of each digest of the state that was finished, but of none that a rewind made
+    /// the state a mixture at: keys were fetched that are ahead of its records.
     fn digest(&mut self) {
-        let (Some(store), every) = (&self.store, self.digest_every) else { return };
-        let marks = store.watermarks();
-        let is_over = |at: SequenceNumber| at.as_u64() <= marks.applied;
-        if every > 0 && self.told.digest_at.is_none_or(is_over) {
-            let next = SequenceNumber::new((marks.appended / every + 1).saturating_mul(every));
-            if let Some(next) = next {
-                store.digest_at(next);
-            }
-            self.told.digest_at = next;
+        let Some(store) = &self.store else { return };
+        let (finished, mixed_upto) = (store.take_digests(), self.told.mixed_upto);
+        if self.rewinding.is_some() {
+            return;
         }
-        if let Some(digest) =
-            store.digest().filter(|digest| Some(digest.position) != self.told.digest)
-        {
-            self.told.digest = Some(digest.position);
-            self.events.push_back(Event::Digested { at: digest.position, digest: digest.hash });
+        for digest in finished {
+            let at = digest.position;
+            if at.seq.as_u64() > mixed_upto {
+                self.events.push_back(Event::Digested { at, digest: digest.hash });
+            }
         }
     }
 

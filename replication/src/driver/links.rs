@@ -118,6 +118,11 @@ impl Links {
         self.open.contains_key(&link)
     }
 
+    /// Who is at the other end.
+    pub(super) fn peer(&self, link: Link) -> Option<&NodeId> {
+        self.connection(link).map(Connection::peer)
+    }
+
     /// The connection itself, for streams of their own.
     pub(super) fn connection(&self, link: Link) -> Option<&Connection> {
         self.open.get(&link).map(|open| &open.connection)

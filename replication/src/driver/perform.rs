@@ -15,7 +15,7 @@ use super::{
     snapshot::{self, Fetched, Given},
 };
 use crate::{
-    core::{Action, Alert, Event, Link, Session},
+    core::{Action, Alert, Event, Link, Role, Session},
     message::{Message, Stream, encode, encode_set},
 };
 
@@ -91,7 +91,7 @@ impl Engine {
                 self.pausing = None;
                 self.order(Order::Resume);
             }
-            Action::Become(role) => self.order(Order::Become(role)),
+            Action::Become(role) => self.become_role(role),
             Action::Reads(gate) => self.shared.set_reads(gate),
             Action::CreateLog => {
                 // The store has made an empty log with an identity of its own.
@@ -107,6 +107,11 @@ impl Engine {
             Action::ApplyKeys { reply } => self.apply_keys(reply),
             Action::EndRewind => self.end_rewind(),
             Action::ServeSnapshot { link, session } => self.make_snapshot(link, session),
+            Action::EndSnapshot { link } => {
+                if let Some(slave) = self.links.peer(link) {
+                    self.served.forget(link, slave);
+                }
+            }
             Action::StartSnapshot { link, session, log } => self.fetch_snapshot(link, session, log),
             Action::Reached { request, reached, replicas } => {
                 if let Some(answer) = self.reaches.remove(&request) {
@@ -124,6 +129,14 @@ impl Engine {
 
     fn order(&self, order: Order) {
         (self.port.order)(order);
+    }
+
+    fn become_role(&mut self, role: Role) {
+        if !matches!(role, Role::Master { .. }) {
+            // Whoever was fetching one here asks the new master for its own.
+            self.served.clear();
+        }
+        self.order(Order::Become(role));
     }
 
     pub(super) fn perform_alert(&self, alert: &Alert) {
@@ -149,11 +162,7 @@ impl Engine {
     pub(super) fn read(&mut self, wanted: Wanted) {
         let Some(store) = &self.store else { return };
         match self.feeds.read(store, wanted) {
-            Ok(Now::Done(read)) => {
-                // It has come so far by itself that a snapshot is of no more use to it.
-                self.served.forget(wanted.link);
-                self.has_read(wanted, read);
-            }
+            Ok(Now::Done(read)) => self.has_read(wanted, read),
             Ok(Now::Later(later)) => {
                 let inputs = self.inputs.clone();
                 spawn_blocking(move || {
@@ -202,11 +211,13 @@ impl Engine {
 
     /// Makes a snapshot for a slave, or shares the one that another fetches or waits for.
     fn make_snapshot(&mut self, link: Link, session: Session) {
-        // A read for the session before must not end the snapshot.
+        // It is sent no records until it has it.
         self.feeds.forget(link);
-        let Some(store) = self.store.clone() else { return };
+        let (Some(store), Some(slave)) = (self.store.clone(), self.links.peer(link)) else {
+            return;
+        };
         let first = store.log().first();
-        if let Some(shared) = self.served.any().filter(|it| it.goes_on_at() >= first).cloned() {
+        if let Some(shared) = self.served.any(slave, first).cloned() {
             return self.serve_snapshot(link, session, shared);
         }
         if !self.served.want(link, session) {
@@ -241,11 +252,9 @@ impl Engine {
     }
 
     fn serve_snapshot(&mut self, link: Link, session: Session, given: Given) {
-        if !self.links.is_open(link) {
-            return;
-        }
+        let Some(slave) = self.links.peer(link).cloned() else { return };
         let at = given.at();
-        if let Some(stream) = self.served.add(link, session, given) {
+        if let Some(stream) = self.served.add(link, slave, session, given) {
             self.give_snapshot(link, session, stream);
         }
         self.events.push_back(Event::SnapshotServed { link, session, at });

@@ -230,7 +230,8 @@ impl Engine {
     pub(super) fn end_rewind(&mut self) {
         let Some(store) = &self.store else { return self.remove_marker() };
         store.request_flush();
-        self.ending = Some(store.watermarks().applied);
+        let applied = store.watermarks().applied;
+        (self.ending, self.told.mixed_upto) = (Some(applied), applied);
         self.end_flushed();
     }
 

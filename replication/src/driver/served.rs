@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use larder_types::{NodeId, SequenceNumber};
+
 use super::snapshot::{Given, Stream};
 use crate::core::{Link, Session, Time};
 
@@ -12,20 +14,30 @@ const KEPT: Duration = Duration::from_secs(300);
 /// Snapshots that slaves may fetch, and those that wait for one that is being made.
 #[derive(Default)]
 pub(super) struct Served {
-    by_link: HashMap<Link, (Session, Given)>,
-    /// The last that a connection broke over, and until when it is kept.
-    broken: Option<(Given, Time)>,
+    by_link: HashMap<Link, Fetching>,
+    /// What each slave was fetching when its connection broke, and until when it is kept.
+    broken: HashMap<NodeId, (Given, Time)>,
     /// Those that the one under way is for.
     wanted: HashMap<Link, Session>,
     /// A slave may ask before its snapshot is there.
     waiting: HashMap<Link, (Session, Stream)>,
 }
 
+/// What a slave may fetch.
+struct Fetching {
+    slave: NodeId,
+    session: Session,
+    given: Given,
+}
+
 impl Served {
-    /// One that is being fetched, or was: several slaves share it.
-    pub(super) fn any(&self) -> Option<&Given> {
-        let fetched = self.by_link.values().next().map(|(_, given)| given);
-        fetched.or(self.broken.as_ref().map(|(given, _)| given))
+    /// What this slave can be given without making another: what it was fetching before, else what
+    /// another fetches, or was. The log begins at `first`: it has to be there behind it.
+    pub(super) fn any(&self, slave: &NodeId, first: SequenceNumber) -> Option<&Given> {
+        let before = self.broken.get(slave).into_iter();
+        let broken = before.chain(self.broken.values()).map(|(given, _)| given);
+        let fetched = self.by_link.values().map(|fetching| &fetching.given);
+        broken.chain(fetched).find(|given| given.goes_on_at() >= first)
     }
 
     /// Notes that this slave is to have one; false where one is being made already, which then is
@@ -42,9 +54,15 @@ impl Served {
     }
 
     /// Answers the stream of this slave, where it waits already.
-    pub(super) fn add(&mut self, link: Link, session: Session, given: Given) -> Option<Stream> {
-        self.broken = None;
-        self.by_link.insert(link, (session, given));
+    pub(super) fn add(
+        &mut self,
+        link: Link,
+        slave: NodeId,
+        session: Session,
+        given: Given,
+    ) -> Option<Stream> {
+        self.broken.remove(&slave);
+        self.by_link.insert(link, Fetching { slave, session, given });
         let (of, stream) = self.waiting.remove(&link)?;
         (of == session).then_some(stream)
     }
@@ -59,29 +77,156 @@ impl Served {
     }
 
     pub(super) fn of(&self, link: Link, session: Session) -> Option<&Given> {
-        self.by_link.get(&link).filter(|(of, _)| *of == session).map(|(_, given)| given)
+        let fetching = self.by_link.get(&link).filter(|fetching| fetching.session == session);
+        fetching.map(|fetching| &fetching.given)
     }
 
     /// The slave needs no snapshot any more.
-    pub(super) fn forget(&mut self, link: Link) {
+    pub(super) fn forget(&mut self, link: Link, slave: &NodeId) {
         self.by_link.remove(&link);
+        self.wanted.remove(&link);
         self.waiting.remove(&link);
+        self.broken.remove(slave);
     }
 
     /// The connection broke: what the slave was fetching is kept for a while.
     pub(super) fn broke(&mut self, link: Link, now: Time) {
-        if let Some((_, given @ Given::State(_))) = self.by_link.remove(&link) {
-            self.broken = Some((given, now + KEPT));
+        if let Some(Fetching { slave, given: given @ Given::State(_), .. }) =
+            self.by_link.remove(&link)
+        {
+            self.broken.insert(slave, (given, now + KEPT));
         }
         self.waiting.remove(&link);
     }
 
-    /// Lets go of what has been kept for long enough.
-    pub(super) fn expire(&mut self, now: Time) {
-        drop(self.broken.take_if(|(_, until)| *until <= now));
+    /// Lets go of what has been kept for long enough, or for nothing: the log, which begins at
+    /// `first`, is not there behind it.
+    pub(super) fn expire(&mut self, now: Time, first: SequenceNumber) {
+        self.broken.retain(|_, (given, until)| *until > now && given.goes_on_at() >= first);
     }
 
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_storage::{
+        Directory, Folder, OpenAs, Store, StoreOptions, Syncer, Writer, open_as,
+        state::DatabaseOptions,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const BREAK: Time = Time(1);
+    const SESSION: Session = Session(1);
+
+    /// A master's store.
+    struct Master {
+        writer: Writer,
+        syncer: Syncer,
+        folder: Folder,
+        store: Store,
+        directory: Directory,
+        _root: TempDir,
+    }
+
+    impl Master {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let directory = Directory::open(root.path()).unwrap();
+            let options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+            let role = OpenAs::Master { wall_ms: 1, epoch_id: 1 };
+            let opened = open_as(&directory, options, role).unwrap();
+            let (writer, syncer, folder) = (opened.writer, opened.syncer, opened.folder);
+            Self { writer, syncer, folder, store: opened.store, directory, _root: root }
+        }
+
+        /// A snapshot behind one more record.
+        fn snapshot(&mut self) -> Given {
+            let mut txn = self.writer.transaction(1);
+            txn.put_string(b"key", b"value", None).unwrap();
+            txn.commit().unwrap();
+            self.writer.seal();
+            self.syncer.commit(self.writer.take_batch().unwrap()).unwrap();
+            while self.folder.fold_one().unwrap().is_continue() {}
+            let id = self.writer.last().seq.as_u64();
+            Given::State(self.store.snapshot(&self.directory, id).unwrap())
+        }
+
+        /// How many there are on disk.
+        fn on_disk(&self) -> usize {
+            std::fs::read_dir(self.directory.snapshots()).unwrap().count()
+        }
+    }
+
+    fn slave(number: u64) -> (Link, NodeId) {
+        (Link(number), NodeId::new(&format!("slave-{number}")).unwrap())
+    }
+
+    fn begins(served: &Served, slave: &NodeId, first: SequenceNumber) -> Option<SequenceNumber> {
+        served.any(slave, first).map(Given::goes_on_at)
+    }
+
+    #[test]
+    fn what_a_slave_was_fetching_is_found_again_whatever_others_fetched_meanwhile() {
+        let (mut master, mut served) = (Master::new(), Served::default());
+        let ((link, one), (other_link, other)) = (slave(1), slave(2));
+        let (older, newer) = (master.snapshot(), master.snapshot());
+        let (at_older, at_newer) = (older.goes_on_at(), newer.goes_on_at());
+        served.add(link, one.clone(), SESSION, older);
+        served.add(other_link, other.clone(), SESSION, newer);
+        served.broke(link, BREAK);
+        served.broke(other_link, BREAK);
+        let first = SequenceNumber::FIRST;
+        assert_eq!(begins(&served, &one, first), Some(at_older));
+        assert_eq!(begins(&served, &other, first), Some(at_newer));
+        assert_eq!(
+            begins(&served, &one, at_newer),
+            Some(at_newer),
+            "the log begins behind its own"
+        );
+        assert_eq!(begins(&served, &one, at_newer.next()), None);
+        // Another is given the same, and done with it before the first is back.
+        let (third_link, third) = slave(3);
+        let shared = served.any(&one, first).unwrap().clone();
+        served.add(third_link, third.clone(), SESSION, shared);
+        served.forget(third_link, &third);
+        assert_eq!(begins(&served, &one, first), Some(at_older));
+    }
+
+    #[test]
+    fn nothing_of_a_snapshot_is_left_once_its_slave_goes_on_stays_away_or_could_not_go_on() {
+        let (mut master, mut served) = (Master::new(), Served::default());
+        let (link, one) = slave(1);
+        let first = SequenceNumber::FIRST;
+
+        served.add(link, one.clone(), SESSION, master.snapshot());
+        served.broke(link, BREAK);
+        let (again, _) = slave(2);
+        let given = served.any(&one, first).unwrap().clone();
+        served.add(again, one.clone(), SESSION, given);
+        assert_eq!(master.on_disk(), 1);
+        served.forget(again, &one);
+        assert_eq!(master.on_disk(), 0);
+
+        served.add(link, one.clone(), SESSION, master.snapshot());
+        served.broke(link, BREAK);
+        let end = BREAK + KEPT;
+        served.expire(end - Duration::from_micros(1), first);
+        assert_eq!(master.on_disk(), 1);
+        served.expire(end, first);
+        assert_eq!(master.on_disk(), 0);
+
+        let given = master.snapshot();
+        let at = given.goes_on_at();
+        served.add(link, one, SESSION, given);
+        served.broke(link, BREAK);
+        served.expire(BREAK, at);
+        assert_eq!(master.on_disk(), 1);
+        served.expire(BREAK, at.next());
+        assert_eq!(master.on_disk(), 0);
     }
 }

@@ -60,8 +60,6 @@ pub struct Options {
     pub level: AckLevel,
     /// How long a slave's grant lasts.
     pub lease: Duration,
-    /// Records between two digests of the state, the same on every node; 0 for none.
-    pub digest_every: u64,
     /// The UDP address.
     pub listen: SocketAddr,
     /// Who this node is, by its certificate.
@@ -175,7 +173,6 @@ fn engine(
         told: Told::default(),
         committed: None,
         retain_from: None,
-        digest_every: options.digest_every,
         pausing: None,
         closed: None,
         opening: None,

@@ -47,6 +47,7 @@ impl Cluster {
             Action::Reached { request, reached, .. } => self.reached(node, request, reached),
             Action::Answer { request, outcome } => self.answered(request, outcome),
             Action::Alert(alert) => self.alert(node, alert),
+            Action::EndSnapshot { link } => self.end_snapshot(node, link),
             Action::Read { .. }
             | Action::CreateLog
             | Action::StartRewind { .. }

@@ -113,6 +113,12 @@ impl Cluster {
         self.tell(node, Event::SnapshotInstalled(state));
     }
 
+    /// What a master has made for a slave is not fetched any more.
+    pub(crate) fn end_snapshot(&mut self, node: NodeIndex, link: Link) {
+        let offers = &mut self.snapshots.offers;
+        offers.retain(|&(over, _), offer| over != link.0 || offer.master != node);
+    }
+
     /// A connection is gone, and with it what was being transferred over it.
     pub(crate) fn break_snapshot(&mut self, node: NodeIndex, connection: ConnectionId) {
         let over = |&&(over, _): &&(ConnectionId, Session)| over == connection;

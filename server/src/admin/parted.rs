@@ -80,7 +80,7 @@ pub(super) async fn reapply(
     answered(async {
         let (node, replica) = of_cluster(&started)?;
         let Reapply { dry_run } = body(&bytes)?;
-        let mut file = open(node, name).await?;
+        let file = open(node, name.clone()).await?;
         if let Some(why) = replica.duty().refuses_writes().filter(|_| !dry_run) {
             let error = format!(
                 "this node takes no writes ({why}); copy the file to the master, or switch over to \
@@ -88,20 +88,56 @@ pub(super) async fn reapply(
             );
             return Err(Refused::new(StatusCode::CONFLICT, error));
         }
-        let (mut records, mut applied) = (0, 0);
-        loop {
-            let (next, left) = some(file, AGAIN_BYTES).await?;
-            if next.is_empty() {
-                return Ok(json!({"dry_run": dry_run, "records": records, "applied": applied}));
-            }
-            file = left;
-            records += next.len();
-            if !dry_run {
-                applied += apply(&node.shard, next, applied).await?;
-            }
-        }
+        // A client that hangs up does not end it; then only the log tells how it went.
+        let again = tokio::spawn(apply_all(node.shard.clone(), name, file, dry_run));
+        let failed = |error: tokio::task::JoinError| {
+            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        };
+        again.await.map_err(failed)?
     })
     .await
+}
+
+/// Writes all of a file once more, or only counts where it is a `dry_run`.
+async fn apply_all(
+    shard: Arc<Shard>,
+    name: String,
+    file: PartedRecords,
+    dry_run: bool,
+) -> Result<Json, Refused> {
+    let all = apply_pieces(&shard, file, dry_run).await;
+    match &all {
+        Ok((_, applied)) if !dry_run => {
+            tracing::info!(name, applied, "records that parted were written once more");
+        }
+        Ok(_) => {}
+        Err(refused) => {
+            let why = &refused.body["error"];
+            tracing::warn!(name, %why, "not all records that parted were written once more");
+        }
+    }
+    let (records, applied) = all?;
+    Ok(json!({"dry_run": dry_run, "records": records, "applied": applied}))
+}
+
+/// How many records there are in a file, and of these were written.
+async fn apply_pieces(
+    shard: &Arc<Shard>,
+    mut file: PartedRecords,
+    dry_run: bool,
+) -> Result<(usize, usize), Refused> {
+    let (mut records, mut applied) = (0, 0);
+    loop {
+        let (next, left) = some(file, AGAIN_BYTES).await?;
+        if next.is_empty() {
+            return Ok((records, applied));
+        }
+        file = left;
+        records += next.len();
+        if !dry_run {
+            applied += apply(shard, next, applied).await?;
+        }
+    }
 }
 
 /// Writes records once more, after others of the same file. Returns how many.

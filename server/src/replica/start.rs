@@ -132,7 +132,6 @@ fn driver_options(
         first_master: replication.first_master.clone().unwrap_or_else(|| node.id.clone()),
         level: replication.level,
         lease: Duration::from_millis(replication.lease_ms),
-        digest_every: replication.digest_records,
         listen: node.listen,
         identity,
         certificate: node.certificate.clone(),
@@ -153,8 +152,8 @@ fn opener(
     failed: &Failed,
     opened: oneshot::Sender<(Arc<Shard>, Threads)>,
 ) -> Open {
-    let (directory, options, places, failed) =
-        (directory.clone(), options.clone(), places.clone(), failed.clone());
+    let (directory, places, failed) = (directory.clone(), places.clone(), failed.clone());
+    let options = StoreOptions { digest_every: replication.digest_records, ..options.clone() };
     let (level, ack_timeout) =
         (replication.level, Duration::from_millis(replication.ack_timeout_ms));
     let opened = parking_lot::Mutex::new(Some(opened));

@@ -102,10 +102,13 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
 pub struct Snapshot(Arc<Inner>);
 
 struct Inner {
-    dir: PathBuf,
+    files: Files,
     manifest: Manifest,
     _pin: Pin,
 }
+
+/// The directory of a snapshot, removed once nobody needs it.
+struct Files(PathBuf);
 
 impl Store {
     /// Makes a snapshot of what the state has on disk; `id` is random. What is in flight is not in
@@ -121,9 +124,9 @@ impl Store {
             self.pin_firmly(SequenceNumber::new(persisted).unwrap_or(SequenceNumber::FIRST));
         let parent = directory.snapshots();
         create_dir_durably(&RealFs, &parent).map_err(io_at(&parent))?;
-        let dir = parent.join(format!("{id:016x}"));
+        let files = Files(parent.join(format!("{id:016x}")));
         let database: DatabaseRef = self.database()?;
-        let applied = database.checkpoint(&dir)?;
+        let applied = database.checkpoint(&files.0)?;
         let seq = applied.position.seq;
         let pin = self.pin(seq.next());
         let (epoch, crc) = self.log().record_at(seq)?;
@@ -135,9 +138,9 @@ impl Store {
         let start = epochs.iter().rev().find(|start| start.first <= seq).copied();
         let chain = ChainPoint { next: seq.next(), crc, epoch: start, hybrid: applied.hybrid };
         let head = Header { id: self.log().id(), origin: self.log().origin(), chain };
-        let manifest = Manifest::new(id, &head, applied, files_of(&dir)?);
+        let manifest = Manifest::new(id, &head, applied, files_of(&files.0)?);
         manifest.check()?;
-        Ok(Snapshot(Arc::new(Inner { dir, manifest, _pin: pin })))
+        Ok(Snapshot(Arc::new(Inner { files, manifest, _pin: pin })))
     }
 }
 
@@ -153,7 +156,7 @@ impl Snapshot {
     /// When there is no such file or it cannot be read.
     pub fn read(&self, file: usize, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
         let entry = self.0.manifest.files.get(file).ok_or(SnapshotError::OutOfPlace)?;
-        let path = self.0.dir.join(&entry.name);
+        let path = self.0.files.0.join(&entry.name);
         let left = entry.bytes.checked_sub(offset).ok_or(SnapshotError::OutOfPlace)?;
         let mut buffer = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)];
         let file = File::open(&path).map_err(io_at(&path))?;
@@ -162,10 +165,12 @@ impl Snapshot {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Files {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            let dir = self.dir.display();
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let dir = self.0.display();
             tracing::warn!(%error, "a snapshot in {dir} could not be removed; the next start does");
         }
     }

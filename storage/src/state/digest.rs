@@ -40,7 +40,6 @@ impl Database {
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Digest>, StateError> {
         let snapshot = self.db.snapshot();
-        held();
         let mut digester = Digester {
             path: self.path(),
             now_ms: applied.hybrid.millis(),
@@ -49,6 +48,8 @@ impl Database {
             rows: iterator(&snapshot, keys::all_units_range().1),
             elements: iterator(&snapshot, keys::all_units_range().1),
         };
+        // From here on the iterators keep also what compactions drop, whatever snapshot it is in.
+        held();
         for unit in (0..UNITS).filter_map(Unit::new) {
             if !go_on() {
                 return Ok(None);

@@ -1,52 +1,63 @@
-//! Digests at chosen positions: the fold pauses exactly there, and the state as it is then is read
-//! beside it.
+//! Digests after every so many records: the fold pauses exactly there, and the state as it is then is
+//! read beside it.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread,
 };
 
-use larder_types::SequenceNumber;
 use parking_lot::Mutex;
 
 use super::Shared;
 use crate::{Applied, state::Digest};
 
-/// What is wanted, and what was found.
+/// Digests that nobody has taken yet, at most: the oldest goes first.
+const FINISHED_MAX: usize = 64;
+
+/// Whether a layer has to end with record `seq`, for a digest of the state after it.
+pub(super) const fn is_wanted(every: u64, seq: u64) -> bool {
+    every != 0 && seq.is_multiple_of(every)
+}
+
+/// What was found.
 #[derive(Default)]
 pub(super) struct Digests {
-    /// The record after which a digest is wanted; 0 for none.
-    wanted: AtomicU64,
     /// One at a time.
     busy: AtomicBool,
-    last: Mutex<Option<Digest>>,
+    finished: Mutex<VecDeque<Digest>>,
 }
 
 impl Digests {
-    pub(super) fn want(&self, seq: SequenceNumber) {
-        self.wanted.store(seq.as_u64(), Ordering::Release);
+    /// Those that were finished since this was asked before, oldest first.
+    pub(super) fn take(&self) -> Vec<Digest> {
+        self.finished.lock().drain(..).collect()
     }
 
-    /// Whether a layer has to end with record `seq`.
-    pub(super) fn is_wanted(&self, seq: u64) -> bool {
-        self.wanted.load(Ordering::Acquire) == seq
-    }
-
-    pub(super) fn last(&self) -> Option<Digest> {
-        self.last.lock().clone()
+    fn finish(&self, digest: Digest) {
+        let mut finished = self.finished.lock();
+        if finished.len() == FINISHED_MAX {
+            finished.pop_front();
+        }
+        finished.push_back(digest);
     }
 
     /// The fold has applied everything up to `applied`: begins the digest that is wanted there.
     /// Returns once the state that it is of is held.
     pub(super) fn reached(&self, shared: &Arc<Shared>, applied: Applied) {
         let seq = applied.position.seq.as_u64();
-        let wanted = self.is_wanted(seq)
-            && self.wanted.compare_exchange(seq, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if !wanted || self.busy.swap(true, Ordering::AcqRel) {
+        if !is_wanted(shared.options.digest_every, seq) {
+            return;
+        }
+        if self.busy.swap(true, Ordering::AcqRel) {
+            tracing::info!(
+                record = seq,
+                "no digest of the state is made here: the one before is still under way"
+            );
             return;
         }
         let (held, holding) = mpsc::channel::<()>();
@@ -60,7 +71,7 @@ impl Digests {
                     !ending && shared.failure.get().is_none() && shared.database.load().is_some()
                 };
                 match database.digest(applied, || drop(held), &go_on) {
-                    Ok(Some(digest)) => *digests.last.lock() = Some(digest),
+                    Ok(Some(digest)) => digests.finish(digest),
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "a digest of the state failed"),
                 }
@@ -75,5 +86,31 @@ impl Digests {
                 self.busy.store(false, Ordering::Release);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_types::{Epoch, Position, SequenceNumber};
+
+    use super::*;
+
+    #[test]
+    fn each_is_taken_once_and_of_very_many_the_newest() {
+        let digests = Digests::default();
+        let epoch = Epoch { term: 1, run: 1, id: 1 };
+        let numbers = 1..=FINISHED_MAX as u64 + 2;
+        for seq in numbers.clone().filter_map(SequenceNumber::new) {
+            digests.finish(Digest { position: Position { epoch, seq }, hash: [0; 32], keys: 0 });
+        }
+        let taken: Vec<_> = digests.take().iter().map(|it| it.position.seq.as_u64()).collect();
+        assert_eq!(taken, numbers.skip(2).collect::<Vec<_>>());
+        assert!(digests.take().is_empty());
+    }
+
+    #[test]
+    fn none_is_wanted_where_there_is_no_interval() {
+        assert!((1..10).all(|seq| !is_wanted(0, seq)));
+        assert!(is_wanted(5, 5) && !is_wanted(5, 6) && is_wanted(5, 10));
     }
 }

@@ -386,15 +386,18 @@ impl Store {
         self.shared.replicas.lock().clone()
     }
 
-    /// Wants a digest of the state as it is after record `seq`, which has not come yet. See
-    /// [`Writer::seal_for_digest`].
-    pub fn digest_at(&self, seq: SequenceNumber) {
-        self.shared.digests.want(seq);
+    /// Of those the ones behind record `after`.
+    pub fn replicas_behind(&self, after: Option<SequenceNumber>) -> Vec<ReplicasRecord> {
+        let replicas = self.shared.replicas.lock();
+        let known = replicas.partition_point(|record| Some(record.position.seq) <= after);
+        replicas[known..].to_vec()
     }
 
-    /// The last digest that was finished.
-    pub fn digest(&self) -> Option<Digest> {
-        self.shared.digests.last()
+    /// The digests of the state that were finished since this was asked before, oldest first. They
+    /// are made after every [`StoreOptions::digest_every`] records; where one takes longer than that,
+    /// those that it runs into are left out.
+    pub fn take_digests(&self) -> Vec<Digest> {
+        self.shared.digests.take()
     }
 
     /// Figures for people and metrics.

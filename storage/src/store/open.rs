@@ -13,6 +13,7 @@ use larder_types::{
 use super::{
     Directory, DirectoryError, Durability, Folder, Shared, Store, Syncer, Writer,
     apply::{self, RecordError},
+    digests,
 };
 use crate::{
     Applied,
@@ -63,6 +64,9 @@ pub struct StoreOptions {
     pub retain_from: Option<SequenceNumber>,
     /// The log is kept for followers up to this size.
     pub retain_bytes_max: u64,
+    /// Records between two digests of the state, at the same ones on every replica; 0 for none. See
+    /// [`Store::take_digests`].
+    pub digest_every: u64,
     /// RocksDB.
     pub database: DatabaseOptions,
 }
@@ -112,6 +116,7 @@ impl StoreOptions {
             visibility: Visibility::Durable,
             retain_from: None,
             retain_bytes_max: 8 << 30,
+            digest_every: 0,
             database,
         }
     }
@@ -343,6 +348,7 @@ struct Replay {
     visible: Option<u64>,
     layer_bytes: u64,
     layer_changes: u64,
+    digest_every: u64,
     records: u64,
 }
 
@@ -354,9 +360,17 @@ impl Replay {
             Visibility::Durable => None,
             Visibility::Committed => Some(persisted.map_or(0, |at| at.position.seq.as_u64())),
         };
-        let (layer_bytes, layer_changes) = (options.layer_bytes, options.layer_changes);
-        let (replicas, last, records) = (Vec::new(), None, 0);
-        Self { inflight, top, last, replicas, visible, layer_bytes, layer_changes, records }
+        Self {
+            inflight,
+            top,
+            last: None,
+            replicas: Vec::new(),
+            visible,
+            layer_bytes: options.layer_bytes,
+            layer_changes: options.layer_changes,
+            digest_every: options.digest_every,
+            records: 0,
+        }
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<(), RecordError> {
@@ -386,7 +400,10 @@ impl Replay {
         self.records += 1;
         self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64, changes);
         self.last = Some(Applied { position, hybrid: record.hybrid });
-        if self.top.log_bytes() >= self.layer_bytes || self.top.changes() >= self.layer_changes {
+        if self.top.log_bytes() >= self.layer_bytes
+            || self.top.changes() >= self.layer_changes
+            || digests::is_wanted(self.digest_every, seq.as_u64())
+        {
             self.begin_layer(None);
         }
         Ok(())

@@ -12,6 +12,7 @@ use larder_types::{Epoch, HybridClock, HybridTime, Position, SequenceNumber};
 use super::{
     Shared,
     apply::{self, RecordError},
+    digests,
 };
 use crate::{
     Applied,
@@ -253,16 +254,6 @@ impl Writer {
         self.sealed
     }
 
-    /// Seals the top layer and wants a digest of the state after its last record, which is answered:
-    /// to be told to followers before they are sent that record, see [`super::Store::digest_at`].
-    /// `None` where nothing was written since the layer before was sealed.
-    pub fn seal_for_digest(&mut self) -> Option<Position> {
-        let last = self.tail().filter(|_| self.top.records() > 0)?;
-        self.shared.digests.want(last.seq);
-        self.seal();
-        Some(last)
-    }
-
     /// Appends the record of a transaction that put or deleted so many rows and fields.
     pub(crate) fn append(
         &mut self,
@@ -291,7 +282,7 @@ impl Writer {
         let options = &self.shared.options;
         if self.top.log_bytes() >= options.layer_bytes
             || self.top.changes() >= options.layer_changes
-            || self.shared.digests.is_wanted(seq)
+            || digests::is_wanted(options.digest_every, seq)
         {
             self.begin_layer(None);
         }

@@ -174,6 +174,11 @@ impl Node {
         while self.folder.fold_one().unwrap().is_continue() {}
     }
 
+    /// Crashes where a digest may be under way, which holds the database until it notices.
+    pub(crate) fn crash(self) {
+        self.store.close();
+    }
+
     /// Ends in order: nothing is left to replay.
     pub(crate) fn close(mut self) {
         self.commit();
@@ -182,6 +187,7 @@ impl Node {
         self.fold();
         self.folder.flush().unwrap();
         self.syncer.close().unwrap();
+        self.store.close();
     }
 }
 

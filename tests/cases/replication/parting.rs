@@ -69,11 +69,8 @@ fn what_a_forced_promotion_leaves_behind_is_counted_exported_and_written_again()
 
 /// Writes everything once more at the node that has the file, which is made the master for it.
 fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Result<Json> {
-    let refused = cluster.nodes[0].exchange(
-        "POST",
-        &format!("/replication/parted/{name}/reapply"),
-        &json!({}),
-    )?;
+    let path = format!("/replication/parted/{name}/reapply");
+    let refused = cluster.nodes[0].exchange("POST", &path, &json!({}))?;
     ensure!(refused.0 == 409, "a slave writes: {} {}", refused.0, refused.1);
     let returned = cluster.nodes[0].name;
     // For one lease a node that has just come back may not take over; the switchover waits for the rest.
@@ -89,6 +86,12 @@ fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Res
     let reapply = ["log", "parted", "reapply", name];
     let dry = cluster.nodes[0].kv(&[&reapply[..], &["--dry-run"]].concat())?;
     ensure!(cluster.nodes[0].client()?.call(&["GET", "lost0"])?.is_null(), "{dry}");
+    // Whoever asked first hangs up once it has begun: it goes on to the end.
+    let asked = cluster.nodes[0].ask("POST", &path, &json!({}))?;
+    wait_for_value(&cluster.nodes[0], "shared0", "parted")?;
+    drop(asked);
+    wait_for_fields(&cluster.nodes[0])?;
+    cluster.nodes[0].client()?.expect_ok(&["DEL", "large"])?;
     let applied = cluster.nodes[0].kv(&reapply)?;
     for node in &cluster.nodes {
         wait_for_value(node, "shared0", "parted")?;

@@ -146,6 +146,22 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn exchange(&self, method: &str, path: &str, body: &Json) -> Result<(u16, Json)> {
+        let mut stream = self.ask(method, path, body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            bail!("{method} {path} was answered with no HTTP: {answer:?}")
+        };
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.with_context(|| format!("no status in {head:?}"))?;
+        Ok((status, serde_json::from_str(body).unwrap_or_else(|_| body.into())))
+    }
+
+    /// Asks the admin port, and leaves the answer to be read, or the connection to be dropped.
+    ///
+    /// # Errors
+    /// When the node does not take the request.
+    pub fn ask(&self, method: &str, path: &str, body: &Json) -> Result<TcpStream> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut stream = TcpStream::connect_timeout(&self.admin, ADMIN_PATIENCE)?;
         stream.set_read_timeout(Some(ADMIN_PATIENCE))?;
@@ -155,13 +171,6 @@ impl Node {
             self.admin,
             body.len()
         )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-            bail!("{method} {path} was answered with no HTTP: {answer:?}")
-        };
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.with_context(|| format!("no status in {head:?}"))?;
-        Ok((status, serde_json::from_str(body).unwrap_or_else(|_| body.into())))
+        Ok(stream)
     }
 }

@@ -262,3 +262,28 @@ fn a_snapshot_behind_which_the_log_is_trimmed_is_begun_anew() {
     world.run_until(20 * SECOND, World::same_logs);
     assert_eq!(world.nodes[1].snapshots, before + 1);
 }
+
+#[test]
+fn a_snapshot_is_let_go_once_its_slave_goes_on_with_the_log_which_is_kept_for_it() {
+    let mut world = World::running(3, AckLevel::Local);
+    let node = world.name(2);
+    world.ask(0, 1, Request::RemoveReplica { node });
+    // It is no member, and follows all the same.
+    world.nodes[2].snapshot_hangs = true;
+    world.replace_disk(2);
+    world.run(SECOND);
+    assert_eq!(world.nodes[0].serving.len(), 1);
+    world.kill(2);
+    world.nodes[2].snapshot_hangs = false;
+    world.start(2);
+    world.run_until(5 * SECOND, World::same_logs);
+    assert_eq!((world.nodes[2].snapshots, world.nodes[0].serving.len()), (2, 0));
+    world.write(0, 10);
+    world.run(SECOND);
+    let had = world.tail(2);
+    world.kill(2);
+    world.write(0, 50);
+    world.run(SECOND);
+    assert!(world.set_at(0).on_node(&world.name(2)).is_none());
+    assert_eq!(world.nodes[0].retained.map(|seq| seq.as_u64()), Some(had + 1));
+}

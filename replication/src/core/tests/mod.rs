@@ -4,6 +4,7 @@
 //! (`tests/simulation`) is where everything is late, lost and broken.
 
 mod committing;
+mod comparing;
 mod electing;
 mod following;
 mod joining;

@@ -47,6 +47,8 @@ pub(super) struct Node {
     /// Snapshots do not come to an end while this is set, unless their connection breaks.
     pub(super) snapshot_hangs: bool,
     hanging_over: Option<Link>,
+    /// Over which it holds a snapshot for a slave.
+    pub(super) serving: BTreeSet<Link>,
     /// The next snapshots that fail.
     pub(super) failing: u32,
     listed: bool,
@@ -204,6 +206,7 @@ impl World {
             self.links.remove(&link);
             self.queue.extend([one, other].map(|to| (to, Event::Disconnected { link })));
             for at in [one, other] {
+                self.nodes[at].serving.remove(&link);
                 if self.nodes[at].hanging_over.take_if(|over| *over == link).is_some() {
                     let why = "the connection broke".into();
                     self.queue.push_back((at, Event::SnapshotFailed { link, why }));
@@ -349,6 +352,7 @@ impl World {
             Action::ServeSnapshot { link, session } => {
                 let at_record = self.nodes[at].state().and_then(|state| state.tail.last);
                 let event = Event::SnapshotServed { link, session, at: at_record };
+                self.nodes[at].serving.insert(link);
                 self.queue.push_back((at, event));
             }
             Action::StartSnapshot { link, .. } => self.install(at, link),
@@ -370,6 +374,9 @@ impl World {
             Action::ResumeWrites => node.paused = false,
             Action::RetainFrom { seq } => node.retained = seq,
             Action::EndRewind => node.marker = None,
+            Action::EndSnapshot { link } => {
+                node.serving.remove(&link);
+            }
             Action::Answer { request, outcome } => {
                 node.answers.insert(request.0, outcome);
             }
@@ -591,6 +598,7 @@ impl Node {
             fetches: 0,
             snapshots: 0,
             snapshot_hangs: false,
+            serving: BTreeSet::new(),
             hanging_over: None,
             failing: 0,
             listed: false,
