@@ -24,9 +24,7 @@ pub(super) struct Following {
     pub(super) needs_snapshot: bool,
     /// Whether the master ordered a snapshot in place of what is whole.
     pub(super) wants_snapshot: bool,
-    /// No key may be fetched as it was before this record: the state is put back to it.
-    pub(super) fetch_from: u64,
-    /// The master whose readers do not see that record yet, and since when.
+    /// The master whose readers do not see what the state settles at yet, and since when.
     pub(super) short: Option<(Epoch, Time)>,
     /// Where the log that a snapshot is needed for parted from the master's.
     pub(super) parted_at: Option<SequenceNumber>,

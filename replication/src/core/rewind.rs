@@ -24,7 +24,7 @@ const FETCH_MAX: Duration = Duration::from_secs(60);
 /// Whom nothing can be had from now is asked again so much later.
 const ASK_LATER: Duration = Duration::from_secs(5);
 
-/// A master whose readers do not see the joint yet is asked again so much later.
+/// A master whose readers do not see yet what the state settles at is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
 
 /// A master whose readers do not see it for so long may wait for this very replica, whose log is
@@ -52,7 +52,11 @@ pub(super) enum Rewind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Listing,
-    Asked { at: Time },
+    /// For keys as they are at the record `least` or behind it.
+    Asked {
+        at: Time,
+        least: u64,
+    },
     Applying,
 }
 
@@ -78,7 +82,6 @@ impl Core {
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
             (true, RewindScope::Keys) => {
                 following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
-                following.fetch_from = marker.parting.as_u64() - 1;
             }
             (false, _) => {
                 let parting = marker.parting;
@@ -133,7 +136,6 @@ impl Core {
         following.appending = None;
         let looking = Rewind::Looking { not_before: Time::ZERO };
         following.rewind = (scope == RewindScope::Keys).then_some(looking);
-        following.fetch_from = state.tail.number();
         following.short = None;
         following.needs_snapshot = false;
         if scope == RewindScope::Log {
@@ -159,7 +161,7 @@ impl Core {
             Some(Rewind::Fetching { link, epoch, step, .. }) => {
                 if following.source() != Some((link, epoch)) {
                     self.lose_rewind(link);
-                } else if let Step::Asked { at } = step
+                } else if let Step::Asked { at, .. } = step
                     && self.now.since(at) >= FETCH_MAX
                 {
                     self.close(link, "it gave no answer to a fetch");
@@ -182,16 +184,23 @@ impl Core {
         }
     }
 
-    pub(super) fn on_keys_listed(&mut self, request: Option<Bytes>) {
-        let looking = Rewind::Looking { not_before: Time::ZERO };
-        match (self.rewind(), request) {
-            (Some(Rewind::Draining), _) => self.set_rewind(looking),
-            (Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }), Some(request)) => {
-                let step = Step::Asked { at: self.now };
+    pub(super) fn on_keys_listed(&mut self, request: Bytes, settles_at: Option<SequenceNumber>) {
+        match self.rewind() {
+            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking { not_before: Time::ZERO }),
+            Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }) => {
+                let least = settles_at.map_or(0, SequenceNumber::as_u64);
+                let step = Step::Asked { at: self.now, least };
                 self.set_rewind(Rewind::Fetching { link, epoch, step, upto });
                 self.send(link, Message::Fetch { epoch, request });
             }
-            (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_keys_in_place(&mut self) {
+        match self.rewind() {
+            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking { not_before: Time::ZERO }),
+            Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }) => {
                 self.set_rewind(Rewind::Quiet { epoch, upto });
                 if let Part::Following(following) = &mut self.part
                     && following.passed_over
@@ -206,13 +215,12 @@ impl Core {
     }
 
     pub(super) fn on_fetched(&mut self, on: Link, of: Epoch, at: Option<Position>, reply: Bytes) {
-        if let Some(Rewind::Fetching { link, epoch, step: Step::Asked { .. }, upto }) =
+        if let Some(Rewind::Fetching { link, epoch, step: Step::Asked { least, .. }, upto }) =
             self.rewind()
             && (link, epoch) == (on, of)
         {
             let at = at.map_or(0, |at| at.seq.as_u64());
-            let Part::Following(following) = &self.part else { return };
-            if at < following.fetch_from {
+            if at < least {
                 return self.fetch_later(epoch);
             }
             let upto = upto.max(at);
@@ -221,7 +229,7 @@ impl Core {
         }
     }
 
-    /// What the state is put back to would be ahead of the keys.
+    /// The state would settle ahead of the keys.
     fn fetch_later(&mut self, from: Epoch) {
         let now = self.now;
         let Part::Following(following) = &mut self.part else { return };

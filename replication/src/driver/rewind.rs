@@ -146,7 +146,8 @@ impl Engine {
                 }
             },
             Worked::Listed(Ok((rewind, Some(request)))) => {
-                (rewind, Some(Event::KeysListed { request: Some(request.into()) }))
+                let settles_at = rewind.marker().settles_at();
+                (rewind, Some(Event::KeysListed { request: request.into(), settles_at }))
             }
             Worked::Listed(Ok((rewind, None))) => {
                 self.opening = Some(Opening::Rewound);

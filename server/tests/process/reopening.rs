@@ -128,8 +128,7 @@ fn the_fold_gives_way_to_clients_and_the_log_does_not_also_once_the_state_was_op
     // A thread has the name of the one that starts it until it has given itself its own.
     let inherited = node.niceness("kvd")[0];
     let are_right = || {
-        [node.niceness("syncer"), node.niceness("folder")]
-            == [vec![inherited], vec![FOLD_NICENESS]]
+        [node.niceness("syncer"), node.niceness("folder")] == [vec![inherited], vec![FOLD_NICENESS]]
     };
     wait_for("the threads", are_right);
     let mut client = node.client();

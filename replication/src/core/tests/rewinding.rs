@@ -88,6 +88,28 @@ fn a_crash_within_a_rewind_starts_again_from_the_marker() {
 }
 
 #[test]
+fn keys_from_before_the_state_that_they_are_put_into_are_not_taken() {
+    let mut world = World::parted();
+    world.nodes[0].disk_hangs = true;
+    world.heal();
+    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    world.kill(0);
+    // One record came to be durable, and folded, before it stopped.
+    let node = &mut world.nodes[0];
+    let cut = node.synced;
+    (node.synced, node.applied, node.disk_hangs) = (cut + 1, cut + 1, false);
+    world.lose_unsynced(0);
+    world.nodes[1].visible_max = Some(cut);
+    world.start(0);
+    world.run(SECOND);
+    assert_eq!((world.nodes[0].fetches, world.reads(0)), (1, false), "its readers see too little");
+    world.nodes[1].visible_max = None;
+    world.run(SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (2, 0));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
 fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
     let mut world = World::parted();
     world.nodes[0].disk_hangs = true;

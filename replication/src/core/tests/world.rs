@@ -28,6 +28,10 @@ pub(super) struct Node {
     pub(super) standing: Standing,
     pub(super) marker: Option<Marker>,
     pub(super) committed: u64,
+    /// The last record that the state holds, on the disk too.
+    pub(super) applied: u64,
+    /// Readers see nothing behind this record.
+    pub(super) visible_max: Option<u64>,
     epoch: Option<Epoch>,
     pub(super) roles: Vec<Role>,
     pub(super) alerts: Vec<Alert>,
@@ -41,7 +45,7 @@ pub(super) struct Node {
     pub(super) persist_hangs: bool,
     persisting: Vec<(Standing, Token)>,
     /// The last record that was durable when the process ended.
-    synced: u64,
+    pub(super) synced: u64,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
     /// Snapshots do not come to an end while this is set, unless their connection breaks.
@@ -151,6 +155,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.standing = Standing::fresh(DiskId(1_000 + self.entropy));
         node.log = None;
+        node.applied = 0;
         node.marker = None;
         self.start(at);
     }
@@ -331,6 +336,7 @@ impl World {
             Action::AppendReplicaSet { set } => self.append(at, Some(set)),
             Action::Commit { position } => {
                 self.nodes[at].committed = position.seq.as_u64();
+                self.nodes[at].applied = position.seq.as_u64();
                 let seen = Some(position.seq);
                 self.queue.push_back((at, Event::Progress { visible: seen, applied: seen }));
             }
@@ -387,6 +393,7 @@ impl World {
                 assert_ne!(marker.scope, RewindScope::Everything, "such a log is never cut");
                 let log = node.log.as_mut().expect("what is cut is there");
                 log.truncate(parting.as_u64() as usize - 1);
+                node.applied = node.applied.min(log.len() as u64);
                 if let Some(marker) = &mut node.marker {
                     marker.cut = true;
                 }
@@ -395,13 +402,17 @@ impl World {
             }
             Action::ListKeys { restart } => {
                 node.listed &= !restart;
-                let request = (!node.listed).then(|| Bytes::from_static(b"keys"));
                 node.closed = !node.listed;
-                node.listed = true;
-                self.queue.push_back((at, Event::KeysListed { request }));
+                let event = if std::mem::replace(&mut node.listed, true) {
+                    Event::KeysInPlace
+                } else {
+                    let settles_at = SequenceNumber::new(node.applied);
+                    Event::KeysListed { request: Bytes::from_static(b"keys"), settles_at }
+                };
+                self.queue.push_back((at, event));
             }
             Action::ReadKeys { link, request } => {
-                let position = node.core.as_ref().and_then(Core::committed);
+                let position = node.visible();
                 let event = Event::KeysRead { link, reply: request, at: position };
                 self.queue.push_back((at, event));
             }
@@ -492,8 +503,8 @@ impl World {
         node.closed = false;
         node.snapshots += 1;
         node.trimmed = node.log.as_ref().map_or(0, |log| log.len() as u64);
-        let mut state = node.state().expect("a snapshot has a log");
-        state.applied = state.tail.last.map(|last| last.seq);
+        node.applied = node.trimmed;
+        let state = node.state().expect("a snapshot has a log");
         self.queue.push_back((at, Event::SnapshotInstalled(state)));
     }
 
@@ -577,6 +588,8 @@ impl Node {
             standing: Standing::fresh(DiskId(100 + at as u64)),
             marker: None,
             committed: 0,
+            applied: 0,
+            visible_max: None,
             epoch: None,
             roles: Vec::new(),
             alerts: Vec::new(),
@@ -618,7 +631,15 @@ impl Node {
             tail: log.last().map_or(Tail::EMPTY, Record::tail),
             epochs,
             sets: log.iter().filter_map(placed).collect(),
-            applied: None,
+            applied: SequenceNumber::new(self.applied),
         })
+    }
+
+    /// The last record that readers see.
+    fn visible(&self) -> Option<Position> {
+        let committed = self.core.as_ref()?.committed()?.seq.as_u64();
+        let visible = committed.min(self.visible_max.unwrap_or(u64::MAX));
+        let index = usize::try_from(visible).ok()?.checked_sub(1)?;
+        self.log.as_ref()?.get(index).map(|record| record.position)
     }
 }
