@@ -112,7 +112,7 @@ pub enum Event {
     KeysRead {
         /// The connection that asked.
         link: Link,
-        /// The keys as they are at `at`, in the driver's coding.
+        /// The keys as they are at `at`, in the driver's coding; empty where they cannot be given.
         reply: Bytes,
         /// The last record that was visible when the last of them was read.
         at: Option<Position>,

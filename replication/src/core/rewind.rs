@@ -122,8 +122,7 @@ impl Core {
         }
         // Nothing of such a log is used again: it stays whole until the snapshot replaces it.
         if scope == RewindScope::Everything {
-            following.rewind = None;
-            following.needs_snapshot = true;
+            self.need_snapshot();
         } else {
             following.rewind = Some(Rewind::Cutting { scope });
             self.out.push(Action::CutLog { parting });
@@ -219,6 +218,10 @@ impl Core {
             self.rewind()
             && (link, epoch) == (on, of)
         {
+            // The master cannot give them.
+            if reply.is_empty() {
+                return self.need_snapshot();
+            }
             let at = at.map_or(0, |at| at.seq.as_u64());
             if at < least {
                 return self.fetch_later(epoch);
@@ -239,10 +242,16 @@ impl Core {
         if now.since(since) < SHORT_MAX {
             following.rewind = Some(Rewind::Looking { not_before: now + FETCH_AGAIN });
         } else {
-            following.rewind = None;
-            following.needs_snapshot = true;
-            following.leave();
+            self.need_snapshot();
         }
+    }
+
+    /// Keys do not suffice, or are not to be had: a snapshot takes the place of log and state.
+    fn need_snapshot(&mut self) {
+        let Part::Following(following) = &mut self.part else { return };
+        following.rewind = None;
+        following.needs_snapshot = true;
+        following.leave();
     }
 
     pub(super) fn on_keys_applied(&mut self) {

@@ -86,7 +86,7 @@ pub enum Message {
         epoch: Epoch,
         /// The last record that was visible when the last of them was read.
         at: Option<Position>,
-        /// The keys, whole, in the driver's coding.
+        /// The keys, whole, in the driver's coding; empty where they cannot be given.
         reply: Bytes,
     },
     /// The digest of the sender's state.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use larder_types::AckLevel;
 
 use super::world::World;
@@ -106,6 +107,17 @@ fn keys_from_before_the_state_that_they_are_put_into_are_not_taken() {
     world.nodes[1].visible_max = None;
     world.run(SECOND);
     assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (2, 0));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_replica_whose_master_cannot_give_the_keys_takes_a_snapshot() {
+    let mut world = World::parted();
+    world.nodes[1].keys = Some(Bytes::new());
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(5 * SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
     assert!(world.same_logs() && world.reads(0));
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Node {
     persisting: Vec<(Standing, Token)>,
     /// The last record that was durable when the process ended.
     pub(super) synced: u64,
+    /// What it answers to whoever fetches keys from it; nothing at all if `None`.
+    pub(super) keys: Option<Bytes>,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
     /// Snapshots do not come to an end while this is set, unless their connection breaks.
@@ -407,14 +409,15 @@ impl World {
                     Event::KeysInPlace
                 } else {
                     let settles_at = SequenceNumber::new(node.applied);
-                    Event::KeysListed { request: Bytes::from_static(b"keys"), settles_at }
+                    Event::KeysListed { request: Bytes::from_static(b"which"), settles_at }
                 };
                 self.queue.push_back((at, event));
             }
-            Action::ReadKeys { link, request } => {
+            Action::ReadKeys { link, .. } => {
                 let position = node.visible();
-                let event = Event::KeysRead { link, reply: request, at: position };
-                self.queue.push_back((at, event));
+                if let Some(reply) = node.keys.clone() {
+                    self.queue.push_back((at, Event::KeysRead { link, reply, at: position }));
+                }
             }
             Action::ApplyKeys { .. } => {
                 node.fetches += 1;
@@ -601,6 +604,7 @@ impl Node {
             persist_hangs: false,
             persisting: Vec::new(),
             synced: 0,
+            keys: Some(Bytes::from_static(b"keys")),
             fetches: 0,
             snapshots: 0,
             snapshot_hangs: false,
