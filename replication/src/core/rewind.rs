@@ -17,8 +17,9 @@ use super::{
 };
 use crate::message::Message;
 
-/// A fetch that has had no answer for so long is given up with its connection: all of it begins anew
-/// then, while the first answer may need all of a long log to be read, and one key a slow line.
+/// A fetch that has had no answer for so long is given up for a snapshot: asked again it would not
+/// be faster, while a snapshot goes on where it was broken off. The first answer may need all of a
+/// long log to be read, and one key a slow line.
 const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// Whom nothing can be had from now is asked again so much later.
@@ -163,7 +164,7 @@ impl Core {
                 } else if let Step::Asked { at, .. } = step
                     && self.now.since(at) >= FETCH_MAX
                 {
-                    self.close(link, "it gave no answer to a fetch");
+                    self.need_snapshot();
                 }
             }
             _ => {}

@@ -122,6 +122,19 @@ fn a_replica_whose_master_cannot_give_the_keys_takes_a_snapshot() {
 }
 
 #[test]
+fn a_replica_that_waits_for_keys_for_too_long_takes_a_snapshot() {
+    let mut world = World::parted();
+    world.nodes[1].keys = None;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(55 * SECOND);
+    assert_eq!((world.nodes[0].snapshots, world.reads(0)), (before, false), "it may still come");
+    world.run(10 * SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
 fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
     let mut world = World::parted();
     world.nodes[0].disk_hangs = true;
