@@ -207,7 +207,8 @@ pub enum Verdict {
         /// The master's epoch.
         epoch: Epoch,
     },
-    /// The master has less of the same epoch than the slave: wait, and ask again.
+    /// The master has less of the same epoch than the slave, or, unasked, no longer keeps the record
+    /// that the slave needs next: wait, and ask again.
     Wait,
     /// Take a snapshot, and ask again.
     Snapshot {
