@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_types::{AckLevel, DiskId};
 
-use super::world::World;
+use super::world::{World, sequence};
 use crate::{
     core::{Alert, Event, MemberState, Outcome, Request, Role},
     message::Message,
@@ -57,8 +57,7 @@ fn a_slave_whose_next_record_was_trimmed_takes_a_snapshot_and_skips_nothing() {
     world.kill(1);
     world.write(0, 50);
     world.nodes[0].trimmed = 30;
-    let first = larder_types::SequenceNumber::new(31).unwrap();
-    world.tell(0, Event::Trimmed { first });
+    world.tell(0, Event::Trimmed { first: sequence(31) });
     assert!(world.nodes[0].alerts.contains(&Alert::Detached { node: world.name(1) }));
     let status = world.core(0).status(world.now);
     assert!(status.members[1].detached);
@@ -285,8 +284,7 @@ fn a_snapshot_behind_which_the_log_is_trimmed_is_begun_anew() {
     world.ask(0, 1, Request::Resync { node });
     let trim = |world: &mut World, upto: u64| {
         world.nodes[0].trimmed = upto;
-        let first = larder_types::SequenceNumber::new(upto + 1).unwrap();
-        world.tell(0, Event::Trimmed { first });
+        world.tell(0, Event::Trimmed { first: sequence(upto + 1) });
     };
     let waits = |world: &World| world.core(0).status(world.now).members[1].state;
     trim(&mut world, 8);
