@@ -78,10 +78,15 @@ fn fetch(
 ) -> bool {
     let mut restart = restart;
     for _ in 0..stop {
-        let Some(request) = rewind.next_keys(directory, restart, 60).unwrap() else { return true };
+        let Some(request) = rewind.next_keys(directory, restart, 60).unwrap() else {
+            let state = peek(directory, &tiny().database).unwrap().unwrap();
+            assert_eq!(rewind.marker().settles_at(), state.applied);
+            return true;
+        };
         restart = false;
         let (reply, visible) = master.store.read_keys(&request, 4_000, 4_000).unwrap();
         assert_eq!(visible, master.store.watermarks().visible);
+        assert!(SequenceNumber::new(visible) >= rewind.marker().settles_at());
         rewind.apply(directory, &reply).unwrap();
     }
     false

@@ -110,7 +110,8 @@ pub enum Action {
     },
     /// Name the next touched keys to fetch; from the marker's first on where `restart`. Nothing
     /// is appended before all are applied, so that log and state may be closed meanwhile.
-    /// [`Event::KeysListed`](super::Event::KeysListed) follows.
+    /// [`Event::KeysListed`](super::Event::KeysListed) or
+    /// [`Event::KeysInPlace`](super::Event::KeysInPlace) follows.
     ListKeys {
         /// What was fetched so far counts for nothing: the master has changed.
         restart: bool,

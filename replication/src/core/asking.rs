@@ -177,7 +177,6 @@ impl Core {
         following.upstream = Upstream::Streaming { link, session, epoch, received };
         following.committed = None;
         following.last_records = self.now;
-        following.passed_over = false;
         following.fenced = false;
         following.freshness.restart();
         self.check_rewind();

@@ -64,7 +64,7 @@ pub enum Event {
         why: String,
     },
     /// What readers of this node see has moved. After a rewind's keys are applied, right before
-    /// the [`Event::KeysListed`] that says so, back to the parting point.
+    /// the [`Event::KeysInPlace`] that says so, back to where the state stands.
     Progress {
         /// The last record that readers see.
         visible: Option<SequenceNumber>,
@@ -99,15 +99,20 @@ pub enum Event {
     LogCut(LogState),
     /// Answers [`Action::ListKeys`](super::Action::ListKeys).
     KeysListed {
-        /// The next keys to fetch, in the driver's coding; `None` once all are fetched and
-        /// applied, and the state stands at the parting point.
-        request: Option<Bytes>,
+        /// The next keys to fetch, in the driver's coding.
+        request: Bytes,
+        /// The record that the state will stand at: the parting point, or, where keys are fetched
+        /// again, what the state had got to by then. Keys from before it are not to be taken.
+        settles_at: Option<SequenceNumber>,
     },
+    /// Answers [`Action::ListKeys`](super::Action::ListKeys) once all keys are fetched and applied:
+    /// the state stands at a record of the log.
+    KeysInPlace,
     /// Answers [`Action::ReadKeys`](super::Action::ReadKeys) at the master.
     KeysRead {
         /// The connection that asked.
         link: Link,
-        /// The keys as they are at `at`, in the driver's coding.
+        /// The keys as they are at `at`, in the driver's coding; empty where they cannot be given.
         reply: Bytes,
         /// The last record that was visible when the last of them was read.
         at: Option<Position>,

@@ -18,17 +18,11 @@ pub(super) struct Following {
     /// Whether this node was the master, and has not joined another one's log since.
     pub(super) fenced: bool,
     pub(super) rewind: Option<Rewind>,
-    /// Whether records of the session were passed over while keys were fetched.
-    pub(super) passed_over: bool,
     /// Whether it needs a snapshot in place of what it has: a rewind takes back everything.
     pub(super) needs_snapshot: bool,
     /// Whether the master ordered a snapshot in place of what is whole.
     pub(super) wants_snapshot: bool,
-    /// No key may be fetched as it was before this record: the state is put back to it.
-    pub(super) fetch_from: u64,
-    /// The master whose readers do not see that record yet, and since when.
-    pub(super) short: Option<(Epoch, Time)>,
-    /// Where the log that a snapshot is needed for parted from the master's.
+    /// Where the log that a snapshot is needed for parted from the master's, if it did.
     pub(super) parted_at: Option<SequenceNumber>,
     /// The link over which the driver takes a snapshot, until it says what came of it.
     pub(super) snapshot_over: Option<Link>,

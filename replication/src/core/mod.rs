@@ -187,7 +187,8 @@ impl Core {
             Event::WritesPaused => self.on_writes_paused(),
             Event::RewindMarked { scope } => self.on_rewind_marked(scope),
             Event::LogCut(state) => self.on_log_cut(state),
-            Event::KeysListed { request } => self.on_keys_listed(request),
+            Event::KeysListed { request, settles_at } => self.on_keys_listed(request, settles_at),
+            Event::KeysInPlace => self.on_keys_in_place(),
             Event::KeysRead { link, reply, at } => self.on_keys_read(link, reply, at),
             Event::KeysApplied => self.on_keys_applied(),
             Event::SnapshotServed { link, session, at } => {

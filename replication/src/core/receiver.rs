@@ -40,7 +40,6 @@ impl Core {
             let Part::Following(following) = &mut self.part else { return };
             following.last_records = self.now;
             if following.fetches() {
-                following.passed_over = true;
                 return self.hear_committed(records.committed);
             }
             let Upstream::Streaming { received, .. } = &mut following.upstream else { return };

@@ -3,8 +3,8 @@
 //!
 //! The marker is on the disk before anything is touched, and stays until the end, so that a crash
 //! anywhere starts again from it. While keys are fetched nothing is appended: what the master sends
-//! is passed over, and asked for again. Keys of two masters are not mixed: when the master changes before
-//! the end, all of them are fetched again.
+//! is passed over, and asked for again once they are in place. Keys of two masters are not mixed:
+//! when the master changes before the end, all of them are fetched again.
 
 use std::time::Duration;
 
@@ -17,14 +17,15 @@ use super::{
 };
 use crate::message::Message;
 
-/// A fetch that has had no answer for so long is given up with its connection: all of it begins anew
-/// then, while the first answer may need all of a long log to be read, and one key a slow line.
+/// A fetch that has had no answer for so long is given up for a snapshot: asked again it would not
+/// be faster, while a snapshot goes on where it was broken off. The first answer may need all of a
+/// long log to be read, and one key a slow line.
 const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// Whom nothing can be had from now is asked again so much later.
 const ASK_LATER: Duration = Duration::from_secs(5);
 
-/// A master whose readers do not see the joint yet is asked again so much later.
+/// A master whose readers do not see yet what the state settles at is asked again so much later.
 const FETCH_AGAIN: Duration = Duration::from_millis(100);
 
 /// A master whose readers do not see it for so long may wait for this very replica, whose log is
@@ -39,20 +40,39 @@ pub(super) enum Rewind {
     /// The log is being cut.
     Cutting { scope: RewindScope },
     /// Follows without taking records, and will fetch from whom it follows.
-    Looking { not_before: Time },
+    Looking { not_before: Time, short: Option<(Epoch, Time)> },
     /// Fetches from a master.
-    Fetching { link: Link, epoch: Epoch, step: Step, upto: u64 },
+    Fetching(Fetch),
     /// The master is gone while storage still works at a step: its answer counts for nothing.
     Draining,
     /// Has fetched everything, and serves nothing yet.
     Quiet { epoch: Epoch, upto: u64 },
 }
 
+/// Follows, or looks for whom to follow, and fetches as soon as it does.
+const LOOKING: Rewind = Rewind::Looking { not_before: Time::ZERO, short: None };
+
+/// A fetch from a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fetch {
+    link: Link,
+    epoch: Epoch,
+    step: Step,
+    /// The greatest record at which keys were read so far.
+    upto: u64,
+    /// Since when the master's readers do not see what the state settles at.
+    short: Option<Time>,
+}
+
 /// What a fetch waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Listing,
-    Asked { at: Time },
+    /// For keys as they are at the record `least` or behind it.
+    Asked {
+        at: Time,
+        least: u64,
+    },
     Applying,
 }
 
@@ -72,14 +92,10 @@ impl Core {
     /// Goes on with a rewind that a stop of this node interrupted.
     pub(super) fn resume_rewind(&mut self, marker: Marker) {
         let Part::Following(following) = &mut self.part else { return };
-        following.parted_at = Some(marker.parting).filter(|_| !marker.cut);
         match (marker.cut, marker.scope) {
             (true, RewindScope::Everything) => following.needs_snapshot = true,
             (true, RewindScope::Log) => self.out.push(Action::EndRewind),
-            (true, RewindScope::Keys) => {
-                following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
-                following.fetch_from = marker.parting.as_u64() - 1;
-            }
+            (true, RewindScope::Keys) => following.rewind = Some(LOOKING),
             (false, _) => {
                 let parting = marker.parting;
                 following.rewind = Some(Rewind::Marking { parting });
@@ -98,7 +114,6 @@ impl Core {
             following.upstream = Upstream::Waiting { until: self.now + ASK_LATER };
             return;
         }
-        following.parted_at = Some(parting);
         following.rewind = Some(Rewind::Marking { parting });
         self.out.push(Action::StartRewind { parting });
     }
@@ -119,8 +134,8 @@ impl Core {
         }
         // Nothing of such a log is used again: it stays whole until the snapshot replaces it.
         if scope == RewindScope::Everything {
-            following.rewind = None;
-            following.needs_snapshot = true;
+            following.parted_at = Some(parting);
+            self.need_snapshot();
         } else {
             following.rewind = Some(Rewind::Cutting { scope });
             self.out.push(Action::CutLog { parting });
@@ -131,15 +146,10 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Some(Rewind::Cutting { scope }) = following.rewind else { return };
         following.appending = None;
-        let looking = Rewind::Looking { not_before: Time::ZERO };
-        following.rewind = (scope == RewindScope::Keys).then_some(looking);
-        following.fetch_from = state.tail.number();
-        following.short = None;
-        following.needs_snapshot = false;
+        following.rewind = (scope == RewindScope::Keys).then_some(LOOKING);
         if scope == RewindScope::Log {
             self.out.push(Action::EndRewind);
         }
-        following.parted_at = None;
         let log = LogView::new(state);
         if self.committed.is_some_and(|committed| !log.holds(committed)) {
             self.committed = log.tail.last;
@@ -151,18 +161,20 @@ impl Core {
     pub(super) fn go_on_rewinding(&mut self) {
         let Part::Following(following) = &self.part else { return };
         match following.rewind {
-            Some(Rewind::Looking { not_before }) if not_before <= self.now => {
+            Some(Rewind::Looking { not_before, short }) if not_before <= self.now => {
                 let Some((link, epoch)) = following.source() else { return };
-                self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto: 0 });
+                let short = short.filter(|(of, _)| *of == epoch).map(|(_, since)| since);
+                let fetch = Fetch { link, epoch, step: Step::Listing, upto: 0, short };
+                self.set_rewind(Rewind::Fetching(fetch));
                 self.out.push(Action::ListKeys { restart: true });
             }
-            Some(Rewind::Fetching { link, epoch, step, .. }) => {
+            Some(Rewind::Fetching(Fetch { link, epoch, step, .. })) => {
                 if following.source() != Some((link, epoch)) {
                     self.lose_rewind(link);
-                } else if let Step::Asked { at } = step
+                } else if let Step::Asked { at, .. } = step
                     && self.now.since(at) >= FETCH_MAX
                 {
-                    self.close(link, "it gave no answer to a fetch");
+                    self.need_snapshot();
                 }
             }
             _ => {}
@@ -172,76 +184,85 @@ impl Core {
     /// Whom the keys were fetched from is gone.
     pub(super) fn lose_rewind(&mut self, lost: Link) {
         let Part::Following(following) = &mut self.part else { return };
-        if let Some(Rewind::Fetching { link, step, .. }) = following.rewind
+        if let Some(Rewind::Fetching(Fetch { link, step, .. })) = following.rewind
             && link == lost
         {
             following.rewind = Some(match step {
-                Step::Asked { .. } => Rewind::Looking { not_before: Time::ZERO },
+                Step::Asked { .. } => LOOKING,
                 Step::Listing | Step::Applying => Rewind::Draining,
             });
         }
     }
 
-    pub(super) fn on_keys_listed(&mut self, request: Option<Bytes>) {
-        let looking = Rewind::Looking { not_before: Time::ZERO };
-        match (self.rewind(), request) {
-            (Some(Rewind::Draining), _) => self.set_rewind(looking),
-            (Some(Rewind::Fetching { link, epoch, step: Step::Listing, upto }), Some(request)) => {
-                let step = Step::Asked { at: self.now };
-                self.set_rewind(Rewind::Fetching { link, epoch, step, upto });
-                self.send(link, Message::Fetch { epoch, request });
+    pub(super) fn on_keys_listed(&mut self, request: Bytes, settles_at: Option<SequenceNumber>) {
+        match self.rewind() {
+            Some(Rewind::Draining) => self.set_rewind(LOOKING),
+            Some(Rewind::Fetching(fetch @ Fetch { step: Step::Listing, .. })) => {
+                let least = settles_at.map_or(0, SequenceNumber::as_u64);
+                let step = Step::Asked { at: self.now, least };
+                self.set_rewind(Rewind::Fetching(Fetch { step, ..fetch }));
+                self.send(fetch.link, Message::Fetch { epoch: fetch.epoch, request });
             }
-            (Some(Rewind::Fetching { epoch, step: Step::Listing, upto, .. }), None) => {
-                self.set_rewind(Rewind::Quiet { epoch, upto });
-                if let Part::Following(following) = &mut self.part
-                    && following.passed_over
-                {
-                    // What was passed over is asked for again.
-                    following.leave();
-                }
-                self.check_rewind();
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_keys_in_place(&mut self) {
+        let Part::Following(following) = &mut self.part else { return };
+        match following.rewind {
+            Some(Rewind::Draining) => following.rewind = Some(LOOKING),
+            Some(Rewind::Fetching(Fetch { epoch, step: Step::Listing, upto, .. })) => {
+                following.rewind = Some(Rewind::Quiet { epoch, upto });
+                // What was passed over is asked for again.
+                following.leave();
             }
             _ => {}
         }
     }
 
     pub(super) fn on_fetched(&mut self, on: Link, of: Epoch, at: Option<Position>, reply: Bytes) {
-        if let Some(Rewind::Fetching { link, epoch, step: Step::Asked { .. }, upto }) =
-            self.rewind()
-            && (link, epoch) == (on, of)
+        if let Some(Rewind::Fetching(fetch)) = self.rewind()
+            && let Step::Asked { least, .. } = fetch.step
+            && (fetch.link, fetch.epoch) == (on, of)
         {
-            let at = at.map_or(0, |at| at.seq.as_u64());
-            let Part::Following(following) = &self.part else { return };
-            if at < following.fetch_from {
-                return self.fetch_later(epoch);
+            // The master cannot give them.
+            if reply.is_empty() {
+                return self.need_snapshot();
             }
-            let upto = upto.max(at);
-            self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Applying, upto });
+            let at = at.map_or(0, |at| at.seq.as_u64());
+            if at < least {
+                return self.fetch_later(fetch);
+            }
+            let (step, upto) = (Step::Applying, fetch.upto.max(at));
+            self.set_rewind(Rewind::Fetching(Fetch { step, upto, ..fetch }));
             self.out.push(Action::ApplyKeys { reply });
         }
     }
 
-    /// What the state is put back to would be ahead of the keys.
-    fn fetch_later(&mut self, from: Epoch) {
-        let now = self.now;
-        let Part::Following(following) = &mut self.part else { return };
-        let known = following.short.filter(|(epoch, _)| *epoch == from);
-        let (_, since) = known.unwrap_or((from, now));
-        following.short = Some((from, since));
-        if now.since(since) < SHORT_MAX {
-            following.rewind = Some(Rewind::Looking { not_before: now + FETCH_AGAIN });
+    /// The state would settle ahead of the keys.
+    fn fetch_later(&mut self, fetch: Fetch) {
+        let since = fetch.short.unwrap_or(self.now);
+        if self.now.since(since) < SHORT_MAX {
+            let (not_before, short) = (self.now + FETCH_AGAIN, Some((fetch.epoch, since)));
+            self.set_rewind(Rewind::Looking { not_before, short });
         } else {
-            following.rewind = None;
-            following.needs_snapshot = true;
-            following.leave();
+            self.need_snapshot();
         }
+    }
+
+    /// Keys do not suffice, or are not to be had: a snapshot takes the place of log and state.
+    fn need_snapshot(&mut self) {
+        let Part::Following(following) = &mut self.part else { return };
+        following.rewind = None;
+        following.needs_snapshot = true;
+        following.leave();
     }
 
     pub(super) fn on_keys_applied(&mut self) {
         match self.rewind() {
-            Some(Rewind::Draining) => self.set_rewind(Rewind::Looking { not_before: Time::ZERO }),
-            Some(Rewind::Fetching { link, epoch, step: Step::Applying, upto }) => {
-                self.set_rewind(Rewind::Fetching { link, epoch, step: Step::Listing, upto });
+            Some(Rewind::Draining) => self.set_rewind(LOOKING),
+            Some(Rewind::Fetching(fetch @ Fetch { step: Step::Applying, .. })) => {
+                self.set_rewind(Rewind::Fetching(Fetch { step: Step::Listing, ..fetch }));
                 self.out.push(Action::ListKeys { restart: false });
             }
             _ => {}
@@ -256,7 +277,7 @@ impl Core {
         let Part::Following(following) = &mut self.part else { return };
         let Upstream::Streaming { epoch: followed, .. } = following.upstream else { return };
         if followed != epoch {
-            following.rewind = Some(Rewind::Looking { not_before: Time::ZERO });
+            following.rewind = Some(LOOKING);
         } else if applied.map_or(0, |applied| applied.as_u64()) >= upto {
             following.rewind = None;
             self.out.push(Action::EndRewind);

@@ -307,20 +307,20 @@ impl Core {
         self.feed_all();
     }
 
-    /// What a slave needs next is no longer kept: it takes a snapshot, and nothing is skipped.
+    /// What a slave needs next is no longer kept: it is to ask again, and is given a snapshot if no
+    /// other master keeps it by then. Nothing is skipped.
     pub(super) fn on_read_trimmed(&mut self, link: Link, session: Session, first: SequenceNumber) {
         let Part::Leading(leading) = &mut self.part else { return };
-        let of = |(_, slave): &(&NodeId, &mut Slave)| {
-            slave.link == Some(link) && slave.session == session
-        };
-        let Some((peer, slave)) = leading.slaves.iter_mut().find(of) else { return };
-        let peer = peer.clone();
+        let of = |slave: &&mut Slave| slave.link == Some(link) && slave.session == session;
+        let Some(slave) = leading.slaves.values_mut().find(of) else { return };
         if planted!(self.config, TrimmedSkipped) {
             slave.flow.reading = false;
             slave.flow.next = first;
             return self.feed_all();
         }
-        self.give_snapshot(link, peer, 0);
+        slave.stage = Stage::Waiting;
+        self.send(link, Message::Verdict { attempt: 0, verdict: Verdict::Wait });
+        self.on_trimmed(first);
     }
 
     /// A slave has made records durable.

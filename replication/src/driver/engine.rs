@@ -400,7 +400,7 @@ impl Engine {
             (Some(Opening::Rewound), Some(_)) => {
                 // First where the state stands now: by that the core tells whether the rewind is over.
                 self.progress();
-                self.events.push_back(Event::KeysListed { request: None });
+                self.events.push_back(Event::KeysInPlace);
             }
             (Some(Opening::Unchanged), _) => {}
             (_, log) => {

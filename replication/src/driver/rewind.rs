@@ -146,7 +146,8 @@ impl Engine {
                 }
             },
             Worked::Listed(Ok((rewind, Some(request)))) => {
-                (rewind, Some(Event::KeysListed { request: Some(request.into()) }))
+                let settles_at = rewind.marker().settles_at();
+                (rewind, Some(Event::KeysListed { request: request.into(), settles_at }))
             }
             Worked::Listed(Ok((rewind, None))) => {
                 self.opening = Some(Opening::Rewound);
@@ -212,15 +213,6 @@ impl Engine {
     /// Puts fetched keys in place.
     pub(super) fn apply_keys(&mut self, reply: Bytes) {
         let Some(mut rewind) = self.take_rewind() else { return };
-        if reply.is_empty() {
-            tracing::warn!("the master cannot give the keys: a snapshot is taken instead");
-            let marker = Marker { scope: RewindScope::Everything, ..marker_of(&rewind) };
-            self.rewinding = Some(Rewinding { rewind: Some(rewind) });
-            return match log_state::at_rest(&self.directory, &self.database) {
-                Ok(log) => self.begin_again(log, Some(marker)),
-                Err(error) => self.fail(error),
-            };
-        }
         let directory = self.directory.clone();
         self.work(move || Worked::Applied(rewind.apply(&directory, &reply).map(|()| rewind)));
     }

@@ -86,7 +86,7 @@ pub enum Message {
         epoch: Epoch,
         /// The last record that was visible when the last of them was read.
         at: Option<Position>,
-        /// The keys, whole, in the driver's coding.
+        /// The keys, whole, in the driver's coding; empty where they cannot be given.
         reply: Bytes,
     },
     /// The digest of the sender's state.
@@ -207,7 +207,8 @@ pub enum Verdict {
         /// The master's epoch.
         epoch: Epoch,
     },
-    /// The master has less of the same epoch than the slave: wait, and ask again.
+    /// The master has less of the same epoch than the slave, or, unasked, no longer keeps the record
+    /// that the slave needs next: wait, and ask again.
     Wait,
     /// Take a snapshot, and ask again.
     Snapshot {

@@ -145,7 +145,7 @@ pub(crate) struct Rewind {
     pub(crate) back_to: u64,
     /// The touched keys; true for those that have been fetched and applied.
     pub(crate) keys: BTreeMap<usize, bool>,
-    /// Whether the state stands at the parting point, so that records may be folded again.
+    /// Whether the state stands at a record of the log, so that records may be folded again.
     pub(crate) settled: bool,
 }
 

@@ -48,10 +48,12 @@ impl Cluster {
                 _ => None,
             })
             .collect();
-        let mut back_to = from - 1;
+        let mut back_to = applied.min(from - 1);
         if let Some(before) = &this.disk.rewind {
             keys.extend(before.keys.keys().map(|&key| (key, false)));
-            back_to = back_to.min(before.back_to);
+            if !before.settled {
+                back_to = back_to.min(before.back_to);
+            }
             scope = wider(scope, before.marker.scope);
         }
         if self
@@ -109,20 +111,26 @@ impl Cluster {
         }
     }
 
-    /// Names the next keys to fetch. Once there are none the state stands at the parting point.
+    /// Names the next keys to fetch. Once there are none the state stands at the parting point, or
+    /// where it had got from there before they were fetched again: closing the store flushes it.
     pub(crate) fn list_keys(&mut self, node: NodeIndex, restart: bool) {
         let this = &mut self.nodes[node];
         let (Some(process), Some(rewind)) = (&mut this.process, &mut this.disk.rewind) else {
             return;
         };
         if restart {
+            if rewind.settled {
+                this.disk.flushed = process.state;
+                rewind.back_to = self.book.number(process.state.applied);
+            }
             rewind.settled = false;
             rewind.keys.values_mut().for_each(|fetched| *fetched = false);
         }
         let missing = rewind.keys.iter().filter(|&(_, &fetched)| !fetched);
         let request: Vec<u8> = missing.map(|(&key, _)| key as u8).take(BATCH).collect();
         if !request.is_empty() {
-            self.tell(node, Event::KeysListed { request: Some(Bytes::from(request)) });
+            let (request, settles_at) = (Bytes::from(request), SequenceNumber::new(rewind.back_to));
+            self.tell(node, Event::KeysListed { request, settles_at });
             return;
         }
         if !rewind.settled {
@@ -134,7 +142,7 @@ impl Cluster {
             let applied = SequenceNumber::new(before);
             self.tell(node, Event::Progress { visible: applied, applied });
         }
-        self.tell(node, Event::KeysListed { request: None });
+        self.tell(node, Event::KeysInPlace);
         self.fold_later(node);
     }
 

@@ -234,7 +234,7 @@ impl Cluster {
         let pinned = self.pinned(node);
         let this = &mut self.nodes[node];
         let Some(process) = &this.process else { return };
-        if this.disk.rewind.is_some() {
+        if this.disk.rewind.as_ref().is_some_and(|rewind| !rewind.settled || !rewind.marker.cut) {
             return;
         }
         if self.random.chance(700) {

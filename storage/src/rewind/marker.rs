@@ -56,6 +56,12 @@ impl Marker {
     pub const fn is_whole(&self) -> bool {
         self.settled && self.cut
     }
+
+    /// The record that the state stands at once every key is in place; a key from before it would
+    /// be put into a state that holds more.
+    pub fn settles_at(&self) -> Option<SequenceNumber> {
+        self.settle_at.map(|at| at.position.seq)
+    }
 }
 
 /// [`Applied`] as the marker keeps it.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use larder_types::{AckLevel, SequenceNumber};
+use larder_types::AckLevel;
 
-use super::world::World;
+use super::world::{World, sequence};
 use crate::{
     core::{Event, Need, RequestId},
     message::Message,
@@ -72,7 +72,7 @@ fn an_acknowledgement_of_an_older_session_does_not_count() {
         _ => None,
     });
     let (session, mut durable) = ack.unwrap();
-    durable.seq = SequenceNumber::new(world.tail(0)).unwrap();
+    durable.seq = sequence(world.tail(0));
     let stale = crate::core::Session(session.0 ^ 1);
     world.send_again(1, 0, Message::Ack { session: stale, durable, counts: true });
     assert_eq!(world.nodes[0].committed, before);
@@ -87,7 +87,7 @@ fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
         world.nodes[at].disk_hangs = true;
     }
     world.write(0, 1);
-    let seq = SequenceNumber::new(world.tail(0)).unwrap();
+    let seq = sequence(world.tail(0));
     let deadline = world.now + SECOND;
     let needs = [
         Need::Level(AckLevel::Local),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_types::{AckLevel, DiskId};
 
-use super::world::World;
+use super::world::{World, sequence};
 use crate::{
     core::{Alert, Event, MemberState, Outcome, Request, Role},
     message::Message,
@@ -57,8 +57,7 @@ fn a_slave_whose_next_record_was_trimmed_takes_a_snapshot_and_skips_nothing() {
     world.kill(1);
     world.write(0, 50);
     world.nodes[0].trimmed = 30;
-    let first = larder_types::SequenceNumber::new(31).unwrap();
-    world.tell(0, Event::Trimmed { first });
+    world.tell(0, Event::Trimmed { first: sequence(31) });
     assert!(world.nodes[0].alerts.contains(&Alert::Detached { node: world.name(1) }));
     let status = world.core(0).status(world.now);
     assert!(status.members[1].detached);
@@ -66,6 +65,42 @@ fn a_slave_whose_next_record_was_trimmed_takes_a_snapshot_and_skips_nothing() {
     world.run_until(5 * SECOND, World::same_logs);
     assert_eq!(world.nodes[1].snapshots, 2);
     assert!(!world.core(0).status(world.now).members[1].detached);
+}
+
+/// The second node comes back, and reads what the master has trimmed without its core knowing yet.
+fn reading_what_is_trimmed() -> World {
+    let mut world = World::running(3, AckLevel::Local);
+    world.kill(1);
+    world.write(0, 50);
+    world.run(SECOND);
+    world.nodes[0].trimmed = 30;
+    world.nodes[1].snapshot_hangs = true;
+    world.start(1);
+    let state = |world: &World| world.core(0).status(world.now).members[1].state;
+    world.run_until(5 * SECOND, |world| state(world) == MemberState::Snapshot);
+    world
+}
+
+#[test]
+fn a_slave_whose_next_record_is_trimmed_while_it_reads_takes_a_snapshot() {
+    let mut world = reading_what_is_trimmed();
+    assert!(world.nodes[0].alerts.contains(&Alert::Detached { node: world.name(1) }));
+    world.kill(1);
+    world.nodes[1].snapshot_hangs = false;
+    world.start(1);
+    world.run_until(5 * SECOND, World::same_logs);
+    assert_eq!(world.nodes[1].snapshots, 2);
+}
+
+#[test]
+fn a_slave_whose_next_record_is_trimmed_goes_on_with_a_master_that_keeps_it() {
+    let mut world = reading_what_is_trimmed();
+    world.kill(0);
+    world.ask(2, 1, Request::Promote { force_term: Some(2) });
+    world.run(20 * SECOND);
+    assert_eq!(world.masters(), [2]);
+    assert_eq!(world.nodes[1].log, world.nodes[2].log);
+    assert_eq!(world.nodes[1].snapshots, 1, "only the first one, of the blank node");
 }
 
 #[test]
@@ -249,8 +284,7 @@ fn a_snapshot_behind_which_the_log_is_trimmed_is_begun_anew() {
     world.ask(0, 1, Request::Resync { node });
     let trim = |world: &mut World, upto: u64| {
         world.nodes[0].trimmed = upto;
-        let first = larder_types::SequenceNumber::new(upto + 1).unwrap();
-        world.tell(0, Event::Trimmed { first });
+        world.tell(0, Event::Trimmed { first: sequence(upto + 1) });
     };
     let waits = |world: &World| world.core(0).status(world.now).members[1].state;
     trim(&mut world, 8);

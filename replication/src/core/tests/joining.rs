@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use larder_types::{AckLevel, DiskId, Epoch, EpochStart, LogId, NodeId, Position, SequenceNumber};
 
+use super::world::sequence;
 use crate::{
     core::{
         Config, LogState, Tail,
@@ -17,10 +18,6 @@ const LOG: LogId = LogId::from_bytes([1; 16]);
 
 /// Epochs as (term, id, first record), and the number of the last record.
 type History<'a> = (&'a [(u32, u64, u64)], u64);
-
-fn sequence(number: u64) -> SequenceNumber {
-    SequenceNumber::new(number).unwrap()
-}
 
 fn epochs(history: History<'_>) -> Vec<EpochStart> {
     let start = |&(term, id, first): &(u32, u64, u64)| EpochStart {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use larder_types::AckLevel;
 
-use super::world::World;
+use super::world::{World, sequence};
 use crate::{
-    core::{Alert, Request},
+    core::{Alert, Request, RewindScope},
     message::Message,
 };
 
@@ -16,15 +17,49 @@ const SECOND: Duration = Duration::from_secs(1);
 fn an_old_master_steps_down_rewinds_and_is_equal_again() {
     let mut world = World::parted();
     let (own, parting) = (world.tail(0), world.tail(0) - 3);
+    let before = world.nodes[0].snapshots;
     world.heal();
     world.run(5 * SECOND);
     assert_eq!(world.masters(), [1]);
     assert!(world.same_logs());
-    let sequence = |number| larder_types::SequenceNumber::new(number).unwrap();
     let alert = Alert::Parted { from: sequence(parting), to: sequence(own) };
     assert!(world.nodes[0].alerts.contains(&alert), "{:?}", world.nodes[0].alerts);
     assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (1, None));
+    assert_eq!(world.nodes[0].snapshots, before);
     assert!(world.reads(0));
+}
+
+#[test]
+fn where_nothing_that_parted_was_folded_only_the_log_is_cut() {
+    let mut world = World::parted();
+    world.nodes[0].scope = RewindScope::Log;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(5 * SECOND);
+    assert!(world.same_logs() && world.reads(0));
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (0, None));
+    assert_eq!(world.nodes[0].snapshots, before);
+}
+
+#[test]
+fn where_keys_do_not_suffice_a_snapshot_takes_the_place_of_what_is_left_whole_until_then() {
+    let mut world = World::parted();
+    let (own, parting) = (world.tail(0), world.tail(0) - 3);
+    world.nodes[0].scope = RewindScope::Everything;
+    world.nodes[0].snapshot_hangs = true;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(5 * SECOND);
+    assert_eq!((world.tail(0), world.reads(0)), (own, false));
+    let acknowledged = world.nodes[0].standing.acknowledged;
+    assert_eq!(acknowledged, parting - 1, "what parted counts for nothing");
+    world.kill(0);
+    world.nodes[0].snapshot_hangs = false;
+    world.start(0);
+    world.run(5 * SECOND);
+    assert!(world.same_logs() && world.reads(0));
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].marker), (0, None));
+    assert_eq!(world.nodes[0].snapshots, before + 1);
 }
 
 #[test]
@@ -42,6 +77,7 @@ fn records_that_come_while_keys_are_fetched_are_asked_for_again() {
 #[test]
 fn replicas_whose_master_waits_for_them_to_rewind_take_a_snapshot() {
     let mut world = World::running(3, AckLevel::All);
+    let before = [0, 2].map(|at| world.nodes[at].snapshots);
     world.cut_back(1, 0);
     world.write(0, 3);
     world.cut(0, 1);
@@ -55,15 +91,14 @@ fn replicas_whose_master_waits_for_them_to_rewind_take_a_snapshot() {
     world.run(10 * SECOND);
     assert_eq!(world.masters(), [1]);
     assert_eq!(world.nodes[1].committed, world.tail(1), "with both of them");
+    let after = [0, 2].map(|at| world.nodes[at].snapshots);
+    assert_eq!(after, before.map(|before| before + 1));
     assert!(world.same_logs() && world.reads(0) && world.reads(2));
 }
 
 #[test]
 fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
-    let mut world = World::parted();
-    world.nodes[0].disk_hangs = true;
-    world.heal();
-    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    let mut world = World::rewinding();
     world.run(SECOND);
     assert!(!world.reads(0) && world.nodes[0].marker.is_some());
     world.nodes[0].disk_hangs = false;
@@ -73,10 +108,7 @@ fn a_rewind_serves_nothing_before_the_state_has_passed_what_was_fetched() {
 
 #[test]
 fn a_crash_within_a_rewind_starts_again_from_the_marker() {
-    let mut world = World::parted();
-    world.nodes[0].disk_hangs = true;
-    world.heal();
-    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    let mut world = World::rewinding();
     world.kill(0);
     world.lose_unsynced(0);
     world.nodes[0].disk_hangs = false;
@@ -88,13 +120,52 @@ fn a_crash_within_a_rewind_starts_again_from_the_marker() {
 }
 
 #[test]
-fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
+fn keys_from_before_the_state_that_they_are_put_into_are_not_taken() {
+    let mut world = World::rewinding();
+    world.kill(0);
+    // One record came to be durable, and folded, before it stopped.
+    let node = &mut world.nodes[0];
+    let cut = node.synced;
+    (node.synced, node.applied, node.disk_hangs) = (cut + 1, cut + 1, false);
+    world.lose_unsynced(0);
+    world.nodes[1].visible_max = Some(cut);
+    world.start(0);
+    world.run(SECOND);
+    assert_eq!((world.nodes[0].fetches, world.reads(0)), (1, false), "its readers see too little");
+    world.nodes[1].visible_max = None;
+    world.run(SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (2, 0));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_replica_whose_master_cannot_give_the_keys_takes_a_snapshot() {
     let mut world = World::parted();
-    world.nodes[0].disk_hangs = true;
+    world.nodes[1].keys = Some(Bytes::new());
+    let before = world.nodes[0].snapshots;
     world.heal();
-    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
-    let to = world.name(2);
-    world.ask(1, 2, Request::Switchover { to });
+    world.run(5 * SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_replica_that_waits_for_keys_for_too_long_takes_a_snapshot() {
+    let mut world = World::parted();
+    world.nodes[1].keys = None;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(55 * SECOND);
+    assert_eq!((world.nodes[0].snapshots, world.reads(0)), (before, false), "it may still come");
+    world.run(10 * SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_change_of_the_master_within_a_rewind_fetches_every_key_again() {
+    let mut world = World::rewinding();
+    world.switch(1, 2, 2);
     world.run(SECOND);
     assert_eq!(world.masters(), [2]);
     world.nodes[0].disk_hangs = false;
@@ -122,7 +193,6 @@ fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_hav
     }
     world.start(1);
     world.run(5 * SECOND);
-    let sequence = |number| larder_types::SequenceNumber::new(number).unwrap();
     let alert = Alert::NothingInCommon { from: sequence(first), to: sequence(own) };
     assert_eq!(world.nodes[1].alerts, [alert]);
     assert_eq!(world.nodes[1].snapshots, 2, "the first one when it was blank");
@@ -131,10 +201,7 @@ fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_hav
 
 #[test]
 fn a_replica_that_rewinds_does_not_count() {
-    let mut world = World::parted();
-    world.nodes[0].disk_hangs = true;
-    world.heal();
-    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
+    let mut world = World::rewinding();
     world.kill(1);
     world.run(SECOND);
     world.ask(0, 3, Request::Promote { force_term: None });

@@ -22,16 +22,17 @@ fn levels() -> impl Iterator<Item = AckLevel> {
     AckLevel::EACH.into_iter().filter(|level| *level != AckLevel::Near)
 }
 
-fn to(world: &World, at: usize) -> Request {
-    Request::Switchover { to: world.name(at) }
+/// Whether a node answered that another is unfit, and that this is in the way.
+fn says_unfit(world: &World, at: usize, request: u64, unfit: usize, what: &str) -> bool {
+    matches!(world.answer(at, request), Some(Err(Refusal::Unfit { node, why }))
+        if *node == world.name(unfit) && why.contains(what))
 }
 
 #[test]
 fn a_switchover_takes_far_less_than_a_lease_and_loses_nothing() {
     for level in levels() {
         let mut world = written(level);
-        let request = to(&world, 2);
-        world.ask(0, 1, request);
+        world.switch(0, 2, 1);
         let took = world.run_until(SECOND, |world| world.masters() == [2]);
         assert!(took <= Duration::from_millis(100), "{level}: {took:?}");
         world.run(2 * SECOND);
@@ -49,8 +50,7 @@ fn a_switchover_to_a_slave_that_does_not_catch_up_is_undone() {
     let mut world = World::running(3, AckLevel::Local);
     world.nodes[2].disk_hangs = true;
     world.write(0, 10);
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
+    world.switch(0, 2, 1);
     assert!(world.nodes[0].paused);
     let took = world.run_until(SECOND, |world| !world.nodes[0].paused);
     assert!(took <= Duration::from_millis(510), "{took:?}");
@@ -66,30 +66,24 @@ fn a_slave_that_has_just_started_is_waited_for_while_writes_are_taken_and_then_r
     world.kill(2);
     world.start(2);
     world.run(SECOND);
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
+    world.switch(0, 2, 1);
     assert!(!world.nodes[0].paused, "it may not take over yet");
     world.write(0, 3);
     world.run(SECOND + Duration::from_millis(100));
-    assert!(matches!(world.answer(0, 1), Some(Err(Refusal::Unfit { .. }))));
+    assert!(says_unfit(&world, 0, 1, 2, "has just started"));
     assert_eq!((world.masters(), world.nodes[0].paused), (vec![0], false));
     world.run(2 * SECOND);
-    let request = to(&world, 2);
-    world.ask(0, 2, request);
+    world.switch(0, 2, 2);
     world.run(Duration::from_millis(100));
     assert_eq!(world.masters(), [2], "one lease has passed since its start");
 }
 
 #[test]
 fn a_slave_that_rewinds_is_not_switched_to() {
-    let mut world = World::parted();
-    world.nodes[0].disk_hangs = true;
-    world.heal();
-    world.run_until(5 * SECOND, |world| world.nodes[0].fetches == 1);
-    let request = to(&world, 0);
-    world.ask(1, 2, request);
+    let mut world = World::rewinding();
+    world.switch(1, 0, 2);
     world.run(2 * SECOND);
-    assert!(matches!(world.answer(1, 2), Some(Err(Refusal::Unfit { .. }))));
+    assert!(says_unfit(&world, 1, 2, 0, "does not serve readers yet"));
     assert_eq!(world.masters(), [1]);
 }
 
@@ -97,8 +91,7 @@ fn a_slave_that_rewinds_is_not_switched_to() {
 fn the_mastership_may_be_handed_on_and_back_at_once() {
     let mut world = written(AckLevel::Majority);
     for (step, (from, next)) in [(0, 2), (2, 1), (1, 0)].into_iter().enumerate() {
-        let request = to(&world, next);
-        world.ask(from, step as u64 + 1, request);
+        world.switch(from, next, step as u64 + 1);
         world.run_until(2 * SECOND, |world| world.masters() == [next]);
         world.run_until(2 * SECOND, |world| {
             world.set_at(next).members.len() == 3 && world.same_logs()
@@ -110,8 +103,7 @@ fn the_mastership_may_be_handed_on_and_back_at_once() {
 fn a_successor_that_disappears_is_replaced_by_a_promotion() {
     let mut world = written(AckLevel::Majority);
     world.cut_back(0, 2);
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
+    world.switch(0, 2, 1);
     world.run(10 * SECOND);
     assert_eq!(world.masters(), [0]);
     let promoted = Outcome::Promoted { master: world.name(0), term: world.term(0) };
@@ -125,8 +117,7 @@ fn a_successor_whose_disk_answers_last_takes_over_all_the_same() {
     for level in levels() {
         let mut world = written(level);
         world.nodes[2].persist_hangs = true;
-        let request = to(&world, 2);
-        world.ask(0, 1, request);
+        world.switch(0, 2, 1);
         world.run(Duration::from_millis(100));
         assert_eq!(world.masters(), [] as [usize; 0], "{level}: its own promise is not stored");
         world.release_persist(2);
@@ -144,8 +135,7 @@ fn a_master_that_is_elected_again_while_it_hands_over_says_so() {
     world.write(0, 3);
     world.heal();
     world.nodes[2].persist_hangs = true;
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
+    world.switch(0, 2, 1);
     world.kill(2);
     world.ask(1, 1, Request::Promote { force_term: None });
     world.run(SECOND);
@@ -159,11 +149,9 @@ fn a_master_that_is_elected_again_while_it_hands_over_says_so() {
 fn only_a_voter_that_streams_is_switched_to() {
     let mut world = World::running(3, AckLevel::Majority);
     world.kill(2);
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
-    assert!(matches!(world.answer(0, 1), Some(Err(Refusal::Unfit { .. }))));
-    let request = to(&world, 1);
-    world.ask(1, 1, request);
+    world.switch(0, 2, 1);
+    assert!(says_unfit(&world, 0, 1, 2, "no voter that streams"));
+    world.switch(1, 1, 1);
     let not_master = Refusal::NotMaster { master: Some(world.name(0)) };
     assert_eq!(world.answer(1, 1), Some(&Err(not_master)));
 }
@@ -182,14 +170,14 @@ fn a_region_in_which_no_write_could_reach_the_level_is_not_switched_to() {
     }
     let mut world = World::restarted_blank(world);
     world.run(8 * SECOND);
-    let request = to(&world, 2);
-    world.ask(0, 1, request);
+    world.switch(0, 2, 1);
     let unmet = Refusal::LevelUnmet { level: AckLevel::Near };
-    assert_eq!(world.answer(0, 1), Some(&Err(unmet.clone())));
-    let request = to(&world, 1);
-    world.ask(0, 2, request);
+    assert_eq!(world.answer(0, 1), Some(&Err(unmet)));
+    world.switch(0, 1, 2);
     world.run(2 * SECOND);
-    assert_ne!(world.answer(0, 2), Some(&Err(unmet)), "the other region has two nodes");
+    let promoted = Outcome::Promoted { master: world.name(1), term: 2 };
+    assert_eq!(world.answer(0, 2), Some(&Ok(promoted)), "the other region has two nodes");
+    assert_eq!(world.masters(), [1]);
 }
 
 #[test]

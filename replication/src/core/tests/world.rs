@@ -27,7 +27,13 @@ pub(super) struct Node {
     pub(super) trimmed: u64,
     pub(super) standing: Standing,
     pub(super) marker: Option<Marker>,
+    /// What a rewind has to take back.
+    pub(super) scope: RewindScope,
     pub(super) committed: u64,
+    /// The last record that the state holds, on the disk too.
+    pub(super) applied: u64,
+    /// Readers see nothing behind this record.
+    pub(super) visible_max: Option<u64>,
     epoch: Option<Epoch>,
     pub(super) roles: Vec<Role>,
     pub(super) alerts: Vec<Alert>,
@@ -41,7 +47,9 @@ pub(super) struct Node {
     pub(super) persist_hangs: bool,
     persisting: Vec<(Standing, Token)>,
     /// The last record that was durable when the process ended.
-    synced: u64,
+    pub(super) synced: u64,
+    /// What it answers to whoever fetches keys from it; nothing at all if `None`.
+    pub(super) keys: Option<Bytes>,
     pub(super) fetches: u32,
     pub(super) snapshots: u32,
     /// Snapshots do not come to an end while this is set, unless their connection breaks.
@@ -71,6 +79,10 @@ pub(super) struct World {
 }
 
 const LOG: LogId = LogId::from_bytes([7; 16]);
+
+pub(super) fn sequence(number: u64) -> SequenceNumber {
+    SequenceNumber::new(number).unwrap()
+}
 
 impl World {
     /// A cluster of blank nodes, one a region, the first of them its first master.
@@ -110,6 +122,15 @@ impl World {
         assert_eq!(world.masters(), [0, 1]);
         world.write(1, 2);
         world.run(second);
+        world
+    }
+
+    /// The first node has been reached again, and has every key, but no record that came since.
+    pub(super) fn rewinding() -> Self {
+        let mut world = Self::parted();
+        world.nodes[0].disk_hangs = true;
+        world.heal();
+        world.run_until(Duration::from_secs(5), |world| world.nodes[0].fetches == 1);
         world
     }
 
@@ -153,6 +174,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.standing = Standing::fresh(DiskId(1_000 + self.entropy));
         node.log = None;
+        node.applied = 0;
         node.marker = None;
         self.start(at);
     }
@@ -248,6 +270,12 @@ impl World {
         self.tell(at, Event::Request { request: RequestId(request), what });
     }
 
+    /// An operator has a master hand the log to another node.
+    pub(super) fn switch(&mut self, from: usize, to: usize, request: u64) {
+        let to = self.name(to);
+        self.ask(from, request, Request::Switchover { to });
+    }
+
     /// Writes records at a master.
     pub(super) fn write(&mut self, at: usize, count: usize) {
         (0..count).for_each(|_| self.append(at, None));
@@ -267,7 +295,7 @@ impl World {
         let node = &mut self.nodes[at];
         let epoch = node.epoch.expect("a master appends");
         let log = node.log.get_or_insert_default();
-        let seq = SequenceNumber::new(log.len() as u64 + 1).unwrap();
+        let seq = sequence(log.len() as u64 + 1);
         let crc = log.last().map_or(0, |last| last.crc) ^ (epoch.id as u32) ^ (seq.as_u64() as u32);
         log.push(Record { position: Position { epoch, seq }, crc, set });
         self.sync(at);
@@ -333,8 +361,11 @@ impl World {
             }
             Action::AppendReplicaSet { set } => self.append(at, Some(set)),
             Action::Commit { position } => {
-                self.nodes[at].committed = position.seq.as_u64();
-                let seen = Some(position.seq);
+                // Appends are durable at once, so that a later commit may get here before this one.
+                let node = &mut self.nodes[at];
+                node.committed = node.committed.max(position.seq.as_u64());
+                node.applied = node.applied.max(node.committed);
+                let seen = SequenceNumber::new(node.committed);
                 self.queue.push_back((at, Event::Progress { visible: seen, applied: seen }));
             }
             Action::Persist { standing, token } => {
@@ -384,33 +415,42 @@ impl World {
                 node.reached.insert(request.0, reached);
             }
             Action::StartRewind { parting } => {
-                let scope = RewindScope::Keys;
+                let scope = node.scope;
                 node.closed = true;
                 node.marker = Some(Marker { parting, scope, cut: false });
                 self.queue.push_back((at, Event::RewindMarked { scope }));
             }
             Action::CutLog { parting } => {
-                let marker = node.marker.as_ref().expect("a rewind is marked first");
+                let marker = node.marker.as_mut().expect("a rewind is marked first");
                 assert_ne!(marker.scope, RewindScope::Everything, "such a log is never cut");
+                marker.cut = true;
+                node.closed = marker.scope == RewindScope::Keys;
                 let log = node.log.as_mut().expect("what is cut is there");
                 log.truncate(parting.as_u64() as usize - 1);
-                if let Some(marker) = &mut node.marker {
-                    marker.cut = true;
-                }
+                let end = log.len() as u64;
+                // Where keys were touched, the state had come to the parting point at least.
+                let keys = marker.scope == RewindScope::Keys;
+                node.applied = if keys { end } else { node.applied.min(end) };
+                node.committed = node.committed.min(end);
                 let state = node.state().expect("the log is there");
                 self.queue.push_back((at, Event::LogCut(state)));
             }
             Action::ListKeys { restart } => {
                 node.listed &= !restart;
-                let request = (!node.listed).then(|| Bytes::from_static(b"keys"));
                 node.closed = !node.listed;
-                node.listed = true;
-                self.queue.push_back((at, Event::KeysListed { request }));
-            }
-            Action::ReadKeys { link, request } => {
-                let position = node.core.as_ref().and_then(Core::committed);
-                let event = Event::KeysRead { link, reply: request, at: position };
+                let event = if std::mem::replace(&mut node.listed, true) {
+                    Event::KeysInPlace
+                } else {
+                    let settles_at = SequenceNumber::new(node.applied);
+                    Event::KeysListed { request: Bytes::from_static(b"which"), settles_at }
+                };
                 self.queue.push_back((at, event));
+            }
+            Action::ReadKeys { link, .. } => {
+                let position = node.visible();
+                if let Some(reply) = node.keys.clone() {
+                    self.queue.push_back((at, Event::KeysRead { link, reply, at: position }));
+                }
             }
             Action::ApplyKeys { .. } => {
                 node.fetches += 1;
@@ -453,7 +493,7 @@ impl World {
         let log = node.log.as_ref().unwrap();
         let begin = from.as_u64() as usize - 1;
         if (begin as u64) < node.trimmed {
-            let first = SequenceNumber::new(node.trimmed + 1).unwrap();
+            let first = sequence(node.trimmed + 1);
             return self.queue.push_back((at, Event::ReadTrimmed { link, session, first }));
         }
         let durable = node.core.as_ref().unwrap().status(self.now).durable.unwrap();
@@ -499,8 +539,8 @@ impl World {
         node.closed = false;
         node.snapshots += 1;
         node.trimmed = node.log.as_ref().map_or(0, |log| log.len() as u64);
-        let mut state = node.state().expect("a snapshot has a log");
-        state.applied = state.tail.last.map(|last| last.seq);
+        (node.applied, node.committed) = (node.trimmed, node.trimmed);
+        let state = node.state().expect("a snapshot has a log");
         self.queue.push_back((at, Event::SnapshotInstalled(state)));
     }
 
@@ -583,7 +623,10 @@ impl Node {
             trimmed: 0,
             standing: Standing::fresh(DiskId(100 + at as u64)),
             marker: None,
+            scope: RewindScope::Keys,
             committed: 0,
+            applied: 0,
+            visible_max: None,
             epoch: None,
             roles: Vec::new(),
             alerts: Vec::new(),
@@ -595,6 +638,7 @@ impl Node {
             persist_hangs: false,
             persisting: Vec::new(),
             synced: 0,
+            keys: Some(Bytes::from_static(b"keys")),
             fetches: 0,
             snapshots: 0,
             snapshot_hangs: false,
@@ -622,11 +666,19 @@ impl Node {
         };
         Some(LogState {
             id: LOG,
-            first: SequenceNumber::new(self.trimmed + 1).unwrap(),
+            first: sequence(self.trimmed + 1),
             tail: log.last().map_or(Tail::EMPTY, Record::tail),
             epochs,
             sets: log.iter().filter_map(placed).collect(),
-            applied: None,
+            applied: SequenceNumber::new(self.applied),
         })
+    }
+
+    /// The last record that readers see.
+    fn visible(&self) -> Option<Position> {
+        let committed = self.core.as_ref()?.committed()?.seq.as_u64();
+        let visible = committed.min(self.visible_max.unwrap_or(u64::MAX));
+        let index = usize::try_from(visible).ok()?.checked_sub(1)?;
+        self.log.as_ref()?.get(index).map(|record| record.position)
     }
 }
