@@ -23,7 +23,7 @@ use super::{
     log_state, packing,
     rewind::{Rewinding, Worked, marker_of},
     served::Served,
-    snapshot::{Fetched, Given},
+    snapshot::{Fetched, Given, Pace},
     standing::Keeper,
 };
 use crate::{
@@ -142,6 +142,7 @@ pub(super) struct Engine {
     /// The last record that has to be persisted before the marker of a rewind goes.
     pub(super) ending: Option<u64>,
     pub(super) served: Served,
+    pub(super) pace: Pace,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,

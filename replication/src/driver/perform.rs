@@ -270,8 +270,9 @@ impl Engine {
             return;
         };
         self.shared.stats.snapshots_served.fetch_add(1, Ordering::Relaxed);
+        let pace = self.pace.clone();
         tokio::spawn(async move {
-            match snapshot::send(snapshot, stream).await {
+            match snapshot::send(snapshot, stream, pace).await {
                 Ok(()) => tracing::info!("a snapshot was sent"),
                 Err(why) => tracing::warn!(why, "a snapshot was not sent to its end"),
             }

@@ -15,20 +15,26 @@ use larder_storage::{
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
 use larder_types::{LogId, Position, SequenceNumber};
+use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::engine::Input;
 use crate::core::{Link, Session};
 
-/// Bytes of a file in one piece.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of a file in one piece: to send one takes so little time that others hardly wait.
+const PIECE_BYTES: usize = 128 << 10;
 /// Pieces that were received and are not written yet.
-const PIECES_WAITING_MAX: usize = 8;
+const PIECES_WAITING_MAX: usize = 64;
+/// Sent at most, of all snapshots together: clients of a busy machine wait behind what goes faster
+/// (docs/adr/0012-paced-snapshots.md).
+const BYTES_PER_SECOND: u64 = 128 << 20;
+/// What was not sent in time is made up for as far as this.
+const BEHIND_MAX: Duration = Duration::from_millis(5);
 /// A peer must say what it wants, and then take or send a piece, within this time.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a store may take until it has folded something.
@@ -112,10 +118,28 @@ pub(super) async fn wanted(
     Some(Input::SnapshotWanted { link, session, stream: Box::new((sender, receiver)) })
 }
 
+/// When the next piece may be sent, of whichever snapshot.
+#[derive(Clone, Default)]
+pub(super) struct Pace(Arc<Mutex<Option<Instant>>>);
+
+impl Pace {
+    async fn wait_for(&self, bytes: usize) {
+        let takes = Duration::from_nanos(bytes as u64 * 1_000_000_000 / BYTES_PER_SECOND);
+        let now = Instant::now();
+        let due = {
+            let mut next = self.0.lock();
+            let due = next.map_or(now, |next| next.max(now - BEHIND_MAX));
+            *next = Some(due + takes);
+            due
+        };
+        sleep_until(due).await;
+    }
+}
+
 /// Sends a slave what it is given.
-pub(super) async fn send(given: Given, mut stream: Stream) -> Result<(), String> {
+pub(super) async fn send(given: Given, mut stream: Stream, pace: Pace) -> Result<(), String> {
     match given {
-        Given::State(snapshot) => send_state(snapshot, stream).await,
+        Given::State(snapshot) => send_state(snapshot, stream, pace).await,
         Given::Nothing => {
             let text = |error: larder_net::Error| error.to_string();
             stream.0.send(Bytes::new()).await.map_err(text)?;
@@ -127,6 +151,7 @@ pub(super) async fn send(given: Given, mut stream: Stream) -> Result<(), String>
 async fn send_state(
     snapshot: Snapshot,
     (mut sender, mut receiver): (FrameSender, FrameReceiver),
+    pace: Pace,
 ) -> Result<(), String> {
     let text = |error: larder_net::Error| error.to_string();
     let manifest = snapshot.manifest();
@@ -142,6 +167,7 @@ async fn send_state(
     while let Some(reading) = next {
         let piece = reading.await.map_err(|error| error.to_string())??;
         next = self::piece(&snapshot, &sizes, &mut file, &mut offset);
+        pace.wait_for(piece.len()).await;
         let sent = timeout(PATIENCE, sender.send(piece)).await;
         sent.map_err(|_| "the slave takes nothing")?.map_err(text)?;
     }
@@ -250,4 +276,38 @@ fn place(frame: &[u8]) -> Option<(u64, u64)> {
     let (file, rest) = frame.split_first_chunk::<8>()?;
     let (offset, _) = rest.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*file), u64::from_le_bytes(*offset)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends for a while, and returns how much that was.
+    async fn send_for(pace: &Pace, lasting: Duration) -> u64 {
+        let until = Instant::now() + lasting;
+        let mut bytes = 0;
+        while Instant::now() < until {
+            pace.wait_for(PIECE_BYTES).await;
+            bytes += PIECE_BYTES as u64;
+        }
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_snapshots_together_keep_the_pace_and_make_up_for_little() {
+        let pace = Pace::default();
+        let second = Duration::from_secs(1);
+        let one = send_for(&pace, second).await;
+        assert!(one.abs_diff(BYTES_PER_SECOND) <= 2 * PIECE_BYTES as u64, "{one} bytes");
+        let (one, other) = tokio::join!(send_for(&pace, second), send_for(&pace, second));
+        let both = one + other;
+        assert!(both.abs_diff(BYTES_PER_SECOND) <= 4 * PIECE_BYTES as u64, "{both} bytes");
+        assert!(one.abs_diff(other) <= PIECE_BYTES as u64, "{one} and {other} bytes");
+        // Nothing was sent for an hour.
+        tokio::time::advance(3_600 * second).await;
+        let after = send_for(&pace, second).await;
+        let made_up = BYTES_PER_SECOND * BEHIND_MAX.as_millis() as u64 / 1_000;
+        let most = BYTES_PER_SECOND + made_up + 2 * PIECE_BYTES as u64;
+        assert!(after <= most, "{after} bytes");
+    }
 }

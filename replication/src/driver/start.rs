@@ -25,6 +25,7 @@ use super::{
     packing::{self, Packer, Unpacker},
     rewind::{Rewinding, marker_of},
     served::Served,
+    snapshot::Pace,
     standing,
 };
 use crate::core::{Boot, Config, Core, Peer};
@@ -179,6 +180,7 @@ fn engine(
         rewinding,
         ending: None,
         served: Served::default(),
+        pace: Pace::default(),
         asked: 0,
         requests: HashMap::new(),
         reaches: HashMap::new(),

@@ -16,6 +16,9 @@ use crate::{
 };
 
 const VERSION: u32 = 1;
+/// What is written is synced after so much: a sync of more would make those of other logs on the same
+/// disk wait, whose writes are acknowledged.
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot that is being fetched.
 #[derive(Debug)]
@@ -25,8 +28,17 @@ pub struct Incoming {
     manifest: Manifest,
     /// How many files, from the first on, are whole and have been verified by this process.
     whole: usize,
-    /// The file that bytes are written to, and its length.
-    current: Option<(File, u64)>,
+    /// The file that bytes are written to.
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    file: File,
+    bytes: u64,
+    synced: u64,
+    /// Of all that is in it.
+    hasher: crc32fast::Hasher,
 }
 
 impl Incoming {
@@ -67,9 +79,9 @@ impl Incoming {
     /// is asked for again. When files cannot be read.
     pub fn missing(&mut self) -> Result<Option<(usize, u64)>, SnapshotError> {
         while let Some(entry) = self.manifest.files.get(self.whole).cloned() {
-            let length = self.open_current()?.1;
-            if length < entry.bytes {
-                return Ok(Some((self.whole, length)));
+            let bytes = self.open_current()?.bytes;
+            if bytes < entry.bytes {
+                return Ok(Some((self.whole, bytes)));
             }
             self.finish_current(&entry)?;
         }
@@ -85,33 +97,37 @@ impl Incoming {
         if file != self.whole || room.is_none_or(|room| room < bytes.len() as u64) {
             return Err(SnapshotError::OutOfPlace);
         }
-        let (current, length) = self.open_current()?;
-        if *length != offset {
+        let current = self.open_current()?;
+        if current.bytes != offset {
             return Err(SnapshotError::OutOfPlace);
         }
-        current.write_all_at(bytes, offset).map_err(SnapshotError::writing)?;
-        *length += bytes.len() as u64;
+        current.file.write_all_at(bytes, offset).map_err(SnapshotError::writing)?;
+        current.hasher.update(bytes);
+        current.bytes += bytes.len() as u64;
+        if current.bytes - current.synced >= SYNC_BYTES {
+            current.file.sync_data().map_err(SnapshotError::writing)?;
+            current.synced = current.bytes;
+        }
         Ok(())
     }
 
-    fn open_current(&mut self) -> Result<&mut (File, u64), SnapshotError> {
+    fn open_current(&mut self) -> Result<&mut Current, SnapshotError> {
         if self.current.is_none() {
             let path = self.state.join(&self.manifest.files[self.whole].name);
             let mut options = File::options();
             let opened = options.create(true).truncate(false).read(true).write(true).open(&path);
             let file = opened.map_err(io_at(&path))?;
-            let length = file.metadata().map_err(io_at(&path))?.len();
-            self.current = Some((file, length));
+            let (bytes, hasher) = measure(&file).map_err(io_at(&path))?;
+            self.current = Some(Current { file, bytes, synced: bytes, hasher });
         }
         Ok(self.current.as_mut().expect("it was just opened"))
     }
 
     fn finish_current(&mut self, entry: &ManifestFile) -> Result<(), SnapshotError> {
         let path = self.state.join(&entry.name);
-        if let Some((file, _)) = self.current.take() {
-            file.sync_all().map_err(io_at(&path))?;
-        }
-        let (bytes, found) = measure(&path)?;
+        let Some(Current { file, bytes, hasher, .. }) = self.current.take() else { return Ok(()) };
+        file.sync_all().map_err(io_at(&path))?;
+        let found = hasher.finalize();
         if (bytes, found) != (entry.bytes, entry.crc32) {
             fs::remove_file(&path).map_err(io_at(&path))?;
             let (name, expected) = (entry.name.clone(), entry.crc32);

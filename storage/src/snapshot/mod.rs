@@ -206,21 +206,22 @@ fn files_of(dir: &Path) -> Result<Vec<ManifestFile>, SnapshotError> {
         if name.starts_with("LOG") || name == "LOCK" || name.ends_with(".log") {
             continue;
         }
-        let (bytes, crc32) = measure(&dir.join(&name))?;
-        files.push(ManifestFile { name, bytes, crc32 });
+        let path = dir.join(&name);
+        let file = File::open(&path).map_err(io_at(&path))?;
+        let (bytes, hasher) = measure(&file).map_err(io_at(&path))?;
+        files.push(ManifestFile { name, bytes, crc32: hasher.finalize() });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
 }
 
-/// A file's size and checksum.
-fn measure(path: &Path) -> Result<(u64, u32), SnapshotError> {
-    let mut file = File::open(path).map_err(io_at(path))?;
+/// A file's size and checksum, read from where it stands.
+fn measure(mut file: &File) -> io::Result<(u64, crc32fast::Hasher)> {
     let (mut buffer, mut hasher, mut bytes) = (vec![0; CHECK_BYTES], crc32fast::Hasher::new(), 0);
     loop {
-        let read = file.read(&mut buffer).map_err(io_at(path))?;
+        let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok((bytes, hasher.finalize()));
+            return Ok((bytes, hasher));
         }
         hasher.update(&buffer[..read]);
         bytes += read as u64;
