@@ -120,8 +120,12 @@ impl Core {
         }
     }
 
-    /// Notes on the disk that this node leads a term, and then begins an epoch of it.
+    /// Notes on the disk that this node leads a term, and then begins an epoch of it. It follows
+    /// nobody from here on: an answer that is still to come would find it a master.
     pub(super) fn lead(&mut self, term: u32, by: Option<Link>) {
+        if let Part::Following(following) = &mut self.part {
+            following.leave();
+        }
         self.standing.leads = Some(term);
         self.standing.led = term;
         self.standing.promised = self.standing.promised.max(term);

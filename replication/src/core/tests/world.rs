@@ -184,6 +184,11 @@ impl World {
         self.cuts.extend([(one, other), (other, one)]);
     }
 
+    /// What two nodes say gets through again.
+    pub(super) fn mend(&mut self, one: usize, other: usize) {
+        self.cuts.retain(|ends| *ends != (one, other) && *ends != (other, one));
+    }
+
     /// What the first says does not reach the second any more.
     pub(super) fn cut_back(&mut self, from: usize, to: usize) {
         self.cuts.insert((from, to));
@@ -293,6 +298,7 @@ impl World {
 
     fn append(&mut self, at: usize, set: Option<ReplicaSet>) {
         let node = &mut self.nodes[at];
+        assert!(!node.closed, "a log that is closed takes nothing");
         let epoch = node.epoch.expect("a master appends");
         let log = node.log.get_or_insert_default();
         let seq = sequence(log.len() as u64 + 1);
