@@ -5,8 +5,8 @@ use std::{cmp::Ordering, time::Duration};
 use larder_types::{Epoch, LogId};
 
 use super::{
-    Action, Alert, Core, Link, Part, Session, Tail, following::Upstream, log_view::LogView,
-    planted::planted, standing::After,
+    Action, Alert, Core, Link, Part, Session, Tail, following::Upstream, links::Conn,
+    log_view::LogView, planted::planted, standing::After,
 };
 use crate::message::{EPOCHS_MAX, Follow, Message, RefusedWhy, Verdict};
 
@@ -52,7 +52,8 @@ impl Core {
         }
         let Some((link, epoch)) = best else { return };
         let logged = self.log.as_ref().map_or(0, LogView::last_term);
-        if !self.grants.allow(epoch.term, logged, now) {
+        let allows = |conn: &Conn| self.grants.allow(&conn.peer, epoch.term, logged, now);
+        if !self.links.get(&link).is_some_and(allows) {
             return;
         }
         if epoch.term > self.standing.promised {

@@ -86,3 +86,19 @@ fn a_replica_that_is_about_to_lead_takes_nothing_from_its_twin() {
     assert_eq!(world.masters(), [1], "its run is greater");
     assert!(world.same_logs());
 }
+
+#[test]
+fn a_slave_takes_a_twin_only_after_what_it_granted_to_the_other_has_run_out() {
+    let mut world = twins(AckLevel::Majority);
+    world.mend(1, 2);
+    world.run_until(12 * SECOND, |world| world.reads(1));
+    world.mend(0, 2);
+    world.run_until(12 * SECOND, |world| {
+        assert!(!(world.reads(0) && world.reads(1)), "both have a lease");
+        world.reads(0)
+    });
+    world.heal();
+    world.run(8 * SECOND);
+    assert_eq!(world.masters(), [0]);
+    assert!(world.same_logs());
+}
