@@ -137,7 +137,7 @@ pub struct Core {
     owed: Option<Owed>,
     promotion: Option<Promotion>,
     handing: Option<Handing>,
-    kept_for_others: Retained,
+    retained: Retained,
     creating_log: bool,
 }
 

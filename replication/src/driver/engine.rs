@@ -133,6 +133,7 @@ pub(super) struct Engine {
     pub(super) keeper: Keeper,
     pub(super) told: Told,
     pub(super) committed: Option<Position>,
+    /// What is kept for others: everything, until the core says what they need.
     pub(super) retain_from: Option<SequenceNumber>,
     /// The last record before the pause that was asked for, until it is durable.
     pub(super) pausing: Option<u64>,
