@@ -258,6 +258,7 @@ impl Core {
         self.bootstrap();
         self.go_on_rewinding();
         self.seek();
+        self.take_snapshot();
         self.pay_answer();
     }
 

@@ -60,6 +60,10 @@ pub(super) struct Node {
     /// The next snapshots that fail.
     pub(super) failing: u32,
     listed: bool,
+    /// Each step of storage with the keys of a rewind comes to no end while this is set.
+    pub(super) keys_hang: bool,
+    /// What comes of the one that has come to none.
+    pub(super) working: Option<Event>,
     /// Log and state are closed, until every key of a rewind is in place.
     closed: bool,
 }
@@ -162,6 +166,7 @@ impl World {
         }
         self.nodes[at].epoch = None;
         self.nodes[at].persisting.clear();
+        self.nodes[at].working = None;
         self.queue.retain(|(to, _)| *to != at);
         self.unlink(|ends| ends.0 == at || ends.1 == at);
         self.settle();
@@ -450,7 +455,7 @@ impl World {
                     let settles_at = SequenceNumber::new(node.applied);
                     Event::KeysListed { request: Bytes::from_static(b"which"), settles_at }
                 };
-                self.queue.push_back((at, event));
+                self.worked(at, event);
             }
             Action::ReadKeys { link, .. } => {
                 let position = node.visible();
@@ -460,10 +465,24 @@ impl World {
             }
             Action::ApplyKeys { .. } => {
                 node.fetches += 1;
-                self.queue.push_back((at, Event::KeysApplied));
+                self.worked(at, Event::KeysApplied);
             }
             _ => {}
         }
+    }
+
+    fn worked(&mut self, at: usize, event: Event) {
+        if self.nodes[at].keys_hang {
+            self.nodes[at].working = Some(event);
+        } else {
+            self.queue.push_back((at, event));
+        }
+    }
+
+    /// Storage comes to the end of a step with the keys of a rewind.
+    pub(super) fn release_keys(&mut self, at: usize) {
+        let worked = self.nodes[at].working.take().expect("it works at them");
+        self.tell(at, worked);
     }
 
     fn connect(&mut self, at: usize, peer: &NodeId) {
@@ -527,6 +546,7 @@ impl World {
     }
 
     fn install(&mut self, at: usize, link: Link) {
+        assert_eq!(self.nodes[at].working, None, "two threads would work with one directory");
         if self.nodes[at].snapshot_hangs {
             self.nodes[at].hanging_over = Some(link);
             return;
@@ -652,6 +672,8 @@ impl Node {
             hanging_over: None,
             failing: 0,
             listed: false,
+            keys_hang: false,
+            working: None,
             closed: false,
         }
     }
