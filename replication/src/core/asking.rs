@@ -2,11 +2,11 @@
 
 use std::{cmp::Ordering, time::Duration};
 
-use larder_types::{Epoch, LogId};
+use larder_types::Epoch;
 
 use super::{
-    Action, Alert, Core, Link, Part, Session, Tail, following::Upstream, log_view::LogView,
-    planted::planted, standing::After,
+    Action, Alert, Core, Link, Part, Session, Tail, following::Upstream, links::Conn,
+    log_view::LogView, planted::planted, rewind::Rewind, standing::After,
 };
 use crate::message::{EPOCHS_MAX, Follow, Message, RefusedWhy, Verdict};
 
@@ -52,7 +52,8 @@ impl Core {
         }
         let Some((link, epoch)) = best else { return };
         let logged = self.log.as_ref().map_or(0, LogView::last_term);
-        if !self.grants.allow(epoch.term, logged, now) {
+        let allows = |conn: &Conn| self.grants.allow(&conn.peer, epoch.term, logged, now);
+        if !self.links.get(&link).is_some_and(allows) {
             return;
         }
         if epoch.term > self.standing.promised {
@@ -101,8 +102,8 @@ impl Core {
                 following.leave();
                 following.wants_snapshot |= attempt == 0;
                 if following.snapshot_over.is_none() {
-                    following.upstream = Upstream::Snapshot { link, session, epoch };
-                    self.replace_log(link, session, log);
+                    following.upstream = Upstream::Snapshot { link, session, epoch, log };
+                    self.note_acknowledged();
                 }
             }
             Verdict::NewDisk => {
@@ -126,26 +127,29 @@ impl Core {
         }
     }
 
-    /// Notes on the disk what this log may have acknowledged, as far as it joins the master's, and
-    /// then has it replaced by a snapshot.
-    fn replace_log(&mut self, link: Link, session: Session, log: LogId) {
+    /// Notes on the disk what this log may have acknowledged, as far as it joins the master's: it is
+    /// to be replaced by a snapshot.
+    fn note_acknowledged(&mut self) {
         let tail = self.log.as_ref().map_or(0, |log| log.tail.number());
         let Part::Following(following) = &self.part else { return };
         let joined = following.parted_at.map_or(tail, |parting| tail.min(parting.as_u64() - 1));
         if joined > self.standing.acknowledged {
             self.standing.acknowledged = joined;
-            self.persist(After::TakeSnapshot { link, session, log });
-        } else {
-            self.take_snapshot(link, session, log);
+            self.persist(After::Nothing);
         }
     }
 
-    /// What the log may have acknowledged is on the disk.
-    pub(super) fn take_snapshot(&mut self, link: Link, session: Session, log: LogId) {
+    /// Takes the snapshot that the master gives, once what the log may have acknowledged is on the
+    /// disk, and storage does not work at a step of a rewind: both would be at the same directory.
+    pub(super) fn take_snapshot(&mut self) {
+        let stored = self.is_stored();
         let Part::Following(following) = &mut self.part else { return };
-        let still = matches!(following.upstream, Upstream::Snapshot { link: of, session: it, .. }
-            if (of, it) == (link, session));
-        if still && following.snapshot_over.is_none() {
+        let works = following.rewind.as_ref().is_some_and(Rewind::is_at_work);
+        if let Upstream::Snapshot { link, session, log, .. } = following.upstream
+            && following.snapshot_over.is_none()
+            && stored
+            && !works
+        {
             following.snapshot_over = Some(link);
             self.out.push(Action::StartSnapshot { link, session, log });
         }

@@ -1,6 +1,6 @@
 //! What a slave knows: whom it follows, how far it has come, and what stands in its way.
 
-use larder_types::{Epoch, Position, SequenceNumber};
+use larder_types::{Epoch, LogId, Position, SequenceNumber};
 
 use super::{Link, Session, Tail, Time, heartbeat::Freshness, rewind::Rewind};
 
@@ -55,6 +55,7 @@ pub(super) enum Upstream {
         link: Link,
         session: Session,
         epoch: Epoch,
+        log: LogId,
     },
 }
 

@@ -71,7 +71,7 @@ impl Core {
     pub(super) fn ping(&mut self, link: Link) {
         let (now, view) = (self.now, self.view());
         let retain = match &self.part {
-            Part::Leading(leading) => leading.retained.floor(),
+            Part::Leading(_) => self.retained.floor(),
             _ => None,
         };
         if let Some(conn) = self.links.get_mut(&link) {
@@ -83,7 +83,9 @@ impl Core {
     pub(super) fn on_ping(&mut self, link: Link, ping: &Ping) {
         self.on_view(link, ping.view);
         let grant = self.grant(link);
-        if self.streaming_on(link).is_some() {
+        // Whoever leads no more keeps nothing for others, and says so in its last pings.
+        let leads = |(_, epoch)| ping.view.leads == Some(epoch);
+        if self.streaming_on(link).is_some_and(leads) {
             self.retain_for_others(ping.retain);
         }
         let pong = Pong {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use larder_types::AckLevel;
+use larder_types::{AckLevel, NodeId};
 
 use super::{Config, Core, Part, Session, Time, planted::planted};
 
@@ -21,6 +21,8 @@ pub(super) struct Grants {
     until: Time,
     /// The term of the epoch it was granted to.
     term: u32,
+    /// Whose epoch that is: a term that was forced may have two masters.
+    to: Option<NodeId>,
     /// A grant from before the start may last until here.
     unknown_until: Time,
 }
@@ -30,7 +32,7 @@ impl Grants {
     pub(super) fn at_start(config: &Config, blank: bool, now: Time) -> Self {
         let nothing = blank || planted!(config, GrantForgotten);
         let unknown_until = if nothing { now } else { now + config.lease };
-        Self { until: Time::ZERO, term: 0, unknown_until }
+        Self { until: Time::ZERO, term: 0, to: None, unknown_until }
     }
 
     /// Whether nothing granted, or perhaps granted before the start, still runs.
@@ -38,11 +40,11 @@ impl Grants {
         self.until <= now && self.unknown_until <= now
     }
 
-    /// Whether a master of this term may be followed: it is the one granted to, or nothing runs.
+    /// Whether this master of this term may be followed: it is the one granted to, or nothing runs.
     /// `logged` is the term of the log's last record: what was granted before the start went to
     /// that term at the latest, if the promise is not newer.
-    pub(super) fn allow(&self, term: u32, logged: u32, now: Time) -> bool {
-        let known = self.until <= now || self.term == term;
+    pub(super) fn allow(&self, master: &NodeId, term: u32, logged: u32, now: Time) -> bool {
+        let known = self.until <= now || self.term == term && self.to.as_ref() == Some(master);
         let unknown = self.unknown_until <= now || term <= logged;
         known && unknown
     }
@@ -52,9 +54,9 @@ impl Grants {
         self.unknown_until <= now
     }
 
-    /// The master of this term has stepped down, on its disk.
-    pub(super) fn free(&mut self, term: u32) {
-        if self.term == term {
+    /// This master of this term has stepped down, on its disk.
+    pub(super) fn free(&mut self, master: &NodeId, term: u32) {
+        if self.term == term && self.to.as_ref() == Some(master) {
             self.until = Time::ZERO;
         }
     }
@@ -70,6 +72,7 @@ impl Core {
     /// while it rewinds: it keeps what it grants, and counts for no promotion meanwhile.
     pub(super) fn grant(&mut self, link: super::Link) -> Option<Session> {
         let (session, epoch) = self.streaming_on(link)?;
+        let master = self.links.get(&link)?.peer.clone();
         let may = self.grants.open(self.now)
             && self.is_admitted()
             && self.standing.promised <= epoch.term
@@ -77,7 +80,7 @@ impl Core {
         if !may {
             return None;
         }
-        self.grants.term = epoch.term;
+        (self.grants.term, self.grants.to) = (epoch.term, Some(master));
         self.grants.until = self.now + self.config.lease;
         Some(session)
     }

@@ -123,13 +123,11 @@ impl Core {
     /// The other end of a connection said what it knows of terms.
     pub(super) fn on_view(&mut self, link: Link, view: View) {
         let Some(conn) = self.links.get_mut(&link) else { return };
-        let changed = conn.view != view;
         conn.view = view;
-        if changed {
-            self.learn(view.term.max(view.leads.map_or(0, |epoch| epoch.term)));
-            self.yield_to_twin(view.leads);
-            self.watch_successor(link, view.leads);
-        }
+        // Also where it is nothing new: this node may have begun to lead since.
+        self.learn(view.term.max(view.leads.map_or(0, |epoch| epoch.term)));
+        self.yield_to_twin(view.leads);
+        self.watch_successor(link, view.leads);
     }
 
     /// Two masters of one term: an operator has forced it on both sides of a cut. The epoch that

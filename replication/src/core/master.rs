@@ -12,7 +12,6 @@ use super::{
     log_view::LogView,
     planted::planted,
     replicas::Changes,
-    retention::Retained,
     sender::Slave,
     standing::After,
     switchover::Switching,
@@ -35,7 +34,6 @@ pub(super) struct Leading {
     pub(super) awaits: Awaits,
     pub(super) changes: Changes,
     pub(super) switching: Option<Switching>,
-    pub(super) retained: Retained,
     /// Members that have not followed in this epoch, and are further behind than the log is kept.
     pub(super) gone: BTreeSet<NodeId>,
     /// Links over which keys are being read.
@@ -56,7 +54,6 @@ impl Leading {
             awaits: Awaits::default(),
             changes: Changes::default(),
             switching: None,
-            retained: Retained::default(),
             gone: BTreeSet::new(),
             fetching: BTreeSet::new(),
             digests: Digests::default(),
@@ -120,8 +117,12 @@ impl Core {
         }
     }
 
-    /// Notes on the disk that this node leads a term, and then begins an epoch of it.
+    /// Notes on the disk that this node leads a term, and then begins an epoch of it. It follows
+    /// nobody from here on: an answer that is still to come would find it a master.
     pub(super) fn lead(&mut self, term: u32, by: Option<Link>) {
+        if let Part::Following(following) = &mut self.part {
+            following.leave();
+        }
         self.standing.leads = Some(term);
         self.standing.led = term;
         self.standing.promised = self.standing.promised.max(term);
@@ -152,6 +153,7 @@ impl Core {
         self.recount_lease();
         self.advance_commit();
         self.change_replica_set();
+        self.retain();
         self.announce();
         self.end_handing();
     }

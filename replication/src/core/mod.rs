@@ -137,7 +137,7 @@ pub struct Core {
     owed: Option<Owed>,
     promotion: Option<Promotion>,
     handing: Option<Handing>,
-    kept_for_others: Retained,
+    retained: Retained,
     creating_log: bool,
 }
 
@@ -223,7 +223,7 @@ impl Core {
             Message::Fenced(answer) => self.on_answer(peer, answer),
             Message::Elect { term, at } => self.on_elect(link, &peer, term, at),
             Message::Elected { epoch } => self.on_elected(&peer, epoch),
-            Message::SteppedDown { epoch, .. } => self.on_stepped_down(epoch),
+            Message::SteppedDown { epoch, .. } => self.on_stepped_down(&peer, epoch),
             Message::TakeOver { epoch } => self.on_take_over(link, epoch),
             Message::Fetch { epoch, request } => self.on_fetch(link, epoch, request),
             Message::Fetched { epoch, at, reply } => self.on_fetched(link, epoch, at, reply),
@@ -258,6 +258,7 @@ impl Core {
         self.bootstrap();
         self.go_on_rewinding();
         self.seek();
+        self.take_snapshot();
         self.pay_answer();
     }
 

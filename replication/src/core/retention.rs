@@ -83,12 +83,12 @@ impl Core {
                 || now.since(slave.since) < FORGET_AFTER
         });
         let floor = leading.floor(&self.config, log);
-        leading.retained.ask(floor, &mut self.out);
+        self.retained.ask(floor, &mut self.out);
     }
 
     /// At a slave: keeps what the master keeps, for whoever follows this node next.
     pub(super) fn retain_for_others(&mut self, seq: Option<SequenceNumber>) {
-        self.kept_for_others.ask(seq, &mut self.out);
+        self.retained.ask(seq, &mut self.out);
     }
 
     /// The log begins at `first` now.
@@ -110,7 +110,7 @@ impl Core {
                     slave.pin = None;
                     alert(node);
                 }
-                None if leading.retained.floor().is_some_and(|floor| floor < first)
+                None if self.retained.floor().is_some_and(|floor| floor < first)
                     && leading.gone.insert(node.clone()) =>
                 {
                     alert(node);

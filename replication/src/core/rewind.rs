@@ -82,6 +82,15 @@ impl Rewind {
         !matches!(self, Self::Marking { .. } | Self::Cutting { .. })
     }
 
+    /// Whether storage works at a step whose answer is still to come.
+    pub(super) const fn is_at_work(&self) -> bool {
+        match self {
+            Self::Marking { .. } | Self::Cutting { .. } | Self::Draining => true,
+            Self::Fetching(Fetch { step, .. }) => matches!(step, Step::Listing | Step::Applying),
+            Self::Looking { .. } | Self::Quiet { .. } => false,
+        }
+    }
+
     /// Whether keys are still to be fetched.
     pub(super) const fn is_unsettled(&self) -> bool {
         !matches!(self, Self::Quiet { .. })

@@ -1,8 +1,6 @@
 //! What must be on the disk before something else is said or done.
 
-use larder_types::LogId;
-
-use super::{Action, Core, Link, Session, Token};
+use super::{Action, Core, Link, Token};
 use crate::message::Fence;
 
 /// What to do once a standing is on the disk.
@@ -19,12 +17,6 @@ pub(super) enum After {
     Lead {
         term: u32,
         by: Option<Link>,
-    },
-    /// Take a snapshot in place of the log.
-    TakeSnapshot {
-        link: Link,
-        session: Session,
-        log: LogId,
     },
     /// Say that this master has stepped down.
     StepDown,
@@ -52,9 +44,6 @@ impl Core {
                 After::Nothing => {}
                 After::AnswerFence { to, fence, known } => self.owe_answer(to, fence, known),
                 After::Lead { term, by } => self.begin_epoch(term, by),
-                After::TakeSnapshot { link, session, log } => {
-                    self.take_snapshot(link, session, log);
-                }
                 After::StepDown => self.stepped_down(),
             }
         }

@@ -54,7 +54,7 @@ impl Core {
             owed: None,
             promotion: None,
             handing: None,
-            kept_for_others: Retained::default(),
+            retained: Retained::default(),
             creating_log: false,
         };
         match (core.standing.leads, boot.marker) {

@@ -166,8 +166,8 @@ impl Core {
     }
 
     /// At a slave: the master has stepped down.
-    pub(super) fn on_stepped_down(&mut self, epoch: Epoch) {
-        self.grants.free(epoch.term);
+    pub(super) fn on_stepped_down(&mut self, master: &NodeId, epoch: Epoch) {
+        self.grants.free(master, epoch.term);
     }
 
     /// At the successor.

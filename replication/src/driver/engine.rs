@@ -108,8 +108,8 @@ pub(super) enum Opening {
     Rewound,
     /// A snapshot was installed, perhaps of nothing.
     Installed,
-    /// Nothing was done after all.
-    Unchanged,
+    /// Nothing was done after all: what the core is told of it.
+    Unchanged(Event),
 }
 
 pub(super) struct Engine {
@@ -133,6 +133,7 @@ pub(super) struct Engine {
     pub(super) keeper: Keeper,
     pub(super) told: Told,
     pub(super) committed: Option<Position>,
+    /// What is kept for others: everything, until the core says what they need.
     pub(super) retain_from: Option<SequenceNumber>,
     /// The last record before the pause that was asked for, until it is durable.
     pub(super) pausing: Option<u64>,
@@ -403,7 +404,7 @@ impl Engine {
                 self.progress();
                 self.events.push_back(Event::KeysInPlace);
             }
-            (Some(Opening::Unchanged), _) => {}
+            (Some(Opening::Unchanged(failed)), _) => self.events.push_back(failed),
             (_, log) => {
                 let rewind = self.rewinding.as_ref().and_then(|it| it.rewind.as_ref());
                 let marker = rewind.map(marker_of);

@@ -172,14 +172,17 @@ impl Engine {
         self.events.extend(event);
     }
 
-    /// What was there before is there still, unless a rewind had taken it apart.
+    /// What was there before is there still, unless a rewind had taken it apart. The core is told
+    /// once it is open: what it asks for next is done to the directory.
     fn install_failed(&mut self, link: Link, why: String) {
+        let failed = Event::SnapshotFailed { link, why };
         let rewind = self.rewinding.as_ref().map(|it| it.rewind.as_ref());
         if rewind.is_none_or(|it| it.is_some_and(|rewind| rewind.marker().is_whole())) {
-            self.opening = Some(Opening::Unchanged);
+            self.opening = Some(Opening::Unchanged(failed));
             (self.port.order)(Order::Open(None));
+        } else {
+            self.events.push_back(failed);
         }
-        self.events.push_back(Event::SnapshotFailed { link, why });
     }
 
     /// Removes what parted from the log.

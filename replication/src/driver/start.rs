@@ -11,7 +11,7 @@ use std::{
 
 use larder_net::{Endpoint, Identity, Shaper};
 use larder_storage::{Directory, Store, rewind::Rewind, state::DatabaseOptions};
-use larder_types::{AckLevel, NodeId};
+use larder_types::{AckLevel, NodeId, SequenceNumber};
 use rand::Rng as _;
 use tokio::{runtime::Builder, sync::mpsc};
 
@@ -173,7 +173,7 @@ fn engine(
         keeper,
         told: Told::default(),
         committed: None,
-        retain_from: None,
+        retain_from: Some(SequenceNumber::FIRST),
         pausing: None,
         closed: None,
         opening: None,
@@ -187,6 +187,9 @@ fn engine(
         failure: None,
     };
     engine.know(log.as_ref());
+    if let Some(store) = &engine.store {
+        store.retain_from(engine.retain_from);
+    }
     Ok(engine)
 }
 

@@ -257,6 +257,7 @@ impl Process {
             reported: durable,
             syncing: false,
             folding: false,
+            rewinding: false,
             retain: None,
             waiting: Default::default(),
             raised: Default::default(),

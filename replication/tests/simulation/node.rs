@@ -62,6 +62,8 @@ pub(crate) struct Process {
     pub(crate) reported: Option<RecordId>,
     pub(crate) syncing: bool,
     pub(crate) folding: bool,
+    /// Storage works at a step of a rewind.
+    pub(crate) rewinding: bool,
     /// The first record to keep for others, if any, as the core asked; all until it has asked.
     pub(crate) retain: Option<Option<SequenceNumber>>,
     /// Writes that wait for their commit, by their number among all writes.

@@ -39,6 +39,13 @@ const FOLD_MAX: usize = 40;
 impl Cluster {
     /// Begins what the core asked for.
     pub(crate) fn begin_step(&mut self, node: NodeIndex, action: Action) {
+        let rewinds = is_of_rewind(&action);
+        if rewinds || matches!(action, Action::StartSnapshot { .. }) {
+            self.with(node, |process| {
+                assert!(!process.rewinding, "node {node} is at work with its directory already");
+                process.rewinding = rewinds;
+            });
+        }
         let time = match action {
             Action::Read { .. } | Action::ReadKeys { .. } => self.random.between(10, 500),
             Action::StartRewind { .. } | Action::CutLog { .. } | Action::ServeSnapshot { .. } => {
@@ -69,6 +76,9 @@ impl Cluster {
     }
 
     fn asked(&mut self, node: NodeIndex, action: Action) {
+        if is_of_rewind(&action) {
+            self.with(node, |process| process.rewinding = false);
+        }
         match action {
             Action::Read { link, session, from, bytes_max } => {
                 self.read_records(node, link, session, from, bytes_max);
@@ -263,4 +273,15 @@ impl Cluster {
     pub(crate) fn log_state(&self, node: NodeIndex) -> LogState {
         self.nodes[node].log_state(&self.book).expect("it has a log")
     }
+}
+
+/// Whether storage works with the directory of a closed store at it.
+fn is_of_rewind(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::StartRewind { .. }
+            | Action::CutLog { .. }
+            | Action::ListKeys { .. }
+            | Action::ApplyKeys { .. }
+    )
 }

@@ -1,6 +1,6 @@
 //! What comes from outside: clients, the operator, and everything that breaks.
 
-use larder_replication::core::{PlacedSet, Request};
+use larder_replication::core::Request;
 use larder_types::DiskId;
 
 use crate::{
@@ -197,7 +197,11 @@ impl Cluster {
         let node = self.any_node();
         let others = (0..self.nodes.len()).filter(|&other| other != node);
         let newest = self.newest_commit();
-        let few = |placed: &PlacedSet| placed.set.voters().count() < 3;
+        // Its own log counts as well: what it wrote last may be on its way to others.
+        let few = self.nodes.iter().any(|node| {
+            let set = newest_set(&self.book, node.disk.log.last());
+            set.is_some_and(|placed| placed.set.voters().count() < 3)
+        });
         let local = self.options.level == larder_types::AckLevel::Local;
         let whole = others.clone().all(|other| {
             let this = &self.nodes[other];
@@ -207,7 +211,6 @@ impl Cluster {
             let all = set.is_some_and(|placed| {
                 others.clone().all(|each| placed.set.member(&self.nodes[each].replica()).is_some())
             });
-            let few = newest_set(&self.book, this.disk.log.last()).as_ref().is_some_and(few);
             this.disk.rewind.is_none() && all && (local || holds && !few)
         });
         if !whole {

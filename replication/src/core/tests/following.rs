@@ -118,6 +118,38 @@ fn the_log_is_kept_for_a_registered_slave_that_is_away() {
 }
 
 #[test]
+fn what_is_kept_for_a_slave_that_is_away_is_kept_over_a_change_of_the_master() {
+    let mut world = World::running(3, AckLevel::Local);
+    world.write(0, 5);
+    world.run(SECOND);
+    let next = world.tail(2) + 1;
+    world.kill(2);
+    world.write(0, 5);
+    world.run(SECOND);
+    world.sent.clear();
+    let kept = |world: &World, at: usize| {
+        let retained = world.nodes[at].retained.map(|seq| seq.as_u64());
+        assert!(retained.is_some_and(|first| first <= next), "{retained:?}");
+    };
+    world.ask(0, 1, Request::StepDown);
+    world.run_until(SECOND, |world| {
+        kept(world, 1);
+        world.masters().is_empty()
+    });
+    world.run(SECOND);
+    kept(&world, 1);
+    world.ask(1, 1, Request::Promote { force_term: None });
+    world.run_until(8 * SECOND, |world| {
+        kept(world, 1);
+        world.masters() == [1]
+    });
+    world.run(SECOND);
+    [0, 1].into_iter().for_each(|at| kept(&world, at));
+    let careless = |message: &Message| matches!(message, Message::Ping(ping) if ping.view.leads.is_some() && ping.retain.is_none());
+    assert!(!world.sent.iter().any(|(.., message)| careless(message)));
+}
+
+#[test]
 fn a_node_with_a_new_disk_is_taken_out_and_only_then_admitted() {
     let mut world = World::running(3, AckLevel::Majority);
     world.write(0, 5);

@@ -11,4 +11,5 @@ mod joining;
 mod leasing;
 mod rewinding;
 mod switching;
+mod twins;
 mod world;

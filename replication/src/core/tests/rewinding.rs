@@ -7,7 +7,7 @@ use larder_types::AckLevel;
 
 use super::world::{World, sequence};
 use crate::{
-    core::{Alert, Request, RewindScope},
+    core::{Alert, Outcome, Request, RewindScope},
     message::Message,
 };
 
@@ -160,6 +160,29 @@ fn a_replica_that_waits_for_keys_for_too_long_takes_a_snapshot() {
     world.run(10 * SECOND);
     assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
     assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_snapshot_that_is_ordered_waits_until_storage_has_done_its_step_of_a_rewind() {
+    let steps = ["names keys", "puts keys in place", "opens what they are in"];
+    for (done, step) in steps.into_iter().enumerate() {
+        let mut world = World::parted();
+        let before = world.nodes[0].snapshots;
+        world.nodes[0].keys_hang = true;
+        world.heal();
+        world.run_until(5 * SECOND, |world| world.nodes[0].working.is_some());
+        (0..done).for_each(|_| world.release_keys(0));
+        let node = world.name(0);
+        world.ask(1, 2, Request::Resync { node });
+        assert_eq!(world.answer(1, 2), Some(&Ok(Outcome::Accepted)));
+        world.run(2 * SECOND);
+        assert_eq!(world.nodes[0].snapshots, before, "while it {step}");
+        world.nodes[0].keys_hang = false;
+        world.release_keys(0);
+        world.run(5 * SECOND);
+        assert_eq!(world.nodes[0].snapshots, before + 1);
+        assert!(world.same_logs() && world.reads(0));
+    }
 }
 
 #[test]

@@ -60,6 +60,10 @@ pub(super) struct Node {
     /// The next snapshots that fail.
     pub(super) failing: u32,
     listed: bool,
+    /// Each step of storage with the keys of a rewind comes to no end while this is set.
+    pub(super) keys_hang: bool,
+    /// What comes of the one that has come to none.
+    pub(super) working: Option<Event>,
     /// Log and state are closed, until every key of a rewind is in place.
     closed: bool,
 }
@@ -162,6 +166,7 @@ impl World {
         }
         self.nodes[at].epoch = None;
         self.nodes[at].persisting.clear();
+        self.nodes[at].working = None;
         self.queue.retain(|(to, _)| *to != at);
         self.unlink(|ends| ends.0 == at || ends.1 == at);
         self.settle();
@@ -182,6 +187,11 @@ impl World {
     /// Nothing gets through between two nodes any more, and they learn of it by silence only.
     pub(super) fn cut(&mut self, one: usize, other: usize) {
         self.cuts.extend([(one, other), (other, one)]);
+    }
+
+    /// What two nodes say gets through again.
+    pub(super) fn mend(&mut self, one: usize, other: usize) {
+        self.cuts.retain(|ends| *ends != (one, other) && *ends != (other, one));
     }
 
     /// What the first says does not reach the second any more.
@@ -293,6 +303,7 @@ impl World {
 
     fn append(&mut self, at: usize, set: Option<ReplicaSet>) {
         let node = &mut self.nodes[at];
+        assert!(!node.closed, "a log that is closed takes nothing");
         let epoch = node.epoch.expect("a master appends");
         let log = node.log.get_or_insert_default();
         let seq = sequence(log.len() as u64 + 1);
@@ -444,7 +455,7 @@ impl World {
                     let settles_at = SequenceNumber::new(node.applied);
                     Event::KeysListed { request: Bytes::from_static(b"which"), settles_at }
                 };
-                self.queue.push_back((at, event));
+                self.worked(at, event);
             }
             Action::ReadKeys { link, .. } => {
                 let position = node.visible();
@@ -454,10 +465,24 @@ impl World {
             }
             Action::ApplyKeys { .. } => {
                 node.fetches += 1;
-                self.queue.push_back((at, Event::KeysApplied));
+                self.worked(at, Event::KeysApplied);
             }
             _ => {}
         }
+    }
+
+    fn worked(&mut self, at: usize, event: Event) {
+        if self.nodes[at].keys_hang {
+            self.nodes[at].working = Some(event);
+        } else {
+            self.queue.push_back((at, event));
+        }
+    }
+
+    /// Storage comes to the end of a step with the keys of a rewind.
+    pub(super) fn release_keys(&mut self, at: usize) {
+        let worked = self.nodes[at].working.take().expect("it works at them");
+        self.tell(at, worked);
     }
 
     fn connect(&mut self, at: usize, peer: &NodeId) {
@@ -521,6 +546,7 @@ impl World {
     }
 
     fn install(&mut self, at: usize, link: Link) {
+        assert_eq!(self.nodes[at].working, None, "two threads would work with one directory");
         if self.nodes[at].snapshot_hangs {
             self.nodes[at].hanging_over = Some(link);
             return;
@@ -646,6 +672,8 @@ impl Node {
             hanging_over: None,
             failing: 0,
             listed: false,
+            keys_hang: false,
+            working: None,
             closed: false,
         }
     }

@@ -36,7 +36,7 @@ impl Invariant for PartedRecordsExported {
                             && cluster.is_on_another_log(*node, id);
                     let seq = cluster.book.position(id).seq;
                     let told = |&(at, from): &(NodeIndex, _)| at == *node && from <= seq;
-                    !in_place && !(disk.exported.contains(&id) && self.told.iter().any(told))
+                    !(in_place || disk.exported.contains(&id) && self.told.iter().any(told))
                 });
                 gone.map_or(Ok(()), |&id| {
                     let position = cluster.book.position(id);
