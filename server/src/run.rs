@@ -159,15 +159,7 @@ pub async fn run(
         Opened::Now(shard, threads) => (shard, threads),
         // A rewind that was under way has to end first.
         Opened::Later(shard) => tokio::select! {
-            opened = shard => match opened {
-                Ok(opened) => opened,
-                // What ended it is told by another thread, perhaps a little later.
-                Err(_) => {
-                    let cause = timeout(FAILED_STOP, failures.recv()).await;
-                    return Err(cause.ok().flatten().unwrap_or(RunError::Interrupted));
-                }
-            },
-            Some(cause) = failures.recv() => return Err(cause),
+            opened = opened_later(shard, &mut failures) => opened?,
             () = &mut shutdown => return Ok(()),
         },
     };
@@ -211,6 +203,24 @@ pub async fn run(
     }
     tracing::info!("kvd ends; everything is on disk");
     Ok(())
+}
+
+/// The store once it is open, or what ended its opening.
+async fn opened_later(
+    opened: oneshot::Receiver<(Arc<Shard>, Threads)>,
+    failures: &mut mpsc::Receiver<RunError>,
+) -> Result<(Arc<Shard>, Threads), RunError> {
+    tokio::select! {
+        opened = opened => match opened {
+            Ok(opened) => Ok(opened),
+            // What ended it is told by another thread, perhaps a little later.
+            Err(_) => {
+                let cause = timeout(FAILED_STOP, failures.recv()).await;
+                Err(cause.ok().flatten().unwrap_or(RunError::Interrupted))
+            }
+        },
+        Some(cause) = failures.recv() => Err(cause),
+    }
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {

@@ -31,13 +31,15 @@ struct Fetching {
 }
 
 impl Served {
-    /// What this slave can be given without making another: what it was fetching before, else what
-    /// another fetches, or was. The log begins at `first`: it has to be there behind it.
+    /// What this slave can be given without making another: what it was fetching before, else the
+    /// newest that another fetches, or was. The log begins at `first`: it has to be there behind it.
     pub(super) fn any(&self, slave: &NodeId, first: SequenceNumber) -> Option<&Given> {
-        let before = self.broken.get(slave).into_iter();
-        let broken = before.chain(self.broken.values()).map(|(given, _)| given);
+        let is_joined = |given: &&Given| given.goes_on_at() >= first;
+        let before = self.broken.get(slave).map(|(given, _)| given).filter(is_joined);
+        let broken = self.broken.values().map(|(given, _)| given);
         let fetched = self.by_link.values().map(|fetching| &fetching.given);
-        broken.chain(fetched).find(|given| given.goes_on_at() >= first)
+        let newest = || broken.chain(fetched).filter(is_joined).max_by_key(|it| it.goes_on_at());
+        before.or_else(newest)
     }
 
     /// Notes that this slave is to have one; false where one is being made already, which then is
@@ -191,6 +193,7 @@ mod tests {
         assert_eq!(begins(&served, &one, at_newer.next()), None);
         // Another is given the same, and done with it before the first is back.
         let (third_link, third) = slave(3);
+        assert_eq!(begins(&served, &third, first), Some(at_newer), "it fetched none before");
         let shared = served.any(&one, first).unwrap().clone();
         served.add(third_link, third.clone(), SESSION, shared);
         served.forget(third_link, &third);

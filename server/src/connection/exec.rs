@@ -27,6 +27,8 @@ pub(super) struct Multi {
     /// What all of it takes, about.
     memory_bytes: usize,
     failed: bool,
+    /// Whether it failed for want of room and the client is yet to be told.
+    is_untold: bool,
 }
 
 /// What a queued request takes beside its arguments, and each of these beside its bytes: their
@@ -41,9 +43,19 @@ impl Multi {
         self.commands.len()
     }
 
-    /// A command was refused while queueing: EXEC will be, too.
+    /// A command was refused while queueing: EXEC will be, too, and what is queued is of no use.
     pub(super) fn fail(&mut self) {
-        self.failed = true;
+        (self.failed, self.is_untold) = (true, false);
+        (self.requests, self.memory_bytes) = (Vec::new(), 0);
+    }
+
+    /// There is no room to receive the next command: gives back what is queued. The next command is
+    /// refused for it.
+    pub(super) fn give_up(&mut self) {
+        if self.memory_bytes > 0 {
+            self.fail();
+            self.is_untold = true;
+        }
     }
 
     pub(super) const fn memory_bytes(&self) -> usize {
@@ -136,7 +148,9 @@ impl Connection {
             Some(format!(
                 "ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction"
             ))
-        } else if !multi.failed && !self.share.resize(self.held_bytes() + queued_bytes(request)) {
+        } else if multi.is_untold
+            || !multi.failed && !self.share.resize(self.held_bytes() + queued_bytes(request))
+        {
             Some(self.node.requests.refusal())
         } else {
             None

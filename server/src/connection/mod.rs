@@ -203,7 +203,7 @@ impl Connection {
     }
 
     /// Makes room for a read in the buffer. Where that makes it large, waits until the requests of all
-    /// clients leave room for it.
+    /// clients leave room for it; nobody waits and holds a transaction meanwhile.
     async fn make_room(&mut self, patience: Duration) -> Result<(), End> {
         let length = self.unread.len();
         if length <= READ_BYTES && self.unread_bytes > LARGE_BYTES {
@@ -220,14 +220,17 @@ impl Connection {
             self.unread.reserve(room);
             self.unread_bytes = self.unread_bytes.max(self.unread.capacity());
         }
-        let held = self.held_bytes();
-        if !self.share.resize(held)
-            && timeout(patience, self.share.resize_when_possible(held)).await.is_err()
-        {
-            let refusal = self.node.requests.refusal();
-            self.writer().error(&refusal);
-            self.send().await?;
-            return Err(End::NoRoom);
+        if !self.share.resize(self.held_bytes()) {
+            if let Some(multi) = &mut self.multi {
+                multi.give_up();
+            }
+            let held = self.held_bytes();
+            if timeout(patience, self.share.resize_when_possible(held)).await.is_err() {
+                let refusal = self.node.requests.refusal();
+                self.writer().error(&refusal);
+                self.send().await?;
+                return Err(End::NoRoom);
+            }
         }
         if grows {
             let mut larger = BytesMut::with_capacity(self.unread_bytes);

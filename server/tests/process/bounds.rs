@@ -1,8 +1,10 @@
 //! What one connection may ask for, and what it is told beyond that.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +16,14 @@ const MIB: usize = 1 << 20;
 const MIB_VALUES_MAX: usize = 63;
 const ECHO_BYTES: usize = 60_000;
 const ECHOES: usize = 20;
+
+/// A node with this limit.
+fn limited(data: &Path, limit: &str) -> Kvd {
+    let file = data.join("kvd.toml");
+    fs::write(&file, format!("[limits]\n{limit}\n")).expect("written");
+    let file = file.to_str().expect("a path in UTF-8");
+    Kvd::start(&data.join("data"), &["--config", file])
+}
 
 /// Reads a bulk reply whose first line was read, and answers how long it is.
 fn rest_of_bulk(client: &mut Client, head: &str) -> usize {
@@ -95,10 +105,7 @@ fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
 fn of_the_replies_of_all_clients_those_are_given_up_of_which_one_client_holds_most() {
     const VALUE: usize = 8 * MIB;
     let data = tempfile::tempdir().expect("a directory");
-    let file = data.path().join("kvd.toml");
-    std::fs::write(&file, "[limits]\nreplies_bytes = \"128 MiB\"\n").expect("written");
-    let path = file.to_str().expect("a path in UTF-8");
-    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
+    let node = limited(data.path(), "replies_bytes = \"128 MiB\"");
     let held = || node.metric("larder_resp_replies_bytes");
     let mut client = node.client();
     assert_eq!(client.ask(&format!("SETRANGE value {} x", VALUE - 1)), format!(":{VALUE}"));
@@ -133,6 +140,14 @@ fn of_the_replies_of_all_clients_those_are_given_up_of_which_one_client_holds_mo
     wait_for("the budget to be given back", || held() == 0);
 }
 
+const NO_ROOM: &str = "-ERR the requests of all clients together";
+
+/// A request as libraries send it, without its last line end.
+fn request(arguments: &[&str]) -> String {
+    let bulks = arguments.iter().map(|it| format!("\r\n${}\r\n{it}", it.len()));
+    format!("*{}{}", arguments.len(), bulks.collect::<String>())
+}
+
 /// Queues a transaction of so many commands of 60 KB each; the first refusal, if there is one.
 fn queue(client: &mut Client, commands: usize) -> Option<String> {
     assert_eq!(client.ask("MULTI"), "+OK");
@@ -140,41 +155,66 @@ fn queue(client: &mut Client, commands: usize) -> Option<String> {
     (0..commands).map(|_| client.ask(&set)).find(|reply| reply != "+QUEUED")
 }
 
+/// A node whose clients' requests may take 64 MiB, and clients that take 55 of them for transactions.
+fn nearly_full(data: &Path) -> (Kvd, Vec<Client>) {
+    let node = limited(data, "requests_bytes = \"64 MiB\"");
+    let mut hostile: Vec<Client> = (0..4).map(|_| node.client()).collect();
+    for client in &mut hostile {
+        assert_eq!(queue(client, 240), None);
+    }
+    // The buffers of what was received are given back, now or a little later.
+    wait_for("their requests to be counted alone", || requests_bytes(&node) < 56 * MIB as u64);
+    (node, hostile)
+}
+
+fn requests_bytes(node: &Kvd) -> u64 {
+    node.metric("larder_resp_requests_bytes")
+}
+
 #[test]
 fn requests_of_all_clients_together_are_bounded() {
-    const HALF_REQUESTS: usize = 8;
     let data = tempfile::tempdir().expect("a directory");
-    let file = data.path().join("kvd.toml");
-    std::fs::write(&file, "[limits]\nrequests_bytes = \"64 MiB\"\n").expect("written");
-    let path = file.to_str().expect("a path in UTF-8");
-    let node = Kvd::start(&data.path().join("data"), &["--config", path]);
-    let held = || node.metric("larder_resp_requests_bytes");
-
-    let head = format!("*5\r\n$4\r\nMSET\r\n$1\r\na\r\n${0}\r\n", 7 * MIB);
-    let second = format!("\r\n$1\r\nb\r\n${}\r\n", 7 * MIB);
-    let value = vec![b'v'; 7 * MIB];
-    let part = [head.as_bytes(), &value, second.as_bytes(), &value[MIB..]].concat();
-    let connect = |_| TcpStream::connect(node.resp).expect("kvd listens");
-    let hostile: Vec<TcpStream> = (0..HALF_REQUESTS).map(connect).collect();
-    thread::scope(|scope| {
-        for mut stream in &hostile {
-            let part = &part;
-            // Cut off below, while it waits for room.
-            scope.spawn(move || stream.write_all(part));
-        }
-        wait_for("the budget to be taken", || held() >= 52 * MIB as u64);
-        assert!(held() <= 64 * MIB as u64);
-        let mut client = node.client();
-        assert_eq!(client.ask("SET small yes"), "+OK", "small requests go on");
-        let refused = queue(&mut client, 278).expect("there is no room");
-        assert!(refused.starts_with("-ERR the requests of all clients together"), "{refused}");
-        assert!(client.ask("EXEC").starts_with("-EXECABORT"));
-        for stream in &hostile {
-            stream.shutdown(Shutdown::Both).expect("it is connected");
-        }
-    });
-    wait_for("the budget to be given back", || held() == 0);
+    let (node, mut hostile) = nearly_full(data.path());
+    let held = || requests_bytes(&node);
+    let before = held();
     let mut client = node.client();
+    assert_eq!(client.ask("SET small yes"), "+OK");
+    let refused = queue(&mut client, 278).expect("there is no room");
+    assert!(refused.starts_with(NO_ROOM), "{refused}");
+    assert!(client.ask("EXEC").starts_with("-EXECABORT"));
+    wait_for("what was queued to be given back", || held() <= before);
+
+    let mut waiting = node.client();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let value = "v".repeat(7 * MIB);
+            let mset = request(&["MSET", "a", &value, "b", &value]);
+            assert_eq!(waiting.ask(&mset), "+OK", "it is received once there is room");
+        });
+        wait_for("the rest to be taken", || held() >= before + 3 * MIB as u64);
+        assert!(held() <= 64 * MIB as u64);
+        assert_eq!(client.ask("SET small yes"), "+OK", "small requests go on");
+        hostile.truncate(2);
+    });
+    drop(hostile);
+    wait_for("the budget to be given back", || held() == 0);
     assert_eq!(queue(&mut client, 278), None);
     assert_eq!(client.ask("EXEC"), "*278");
+}
+
+#[test]
+fn a_transaction_is_given_up_where_there_is_no_room_to_receive_more_of_it() {
+    let data = tempfile::tempdir().expect("a directory");
+    let (node, _hostile) = nearly_full(data.path());
+    let before = requests_bytes(&node);
+    let mut client = node.client();
+    assert_eq!(queue(&mut client, 90), None);
+    // Of these either has room, and not both.
+    let large = request(&["SET", "large", &"v".repeat(4 * MIB)]);
+    let refused = client.ask(&large);
+    assert!(refused.starts_with(NO_ROOM), "{refused}");
+    wait_for("all of it to be given back", || requests_bytes(&node) <= before);
+    assert_eq!(client.ask("SET small yes"), "+QUEUED");
+    assert!(client.ask("EXEC").starts_with("-EXECABORT"));
+    assert_eq!(client.ask(&large), "+OK");
 }
