@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use larder_types::AckLevel;
 
-use super::{Action, Core, Need, Part, ReplicaSet, RequestId, Time, planted::planted};
+use super::{Action, Core, Member, Need, Part, ReplicaSet, RequestId, Time, planted::planted};
 
 /// Waiters at a time. Whoever comes beyond that is answered at once that it was not reached.
 pub const AWAITS_MAX: usize = 65_536;
@@ -18,6 +18,9 @@ pub(super) struct Holding<'a> {
     pub(super) region: &'a str,
     pub(super) voter: bool,
     pub(super) own: bool,
+    /// Whether it is a voter of the last settled set too. Who elects by that one asks nobody else, so
+    /// that a record which the master and one more node have must not be with another.
+    pub(super) settled: bool,
     /// The number of its last record (or, of grants, when its own ends); 0 for none.
     pub(super) upto: u64,
 }
@@ -31,7 +34,7 @@ pub(super) struct Holdings<'a> {
 
 impl<'a> Holdings<'a> {
     pub(super) const NONE: Self = Self {
-        all: [Holding { region: "", voter: false, own: false, upto: 0 };
+        all: [Holding { region: "", voter: false, own: false, settled: false, upto: 0 };
             ReplicaSet::MEMBERS_MAX + 1],
         count: 0,
     };
@@ -75,7 +78,8 @@ impl<'a> Holdings<'a> {
         match level {
             AckLevel::Local => own.upto,
             AckLevel::Near => {
-                let near = self.voters().find(|it| !it.own && it.region == own.region);
+                let is_near = |it: &&Holding<'_>| !it.own && it.settled && it.region == own.region;
+                let near = self.voters().find(is_near);
                 near.map_or(0, |near| near.upto.min(own.upto))
             }
             AckLevel::Majority => self.majority(2).min(own.upto),
@@ -175,9 +179,10 @@ impl Awaits {
 impl Core {
     /// At a master: moves `committed` as far as the level, the lease and the epoch allow.
     pub(super) fn advance_commit(&mut self) {
+        let level = self.config.level;
+        self.settle(level);
         let Some((log, leading)) = self.leading() else { return };
         let holdings = leading.holdings(&self.config, log);
-        let level = self.config.level;
         let mut reached = holdings.reached(level);
         if planted!(self.config, VisibleBeforeCommitted) {
             reached = log.tail.number();
@@ -185,10 +190,8 @@ impl Core {
         // Nothing older counts as committed by this master before its own epoch's first record.
         let begun = reached >= leading.first.as_u64() || planted!(self.config, OldEpochCommitted);
         let held = level != AckLevel::Majority || leading.lease_until > self.now;
-        let settled = holdings.settled(level);
         let position = if begun && held { log.position_at_number(reached) } else { None };
         let Some((_, leading)) = self.leading_mut() else { return };
-        leading.settled = leading.settled.max(settled);
         if let Some(position) = position
             && leading.committed.is_none_or(|committed| committed.seq < position.seq)
         {
@@ -197,6 +200,15 @@ impl Core {
             self.out.push(Action::Commit { position });
         }
         self.answer_awaits();
+    }
+
+    /// At a master: notes how far a record of the replica set is settled.
+    fn settle(&mut self, level: AckLevel) {
+        let Some((log, leading)) = self.leading() else { return };
+        let settled = leading.holdings(&self.config, log).settled(level);
+        if let Some((_, leading)) = self.leading_mut() {
+            leading.settled = leading.settled.max(settled);
+        }
     }
 
     /// Answers whoever waits for what has been reached by now.
@@ -251,7 +263,8 @@ pub(super) fn can_meet(set: &ReplicaSet, level: AckLevel, region: &str) -> bool 
     let mut holdings = Holdings::NONE;
     for member in &set.members {
         let own = member.region == region && !holdings.all.iter().any(|other| other.own);
-        holdings.add(Holding { region: &member.region, voter: member.voter, own, upto: 1 });
+        let Member { region, voter, .. } = member;
+        holdings.add(Holding { region, voter: *voter, own, settled: true, upto: 1 });
     }
     holdings.reached(level) > 0
 }

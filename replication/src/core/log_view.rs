@@ -92,6 +92,12 @@ impl LogView {
         self.epoch_at(position.seq) == Some(position.epoch)
     }
 
+    /// The replica set before the newest, which was settled before that was begun; `None` where
+    /// nothing is known of it.
+    pub(super) fn set_before(&self) -> Option<&PlacedSet> {
+        self.sets.len().checked_sub(2).map(|at| &self.sets[at])
+    }
+
     /// The newest replica set.
     pub(super) fn set(&self) -> Option<&PlacedSet> {
         self.sets.last()

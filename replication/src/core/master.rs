@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use larder_types::{AckLevel, Epoch, EpochStart, NodeId, Position, ReplicaId, SequenceNumber};
 
 use super::{
-    Action, Config, Core, Link, Member, Part, ReadGate, Time,
+    Action, Config, Core, Link, Member, Part, ReadGate, ReplicaSet, Time,
     commit::{Awaits, Holding, Holdings},
     digest::Digests,
     following::Following,
@@ -60,6 +60,11 @@ impl Leading {
         }
     }
 
+    /// Whether the newest set of replicas is where it has to be before the next.
+    pub(super) fn set_is_settled(&self, log: &LogView) -> bool {
+        log.set().is_none_or(|placed| self.settled >= placed.seq.max(self.first).as_u64())
+    }
+
     /// What each member has, and the master, which may be none.
     pub(super) fn holdings<'a>(&'a self, config: &'a Config, log: &'a LogView) -> Holdings<'a> {
         let acked = |slave: &Slave| slave.acked.map_or(0, |acked| acked.seq.as_u64());
@@ -77,7 +82,10 @@ impl Leading {
         let mut holdings = Holdings::NONE;
         let members = log.set().map_or(&[][..], |placed| &placed.set.members);
         let voter = members.iter().any(|member| member.id == self.me && member.voter);
-        holdings.add(Holding { region: &config.region, voter, own: true, upto: own });
+        let region = config.region.as_str();
+        holdings.add(Holding { region, voter, own: true, settled: true, upto: own });
+        let is_settled = self.set_is_settled(log);
+        let before = log.set_before().filter(|_| !is_settled);
         for member in members.iter().filter(|member| member.id.node != self.me.node) {
             let slave = self.slave_of(config, member);
             if planted!(config, DetachedLeavesDenominator)
@@ -86,7 +94,10 @@ impl Leading {
                 continue;
             }
             let upto = slave.map_or(0, &of_slave);
-            holdings.add(Holding { region: &member.region, voter: member.voter, own: false, upto });
+            let was_voter = |set: &ReplicaSet| set.member(&member.id).is_some_and(|it| it.voter);
+            let settled = is_settled || before.is_some_and(|before| was_voter(&before.set));
+            let Member { region, voter, .. } = member;
+            holdings.add(Holding { region, voter: *voter, own: false, settled, upto });
         }
         holdings.sort();
         holdings

@@ -34,11 +34,8 @@ impl Core {
     /// Appends the next change of the replica set, if there is one and its time has come.
     pub(super) fn change_replica_set(&mut self) {
         let Some((log, leading)) = self.leading() else { return };
-        let settled = log.set().is_none_or(|placed| {
-            let needed = placed.seq.max(leading.first);
-            leading.settled >= needed.as_u64()
-        });
-        if leading.changes.appending || !settled || leading.switching.is_some() {
+        let is_settled = leading.set_is_settled(log);
+        if leading.changes.appending || !is_settled || leading.switching.is_some() {
             return;
         }
         let Some(set) = self.next_set(log, leading) else { return };

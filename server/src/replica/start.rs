@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_net::{Identity, Shaper};
 use larder_replication::driver::{self, Driver, DriverError, Found, Member, Options, Port, Report};
 use larder_storage::{Directory, StoreOptions, fs::RealFs, log, rewind::Rewind};
-use larder_types::LogId;
+use larder_types::{LogId, SequenceNumber};
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 
@@ -153,7 +153,12 @@ fn opener(
     opened: oneshot::Sender<(Arc<Shard>, Threads)>,
 ) -> Open {
     let (directory, places, failed) = (directory.clone(), places.clone(), failed.clone());
-    let options = StoreOptions { digest_every: replication.digest_records, ..options.clone() };
+    let options = StoreOptions {
+        digest_every: replication.digest_records,
+        // Until the driver says what others need, which it cannot while the store is opened.
+        retain_from: Some(SequenceNumber::FIRST),
+        ..options.clone()
+    };
     let (level, ack_timeout) =
         (replication.level, Duration::from_millis(replication.ack_timeout_ms));
     let opened = parking_lot::Mutex::new(Some(opened));

@@ -6,7 +6,7 @@ use larder_types::AckLevel;
 
 use super::world::{World, sequence};
 use crate::{
-    core::{Event, Need, RequestId},
+    core::{Event, Need, Request, RequestId},
     message::Message,
 };
 
@@ -47,6 +47,41 @@ fn a_majority_within_one_region_is_none() {
     world.run(5 * SECOND);
     assert_eq!(world.set_at(0).members.len(), 3, "the set still grows");
     assert_eq!(world.nodes[0].committed, 0);
+}
+
+#[test]
+fn who_is_not_known_to_a_majority_as_a_member_yet_is_not_near() {
+    let mut world = World::blank(4, AckLevel::Near);
+    for at in 0..4 {
+        let region = |of: usize| if of == 3 { "two" } else { "one" }.to_owned();
+        let names: Vec<_> = (0..4).map(|of| (world.name(of), region(of))).collect();
+        let config = &mut world.nodes[at].config;
+        config.region = region(at);
+        for peer in &mut config.peers {
+            let of = names.iter().find(|(name, _)| *name == peer.node);
+            peer.region = of.map(|(_, region)| region.clone()).unwrap();
+        }
+    }
+    let mut world = World::restarted_blank(world);
+    world.run(8 * SECOND);
+    assert_eq!(world.set_at(2).members.len(), 4);
+    let node = world.name(1);
+    world.ask(0, 1, Request::RemoveReplica { node: node.clone() });
+    world.run(2 * SECOND);
+    assert_eq!(world.set_at(2).members.len(), 3);
+    // Those who elect by the set without it ask only each other.
+    world.cut(0, 2);
+    world.cut(0, 3);
+    world.ask(0, 2, Request::AddReplica { node, voter: true });
+    world.write(0, 1);
+    world.run(SECOND);
+    let written = world.tail(0);
+    assert_eq!((world.set_at(0).members.len(), world.set_at(2).members.len()), (4, 3));
+    assert_eq!(world.tail(1), written);
+    assert!(world.nodes[0].committed < written, "{written} is committed by a node nobody asks");
+    world.mend(0, 3);
+    world.run(5 * SECOND);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
 }
 
 #[test]
@@ -122,7 +157,7 @@ fn a_write_of_an_older_epoch_is_committed_only_with_one_of_the_new() {
     world.kill(0);
     world.run(4 * SECOND);
     world.nodes[2].disk_hangs = true;
-    world.ask(1, 1, crate::core::Request::Promote { force_term: None });
+    world.ask(1, 1, Request::Promote { force_term: None });
     world.run(6 * SECOND);
     assert_eq!(world.masters(), [1]);
     assert_eq!(world.tail(1), old + 1, "the record that opens the epoch");
