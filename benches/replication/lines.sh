@@ -237,7 +237,8 @@ line_snapshot() {
         before="$(load "$side" "$seconds" --rate 5000 --pipeline 1 --keys 100000 | jq .batch_ms.p99)"
         if [ "$side" = kvd ]; then
             end "${kvd_pid[tianjin-1]}"
-            rm -rf "$kvd_dir/tianjin-1"
+            # Removing it would have the file system busy while clients are measured.
+            mv "$kvd_dir/tianjin-1" "$kvd_dir/tianjin-1.was"
         fi
         load_begin "$side" 1800 --rate 5000 --pipeline 1 --keys 100000 --warmup-seconds 0
         began="$(date +%s%N)"
