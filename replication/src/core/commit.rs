@@ -20,7 +20,7 @@ pub(super) struct Holding<'a> {
     pub(super) own: bool,
     /// Whether it is a voter of the last settled set too. Who elects by that one asks nobody else, so
     /// that a record which the master and one more node have must not be with another.
-    pub(super) settled: bool,
+    pub(super) established: bool,
     /// The number of its last record (or, of grants, when its own ends); 0 for none.
     pub(super) upto: u64,
 }
@@ -34,7 +34,7 @@ pub(super) struct Holdings<'a> {
 
 impl<'a> Holdings<'a> {
     pub(super) const NONE: Self = Self {
-        all: [Holding { region: "", voter: false, own: false, settled: false, upto: 0 };
+        all: [Holding { region: "", voter: false, own: false, established: false, upto: 0 };
             ReplicaSet::MEMBERS_MAX + 1],
         count: 0,
     };
@@ -78,7 +78,8 @@ impl<'a> Holdings<'a> {
         match level {
             AckLevel::Local => own.upto,
             AckLevel::Near => {
-                let is_near = |it: &&Holding<'_>| !it.own && it.settled && it.region == own.region;
+                let is_near =
+                    |it: &&Holding<'_>| !it.own && it.established && it.region == own.region;
                 let near = self.voters().find(is_near);
                 near.map_or(0, |near| near.upto.min(own.upto))
             }
@@ -202,9 +203,12 @@ impl Core {
         self.answer_awaits();
     }
 
-    /// At a master: notes how far a record of the replica set is settled.
+    /// At a master: notes how far a record of the replica set is settled, until the newest is.
     fn settle(&mut self, level: AckLevel) {
         let Some((log, leading)) = self.leading() else { return };
+        if leading.set_is_settled(log) {
+            return;
+        }
         let settled = leading.holdings(&self.config, log).settled(level);
         if let Some((_, leading)) = self.leading_mut() {
             leading.settled = leading.settled.max(settled);
@@ -264,7 +268,7 @@ pub(super) fn can_meet(set: &ReplicaSet, level: AckLevel, region: &str) -> bool 
     for member in &set.members {
         let own = member.region == region && !holdings.all.iter().any(|other| other.own);
         let Member { region, voter, .. } = member;
-        holdings.add(Holding { region, voter: *voter, own, settled: true, upto: 1 });
+        holdings.add(Holding { region, voter: *voter, own, established: true, upto: 1 });
     }
     holdings.reached(level) > 0
 }

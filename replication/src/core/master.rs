@@ -83,7 +83,7 @@ impl Leading {
         let members = log.set().map_or(&[][..], |placed| &placed.set.members);
         let voter = members.iter().any(|member| member.id == self.me && member.voter);
         let region = config.region.as_str();
-        holdings.add(Holding { region, voter, own: true, settled: true, upto: own });
+        holdings.add(Holding { region, voter, own: true, established: true, upto: own });
         let is_settled = self.set_is_settled(log);
         let before = log.set_before().filter(|_| !is_settled);
         for member in members.iter().filter(|member| member.id.node != self.me.node) {
@@ -95,9 +95,9 @@ impl Leading {
             }
             let upto = slave.map_or(0, &of_slave);
             let was_voter = |set: &ReplicaSet| set.member(&member.id).is_some_and(|it| it.voter);
-            let settled = is_settled || before.is_some_and(|before| was_voter(&before.set));
+            let established = is_settled || before.is_some_and(|before| was_voter(&before.set));
             let Member { region, voter, .. } = member;
-            holdings.add(Holding { region, voter: *voter, own: false, settled, upto });
+            holdings.add(Holding { region, voter: *voter, own: false, established, upto });
         }
         holdings.sort();
         holdings
