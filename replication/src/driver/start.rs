@@ -187,9 +187,6 @@ fn engine(
         failure: None,
     };
     engine.know(log.as_ref());
-    if let Some(store) = &engine.store {
-        store.retain_from(engine.retain_from);
-    }
     Ok(engine)
 }
 
