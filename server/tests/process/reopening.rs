@@ -17,6 +17,8 @@ use crate::support::{Client, Kvd, wait_for};
 
 const WRITERS: usize = 4;
 /// Of the thread that folds; the others have what kvd was started with.
+/// The least priority that there is.
+const COMPACTION_NICENESS: i32 = 19;
 const FOLD_NICENESS: i32 = 10;
 
 /// Clients that write numbered keys one after the other and count what was acknowledged.
@@ -118,6 +120,22 @@ fn a_state_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
     assert!(data.join("state").is_dir());
     let node = Kvd::start(&data, &[]);
     assert_all_there(&node, counts);
+}
+
+#[test]
+fn compactions_give_way_to_all_else() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(&scratch.path().join("data"), &[]);
+    let mut client = node.client();
+    // Each save leaves a file in level 0, of which four are compacted.
+    for save in 1..=8 {
+        assert_eq!(client.ask(&format!("SET key {save}")), "+OK");
+        assert_eq!(client.ask("BGSAVE"), "+Background saving started");
+        wait_for("a flush", || node.metric("larder_state_persisted_seq") > save);
+    }
+    // A thread takes its niceness up with its first compaction.
+    wait_for("a compaction", || node.niceness("rocksdb:low").contains(&COMPACTION_NICENESS));
+    assert!(!node.niceness("rocksdb:high").contains(&COMPACTION_NICENESS), "flushes do not");
 }
 
 #[test]
