@@ -40,13 +40,17 @@ fn twins(level: AckLevel) -> World {
     world
 }
 
+fn heal_to_one_master(world: &mut World, master: usize) {
+    world.heal();
+    world.run(8 * SECOND);
+    assert_eq!(world.masters(), [master]);
+    assert!(world.same_logs());
+}
+
 #[test]
 fn the_twin_whose_epoch_is_less_gives_way() {
     let mut world = twins(AckLevel::Local);
-    world.heal();
-    world.run(8 * SECOND);
-    assert_eq!(world.masters(), [0]);
-    assert!(world.same_logs());
+    heal_to_one_master(&mut world, 0);
 }
 
 #[test]
@@ -61,10 +65,7 @@ fn a_master_that_heard_of_its_twin_before_its_own_epoch_began_gives_way() {
     assert_eq!(world.masters(), [0]);
     world.nodes[1].disk_hangs = false;
     world.sync(1);
-    world.heal();
-    world.run(8 * SECOND);
-    assert_eq!(world.masters(), [0]);
-    assert!(world.same_logs());
+    heal_to_one_master(&mut world, 0);
 }
 
 #[test]
@@ -81,10 +82,8 @@ fn a_replica_that_is_about_to_lead_takes_nothing_from_its_twin() {
     assert_eq!(world.core(0).standing.leads, Some(2));
     assert_eq!((world.nodes[0].marker, world.masters().as_slice()), (None, &[1][..]));
     world.release_persist(0);
-    world.heal();
-    world.run(8 * SECOND);
-    assert_eq!(world.masters(), [1], "its run is greater");
-    assert!(world.same_logs());
+    // Its run is greater.
+    heal_to_one_master(&mut world, 1);
 }
 
 #[test]
@@ -97,8 +96,5 @@ fn a_slave_takes_a_twin_only_after_what_it_granted_to_the_other_has_run_out() {
         assert!(!(world.reads(0) && world.reads(1)), "both have a lease");
         world.reads(0)
     });
-    world.heal();
-    world.run(8 * SECOND);
-    assert_eq!(world.masters(), [0]);
-    assert!(world.same_logs());
+    heal_to_one_master(&mut world, 0);
 }
