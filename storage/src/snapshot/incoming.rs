@@ -125,7 +125,8 @@ impl Incoming {
 
     fn finish_current(&mut self, entry: &ManifestFile) -> Result<(), SnapshotError> {
         let path = self.state.join(&entry.name);
-        let Some(Current { file, bytes, hasher, .. }) = self.current.take() else { return Ok(()) };
+        let current = self.current.take().expect("its length was just asked for");
+        let Current { file, bytes, hasher, .. } = current;
         file.sync_all().map_err(io_at(&path))?;
         let found = hasher.finalize();
         if (bytes, found) != (entry.bytes, entry.crc32) {
