@@ -58,7 +58,8 @@ pub(crate) struct Run {
     pub(crate) errors: BTreeMap<String, u64>,
     /// Connections lost.
     pub(crate) connections_lost: u64,
-    /// Requests that were due and still not sent when the time to wait for replies was over. The percentiles are better than the truth by these.
+    /// Requests that were due and still not sent when the time to wait for replies was over. The
+    /// percentiles are better than the truth by these.
     pub(crate) unsent: u64,
     /// Requests that were sent and not answered by then. As `unsent`.
     pub(crate) unanswered: u64,

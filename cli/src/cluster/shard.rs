@@ -39,8 +39,8 @@ fn switched(format: Format, wanted: &str, answer: &Json) -> Result<(), Failure> 
     print_done(format, &format!("{master} is master now"), answer)
 }
 
-/// Has a node see to a new master: itself, or the one whose log reaches furthest. What could lose acknowledged writes needs the new term, from `--term` or
-/// typed in.
+/// Has a node see to a new master: itself, or the one whose log reaches furthest. What could lose
+/// acknowledged writes needs the new term, from `--term` or typed in.
 ///
 /// # Errors
 /// It is refused, nobody is there to answer a question, and what [`Admin`] fails with.

@@ -96,7 +96,8 @@ pub enum Action {
     CreateLog,
     /// The log parted from the master's: serve nothing, export the records from `parting` on to a
     /// readable file, and sync a marker with the keys they touch. Where a marker stands already,
-    /// its keys and a wider scope are taken over, and the log is to be cut at the new point. [`Event::RewindMarked`](super::Event::RewindMarked) follows.
+    /// its keys and a wider scope are taken over, and the log is to be cut at the new point.
+    /// [`Event::RewindMarked`](super::Event::RewindMarked) follows.
     StartRewind {
         /// The first parted record.
         parting: SequenceNumber,

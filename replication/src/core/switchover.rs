@@ -2,8 +2,8 @@
 //! switch.
 //!
 //! Writes are taken while it waits. Until the step-down is on its way to the disk all of it can be
-//! undone by taking writes again. After that nothing but a promotion makes a master; if the successor does not appear in time,
-//! this node runs one itself.
+//! undone by taking writes again. After that nothing but a promotion makes a master; if the successor
+//! does not appear in time, this node runs one itself.
 
 use std::time::Duration;
 

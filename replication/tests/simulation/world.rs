@@ -191,8 +191,9 @@ impl Cluster {
         }
     }
 
-    /// Takes a node's disk away, or of a slave's the newest records with it, where that is no more than the levels promise to survive: what
-    /// has been committed is on every other of three members or more, or the level is `local`.
+    /// Takes a node's disk away, or of a slave's the newest records with it, where that is no more
+    /// than the levels promise to survive: what has been committed is on every other of three
+    /// members or more, or the level is `local`.
     fn replace_disk(&mut self) {
         let node = self.any_node();
         let others = (0..self.nodes.len()).filter(|&other| other != node);

@@ -74,7 +74,8 @@ impl Drop for BusyGuard<'_> {
 }
 
 /// Serves clients on `workers` until a stop is asked for, then lets those that are being answered
-/// finish, for at most `drain`. Requests that were not answered by then may or may not have been applied.
+/// finish, for at most `drain`. Requests that were not answered by then may or may not have been
+/// applied.
 pub async fn serve(
     listener: TcpListener,
     workers: &Workers,

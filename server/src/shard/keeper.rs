@@ -124,8 +124,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Has another thread fold until the shard is closed. Opens the state again when it fails, and when somebody has
-    /// worked on its directory.
+    /// Has another thread fold until the shard is closed. Opens the state again when it fails, and when
+    /// somebody has worked on its directory.
     pub(super) fn keep(self, mut parts: Parts) {
         let mut reopened_at: Option<Instant> = None;
         loop {

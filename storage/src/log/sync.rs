@@ -184,7 +184,8 @@ impl Syncer {
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_written()?;
         if self.cut_room()? || self.active.dirty {
-            // The footer is found from the file's end, where there must be no room by then. An idle mark that is lost while the footer behind it is not would look like damage.
+            // The footer is found from the file's end, where there must be no room by then. An idle
+            // mark that is lost while the footer behind it is not would look like damage.
             self.sync_active()?;
         }
         let segment = Arc::clone(&self.active.segment);

@@ -2,8 +2,8 @@
 //!
 //! `LARDER_SEED` runs one seed, `LARDER_SEEDS` so many random ones besides the fixed ones,
 //! `LARDER_STEPS` sets the steps of each, `LARDER_KEEP_GOING` goes on after so many differences to
-//! report more of them in one run (it still fails). `LARDER_DIFFERENTIAL_PEER=redis` compares redis-server
-//! with another redis-server, which must be clean: it tests the comparison itself.
+//! report more of them in one run (it still fails). `LARDER_DIFFERENTIAL_PEER=redis` compares
+//! redis-server with another redis-server, which must be clean: it tests the comparison itself.
 
 mod authentication;
 mod limits;

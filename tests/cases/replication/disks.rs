@@ -179,8 +179,8 @@ fn full(node: &mut Node) -> Result<Option<&'static str>> {
     Ok((lacks && node.printed().contains(WAITS)).then_some("it waited for room"))
 }
 
-/// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and gives it
-/// back. Returns when it was dark.
+/// Starts the nodes that do not run, cuts the power of all of them meanwhile or soon after, and
+/// gives it back. Returns when it was dark.
 fn black_out(
     cluster: &mut Alone,
     mounts: &[LoopMount],

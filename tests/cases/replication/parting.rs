@@ -73,7 +73,8 @@ fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Res
     let refused = cluster.nodes[0].exchange("POST", &path, &json!({}))?;
     ensure!(refused.0 == 409, "a slave writes: {} {}", refused.0, refused.1);
     let returned = cluster.nodes[0].name;
-    // For one lease a node that has just come back may not take over; the switchover waits for the rest.
+    // For one lease a node that has just come back may not take over; the switchover waits for the
+    // rest.
     let fit = |view: &Json| {
         let slave = member(view, returned);
         let has_lasted = slave["session_age_ms"].as_f64() > Some(LEASE.as_secs_f64() * 1e3);

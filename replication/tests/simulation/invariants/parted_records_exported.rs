@@ -1,6 +1,7 @@
 //! Nothing durable leaves a log but by being trimmed, unless it is still in the log that takes its
-//! place, or a human was told and it has been written to a file first. So of an acknowledged write that a forced promotion
-//! passed by, a copy remains wherever it was that was not itself taken away.
+//! place, or a human was told and it has been written to a file first. So of an acknowledged write
+//! that a forced promotion passed by, a copy remains wherever it was that was not itself taken
+//! away.
 
 use larder_replication::core::Alert;
 use larder_types::SequenceNumber;
