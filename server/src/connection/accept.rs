@@ -17,12 +17,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Connection, End, Workers};
-use crate::{
-    node::Node,
-    session::Session,
-    shard::{Mailbox, Shard},
-};
+use super::{Connection, End, Workers, turn::Turn, workers::Counted};
+use crate::{node::Node, session::Session, shard::Shard};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -93,8 +89,8 @@ pub async fn serve(
                 Ok((stream, _)) => match stream.into_std() {
                     Ok(stream) => {
                         let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
-                        workers.spawn(&mut connections, |mailbox| {
-                            take_in(stream, node, shard, mailbox, stop)
+                        workers.spawn(&mut connections, |turn, counted| {
+                            take_in(stream, node, shard, turn, stop, counted)
                         });
                     }
                     Err(error) => tracing::warn!(%error, "a connection could not be handed on"),
@@ -123,8 +119,9 @@ async fn take_in(
     stream: net::TcpStream,
     node: Arc<Node>,
     shard: Arc<Shard>,
-    mailbox: Arc<Mailbox>,
+    turn: Arc<Turn>,
     stop: Arc<Stop>,
+    _counted: Counted,
 ) {
     let registered = TcpStream::from_std(stream)
         .and_then(|stream| register(&stream, &node).map(|session| (stream, session)));
@@ -139,7 +136,7 @@ async fn take_in(
             return;
         }
     };
-    let end = Connection::new(stream, node, shard, mailbox, stop, session).serve().await;
+    let end = Connection::new(stream, node, shard, turn, stop, session).serve().await;
     match end {
         // Who was evicted was told of where that was decided.
         End::Closed | End::Evicted | End::ShardEnded => {}

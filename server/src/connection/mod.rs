@@ -8,6 +8,7 @@
 mod accept;
 mod exec;
 mod run;
+mod turn;
 mod wait;
 mod workers;
 
@@ -18,18 +19,20 @@ use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, ReplyWriter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::yield_now,
     time::timeout,
 };
 
 pub use accept::{Stop, serve};
 use exec::Multi;
+use turn::Turn;
 pub use workers::Workers;
 
 use crate::{
     budget::Share,
     node::Node,
     session::Session,
-    shard::{Mailbox, Shard, Work},
+    shard::{Shard, Work},
 };
 
 /// Requests taken out of the buffer at a time. Larger pipelines come in parts.
@@ -85,7 +88,7 @@ struct Connection {
     node: Arc<Node>,
     shard: Arc<Shard>,
     /// Of the thread that serves this connection.
-    mailbox: Arc<Mailbox>,
+    turn: Arc<Turn>,
     stop: Arc<Stop>,
     /// What the replies take of what those of all may; `None` while the writer has it. Given back
     /// before others see that the client is gone, so that nobody else is closed for it.
@@ -111,7 +114,7 @@ impl Connection {
         stream: TcpStream,
         node: Arc<Node>,
         shard: Arc<Shard>,
-        mailbox: Arc<Mailbox>,
+        turn: Arc<Turn>,
         stop: Arc<Stop>,
         session: Session,
     ) -> Self {
@@ -122,7 +125,7 @@ impl Connection {
             stream,
             node,
             shard,
-            mailbox,
+            turn,
             stop,
             session,
             decoder: Decoder::new(limits),
@@ -278,7 +281,7 @@ impl Connection {
         tokio::select! {
             biased;
             Ok(()) = evicted => return Err(End::Evicted),
-            sent = self.stream.write_all(&self.replies) => sent?,
+            sent = write_in_pieces(&mut self.stream, &self.replies, &self.turn) => sent?,
         }
         // In this order: what is counted is somebody's.
         share.hold(0);
@@ -288,7 +291,7 @@ impl Connection {
 
     /// Has the shard do the work, and waits until it is done.
     async fn submit(&self, work: Work) -> Result<Work, End> {
-        self.shard.submit(work, Some(&self.mailbox)).await.map_err(|_| End::ShardEnded)
+        self.shard.submit(work, Some(self.turn.mailbox())).await.map_err(|_| End::ShardEnded)
     }
 
     fn writer(&mut self) -> ReplyWriter<'_> {
@@ -313,6 +316,16 @@ impl Connection {
         }
         Ok(Next::Command)
     }
+}
+
+/// Writes a piece, and lets the others of this thread be served, until all is written.
+async fn write_in_pieces(stream: &mut TcpStream, replies: &[u8], turn: &Turn) -> io::Result<()> {
+    for piece in replies.chunks(REPLY_BYTES) {
+        stream.write_all(piece).await?;
+        turn.end();
+        yield_now().await;
+    }
+    Ok(())
 }
 
 fn limits_of(session: &Session, node: &Node) -> Limits {

@@ -21,7 +21,8 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::shard::{Mailbox, Shard};
+use super::turn::Turn;
+use crate::shard::Shard;
 
 /// After a thread was told to end, blocking calls of its connections are left behind after this
 /// time.
@@ -35,7 +36,7 @@ pub struct Workers {
 struct Worker {
     handle: Handle,
     connections: Arc<AtomicUsize>,
-    mailbox: Arc<Mailbox>,
+    turn: Arc<Turn>,
     /// Its drop ends the thread.
     _end: oneshot::Sender<()>,
     _thread: JoinHandle<()>,
@@ -57,36 +58,33 @@ impl Workers {
         Ok(Self { workers: (0..count).map(start).collect::<io::Result<_>>()? })
     }
 
-    /// Runs a connection on the thread that has the fewest.
+    /// Runs a connection on the thread that has the fewest. It holds what counts it there: an `async`
+    /// block here that awaited it would take its memory twice.
     pub(super) fn spawn<F>(
         &self,
         connections: &mut JoinSet<()>,
-        connection: impl FnOnce(Arc<Mailbox>) -> F,
+        connection: impl FnOnce(Arc<Turn>, Counted) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let load = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
         let worker = self.workers.iter().min_by_key(load).expect("at least one was started");
         let counted = Counted::new(&worker.connections);
-        let connection = connection(worker.mailbox.clone());
-        let serve = async move {
-            connection.await;
-            drop(counted);
-        };
-        connections.spawn_on(serve, &worker.handle);
+        connections.spawn_on(connection(worker.turn.clone(), counted), &worker.handle);
     }
 }
 
 impl Worker {
     fn start(shard: Arc<Shard>) -> io::Result<Self> {
+        let turn = Arc::new(Turn::new(move || shard.commit_staged()));
+        let resting = turn.clone();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(move || shard.commit_staged())
+            .on_thread_park(move || resting.end())
             .build()?;
         let handle = runtime.handle().clone();
-        let mailbox = Arc::new(Mailbox::default());
-        let delivered = mailbox.clone();
-        handle.spawn(async move { delivered.deliver().await });
+        let mailbox = turn.mailbox().clone();
+        handle.spawn(async move { mailbox.deliver().await });
         let (end, ended) = oneshot::channel::<()>();
         let serve = move || {
             // An error says that the other end was dropped, which is how it is told.
@@ -94,12 +92,12 @@ impl Worker {
             runtime.shutdown_timeout(END);
         };
         let thread = thread::Builder::new().name("connections".into()).spawn(serve)?;
-        Ok(Self { handle, connections: Arc::default(), mailbox, _end: end, _thread: thread })
+        Ok(Self { handle, connections: Arc::default(), turn, _end: end, _thread: thread })
     }
 }
 
 /// Counts a connection while it is held.
-struct Counted(Arc<AtomicUsize>);
+pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(connections: &Arc<AtomicUsize>) -> Self {
