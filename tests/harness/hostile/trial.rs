@@ -16,6 +16,9 @@ use crate::process::Server;
 /// The windows with and without the attack come by turns, so many of each. The median of five
 /// survives two that something else on the machine has spoilt.
 const ROUNDS: usize = 5;
+/// Latencies beyond the bound are measured anew, so often in all: a machine that others share stalls
+/// for seconds at times, and a server that is slow is so each time. Nothing else is tried again.
+const MEASUREMENTS: usize = 3;
 /// Connections of others, which must outlive the attack.
 const BYSTANDERS: usize = 20;
 /// The well-behaved client's p99 may grow to this multiple.
@@ -156,6 +159,27 @@ pub fn trial(
     attack: Attack,
     bounds: Bounds,
 ) -> Result<Verdict> {
+    for _ in 1..MEASUREMENTS {
+        let verdict = measure(name, server, target, attack, bounds)?;
+        verdict.expect_cheap(bounds)?;
+        match verdict.expect_unnoticed() {
+            Ok(()) => return Ok(verdict),
+            Err(slow) => println!("hostile: {name}: {slow}; measured anew"),
+        }
+    }
+    let verdict = measure(name, server, target, attack, bounds)?;
+    verdict.expect_cheap(bounds)?;
+    verdict.expect_unnoticed()?;
+    Ok(verdict)
+}
+
+fn measure(
+    name: &str,
+    server: &mut Server,
+    target: &Target,
+    attack: Attack,
+    bounds: Bounds,
+) -> Result<Verdict> {
     let mut bystanders =
         (0..BYSTANDERS).map(|_| target.member()).collect::<Result<Vec<Client>>>()?;
     let mut prober = target.member()?;
@@ -187,16 +211,15 @@ pub fn trial(
         memory_growth as f64 / f64::from(1 << 20),
         bounds.memory_bytes >> 20,
     );
-    verdict.expect_within(bounds)?;
     Ok(verdict)
 }
 
 impl Verdict {
-    /// Compares with the bounds.
+    /// Compares what the attack cost the server with the bounds.
     ///
     /// # Errors
     /// The bound that is exceeded.
-    pub fn expect_within(&self, bounds: Bounds) -> Result<()> {
+    pub fn expect_cheap(&self, bounds: Bounds) -> Result<()> {
         ensure!(self.acts >= bounds.acts_least, "only {} hostile acts happened", self.acts);
         ensure!(
             self.memory_growth <= bounds.memory_bytes,
@@ -204,6 +227,14 @@ impl Verdict {
             self.memory_growth,
             bounds.memory_bytes
         );
+        Ok(())
+    }
+
+    /// Compares what others noticed with what they may.
+    ///
+    /// # Errors
+    /// By how much they noticed more.
+    pub fn expect_unnoticed(&self) -> Result<()> {
         let allowed = self.quiet.max(LATENCY_FLOOR) * LATENCY_FACTOR;
         ensure!(
             self.attacked <= allowed,
@@ -232,14 +263,15 @@ mod tests {
 
     #[test]
     fn a_verdict_at_its_bounds_passes() {
-        verdict().expect_within(BOUNDS).unwrap();
+        verdict().expect_cheap(BOUNDS).unwrap();
+        verdict().expect_unnoticed().unwrap();
     }
 
     #[test]
     fn a_verdict_beyond_any_bound_fails() {
         let ms = Duration::from_millis;
-        assert!(Verdict { attacked: ms(11), ..verdict() }.expect_within(BOUNDS).is_err());
-        assert!(Verdict { memory_growth: 101, ..verdict() }.expect_within(BOUNDS).is_err());
-        assert!(Verdict { acts: 0, ..verdict() }.expect_within(BOUNDS).is_err());
+        assert!(Verdict { attacked: ms(11), ..verdict() }.expect_unnoticed().is_err());
+        assert!(Verdict { memory_growth: 101, ..verdict() }.expect_cheap(BOUNDS).is_err());
+        assert!(Verdict { acts: 0, ..verdict() }.expect_cheap(BOUNDS).is_err());
     }
 }

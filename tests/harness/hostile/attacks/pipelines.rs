@@ -21,7 +21,7 @@ const BIG_READERS: usize = 16;
 const BIG_REQUESTS: usize = 1_000;
 /// A connection asks so often for twice that at once: the system's buffers take the first.
 const NEVER_READ_REQUESTS: usize = 4;
-const NEVER_READERS: usize = 200;
+const NEVER_READERS: usize = 100;
 const NEVER_READ_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Writes all of `wire` as far as the server takes it, and never reads.
@@ -101,7 +101,7 @@ pub fn big_replies_unread(target: &Target) -> Result<Ongoing> {
     Ok(ongoing)
 }
 
-/// Two hundred connections that ask for 2 MiB a few times, never read, and come again when they are
+/// A hundred connections that ask for 2 MiB a few times, never read, and come again when they are
 /// closed.
 ///
 /// # Errors
