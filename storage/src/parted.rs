@@ -95,6 +95,11 @@ pub struct PartedInfo {
     pub bytes: u64,
     /// When they were exported, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// Whether this log and the master's were seen to have records in common, and so to have parted
+    /// behind them. Where not, or where a file does not say, nobody can tell whether the master's
+    /// log has these records too.
+    #[serde(default)]
+    pub in_common: bool,
 }
 
 /// One parted record.

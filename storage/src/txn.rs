@@ -72,7 +72,8 @@ pub struct Txn<'a> {
     seq: SequenceNumber,
     stamp: HybridTime,
     now_ms: u64,
-    visible: u64,
+    /// No reader asks for less than this record.
+    floor: u64,
     /// Composite values created so far, for their generations.
     created: u32,
     /// Rows and fields put or deleted so far.
@@ -85,9 +86,9 @@ impl<'a> Txn<'a> {
         // Never less than an earlier record's stamp: compaction drops what has expired by those.
         let now_ms = now_ms.max(stamp.millis());
         let seq = writer.appender.next_seq();
-        let visible = writer.shared.visible();
+        let floor = writer.shared.floor();
         debug_assert!(writer.body.is_empty());
-        Self { writer, seq, stamp, now_ms, visible, created: 0, changes: 0 }
+        Self { writer, seq, stamp, now_ms, floor, created: 0, changes: 0 }
     }
 
     /// What the transaction sees: the newest of everything, its own effects included.
@@ -288,7 +289,7 @@ impl<'a> Txn<'a> {
 
     fn put_row(&mut self, key: KeyRef<'_>, row: crate::inflight::RowBytes) {
         self.changes += 1;
-        self.writer.top.put_row(key, self.seq.as_u64(), self.visible, row);
+        self.writer.top.put_row(key, self.seq.as_u64(), self.floor, row);
     }
 
     fn put_field(
@@ -300,7 +301,7 @@ impl<'a> Txn<'a> {
     ) {
         self.changes += 1;
         let (key, seq) = (KeyRef::new(key), self.seq.as_u64());
-        let put = self.writer.top.put_field(key, seq, self.visible, field, (generation, row));
+        let put = self.writer.top.put_field(key, seq, self.floor, field, (generation, row));
         assert!(put, "a hash's row is put before its fields");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A key is looked up in the layers of writes in flight from the top down, then in the hot rows,
 //! then in RocksDB. What was found for a key is consistent within one call: the row and the
-//! fields of a hash are those of one record.
+//! fields of a hash are those of one record. A steady view is consistent as long as it lives.
 
 use std::{
     ops::{ControlFlow, Deref},
@@ -104,6 +104,11 @@ impl<'a> View<'a> {
     pub(crate) fn visible(shared: &'a Shared, now_ms: u64) -> Self {
         let sight = Sight::Visible(shared.visible_watermark());
         Self { shared, stack: shared.inflight.stack(), sight, now_ms }
+    }
+
+    /// A view up to record `seq`, which is visible and held.
+    pub(crate) fn upto(shared: &'a Shared, seq: u64, now_ms: u64) -> Self {
+        Self { shared, stack: shared.inflight.stack(), sight: Sight::Upto(seq), now_ms }
     }
 
     pub(crate) fn newest(shared: &'a Shared, now_ms: u64) -> Self {

@@ -358,7 +358,8 @@ fn a_deletion_of_all_keys_or_records_that_are_trimmed_ask_for_a_snapshot() {
         let refused = rewind.next_keys(&directory, false, 100);
         assert!(matches!(refused, Err(RewindError::SnapshotNeeded)));
         // What there is of it is exported all the same.
-        assert_eq!(parted::list(&directory).unwrap()[0].from, kept);
+        let exported = &parted::list(&directory).unwrap()[0];
+        assert_eq!((exported.from, exported.in_common), (kept, true));
         drop(directory);
         let role = OpenAs::Follower { log: None };
         let refused = Node::open_as(one.path(), tiny(), role).err();
@@ -416,7 +417,7 @@ fn parted_records_are_listed_read_and_applied_again() {
     rewound(one.path(), &new, parting);
     let directory = Directory::open(one.path()).unwrap();
     let files = parted::list(&directory).unwrap();
-    assert_eq!((files[0].records, files[0].at_ms), (2, WALL_MS));
+    assert_eq!((files[0].records, files[0].at_ms, files[0].in_common), (2, WALL_MS, true));
     let text = std::fs::read_to_string(directory.parted().join(format!("{}.jsonl", files[0].name)));
     let text = text.unwrap();
     assert!(text.contains("påskrift") && text.contains(r#"{"hex":"ff00"}"#), "{text}");
@@ -486,4 +487,23 @@ fn a_hash_that_expired_at_the_old_master_and_was_prolonged_at_the_new_one_is_who
     for key in gone(&expected) {
         assert_eq!(fetched[&key], expected[&key]);
     }
+}
+
+#[test]
+fn a_log_with_nothing_in_common_with_the_masters_is_not_said_to_have_parted() {
+    let root = tempfile::tempdir().unwrap();
+    let mut old = Node::open(root.path(), tiny()).unwrap();
+    old.put("key", "value");
+    drop(old);
+    let (directory, rewind) = mark(root.path(), SequenceNumber::FIRST);
+    assert_eq!(rewind.marker().scope, Scope::Everything);
+    let exported = parted::list(&directory).unwrap().remove(0);
+    assert!(!exported.in_common);
+    // Nor is one of a file that says nothing of it.
+    let path = directory.parted().join(format!("{}.jsonl", exported.name));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let silent = text.replacen(",\"in_common\":false", "", 1);
+    assert!(silent.len() < text.len(), "{text}");
+    std::fs::write(&path, silent).unwrap();
+    assert_eq!(parted::list(&directory).unwrap(), [exported]);
 }

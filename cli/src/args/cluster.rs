@@ -177,12 +177,21 @@ log: nothing that was acknowledged disappears in silence.")]
     #[command(after_help = "\
 Examples:
   kv --admin db1:9121 log parted reapply NAME --dry-run
-  kv --admin db1:9121 log parted reapply NAME")]
+  kv --admin db1:9121 log parted reapply NAME
+  kv --admin db1:9121 log parted reapply NAME --force
+
+Keys that were written since are overwritten. Refused where nobody can tell whether the records are in
+the master's log already (in_common is false in the list): they may be older than what it has. Look at
+them first (log parted show). With --force all of them are written even so.
+Exit code 1 when it is refused.")]
     Reapply {
         /// The export's name, from the list
         name: String,
         /// Say what would be written, and write nothing
         #[arg(long)]
         dry_run: bool,
+        /// Write even what may be in the master's log already, and undo newer writes
+        #[arg(long)]
+        force: bool,
     },
 }

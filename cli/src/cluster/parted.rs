@@ -28,9 +28,10 @@ pub(crate) async fn parted(target: &Target, parted: &Parted) -> Result<(), Failu
             let rows = answer["records"].clone();
             (answer, rows)
         }
-        Parted::Reapply { name, dry_run } => {
+        Parted::Reapply { name, dry_run, force } => {
             let path = format!("/replication/parted/{}/reapply", segment(name));
-            let answer = admin.patient().post(&path, &json!({"dry_run": dry_run})).await?;
+            let asked = json!({"dry_run": dry_run, "force": force});
+            let answer = admin.patient().post(&path, &asked).await?;
             let rows = Json::Array(vec![answer.clone()]);
             (answer, rows)
         }

@@ -61,6 +61,12 @@ fn node() -> Admin {
             ("POST", "/replication/parted/3-41/reapply") => {
                 (200, json!({"records": 12, "dry_run": asked.body["dry_run"]}))
             }
+            ("POST", "/replication/parted/1-9/reapply") if asked.body["force"] == true => {
+                (200, json!({"records": 9, "dry_run": false}))
+            }
+            ("POST", "/replication/parted/1-9/reapply") => {
+                (409, json!({"error": "nobody can tell whether the records of 1-9 parted"}))
+            }
             _ => (404, json!({"error": format!("{path}: there is no such thing")})),
         }
     })
@@ -244,6 +250,19 @@ fn parted_records_are_listed_shown_and_applied_again() {
     let strange = kv(&admin, &["log", "parted", "show", "../promote?"]);
     assert_eq!(strange.status.code(), Some(1));
     assert_eq!(admin.asked().pop().unwrap().path, "/replication/parted/..%2Fpromote%3F");
+}
+
+#[test]
+fn records_that_may_be_in_the_log_already_are_applied_again_by_force_alone() {
+    let admin = node();
+    let refused = kv(&admin, &["log", "parted", "reapply", "1-9"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("nobody can tell"), "{}", stderr(&refused));
+    let (code, forced) = outcome(&kv(&admin, &["log", "parted", "reapply", "1-9", "--force"]));
+    assert!(code == 0 && forced.contains('9'), "{forced}");
+    let path = "/replication/parted/1-9/reapply";
+    let bodies = [false, true].map(|force| json!({"dry_run": false, "force": force}));
+    assert_eq!(admin.asked(), bodies.map(|body| asked("POST", path, body)));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Leases: granted by slaves to their master, on monotonic clocks that drift but do not jump.
+//! Leases: granted by slaves to their master, on monotonic clocks that drift but do not jump,
+//! nor stand still while a machine is suspended.
 //!
 //! A slave's grant runs from when it answered a ping; the master counts it from when it sent that
 //! ping, less a margin for drift. So the master's lease ends before any grant it rests on does.

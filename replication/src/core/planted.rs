@@ -3,7 +3,7 @@
 //! They exist only under the feature `planted-bugs`. Some have a half in what the simulator models
 //! of the storage: with [`Planted::RewindWithoutMarker`] it keeps no marker (the core does as
 //! ever); with [`Planted::PositionWithoutEpoch`] and [`Planted::TrimmedSkipped`] it appends without
-//! looking at the chain.
+//! looking at the chain. [`Planted::ClockStandsStill`] is committed by its clocks alone.
 
 /// Whether a fault is to be committed here; `false` in every build that is not for finding faults.
 macro_rules! planted {
@@ -51,12 +51,14 @@ pub enum Planted {
     DetachedLeavesDenominator,
     /// A log is cut without a marker on the disk.
     RewindWithoutMarker,
+    /// The clock stands still with the process.
+    ClockStandsStill,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Planted {
     /// Every fault.
-    pub const EACH: [Self; 13] = [
+    pub const EACH: [Self; 14] = [
         Self::PositionWithoutEpoch,
         Self::AckBeforeFsync,
         Self::CutToShorterUpstream,
@@ -70,5 +72,6 @@ impl Planted {
         Self::TrimmedSkipped,
         Self::DetachedLeavesDenominator,
         Self::RewindWithoutMarker,
+        Self::ClockStandsStill,
     ];
 }

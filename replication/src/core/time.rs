@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-/// Microseconds on a node's monotonic clock, from an origin that means nothing to other nodes.
+/// Microseconds on a node's monotonic clock, which goes on while the machine is suspended, from an
+/// origin that means nothing to other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 

@@ -25,6 +25,7 @@ use super::{
     served::Served,
     snapshot::{Fetched, Given, Pace},
     standing::Keeper,
+    works::Works,
 };
 use crate::{
     core::{
@@ -131,6 +132,8 @@ pub(super) struct Engine {
     pub(super) store: Option<Store>,
     pub(super) standing: Standing,
     pub(super) keeper: Keeper,
+    /// What is done to the directory of a closed store, and to the marker of a rewind.
+    pub(super) works: Works,
     pub(super) told: Told,
     pub(super) committed: Option<Position>,
     /// What is kept for others: everything, until the core says what they need.

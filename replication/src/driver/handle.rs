@@ -224,6 +224,29 @@ mod tests {
         assert!(!driver.may_read());
     }
 
+    /// How long the machine of these tests was suspended, in seconds.
+    static SUSPENDED: AtomicU64 = AtomicU64::new(0);
+
+    fn since_boot() -> Duration {
+        Duration::from_secs(1_000 + SUSPENDED.load(Ordering::Acquire))
+    }
+
+    #[test]
+    fn who_wakes_on_a_suspended_machine_has_lost_its_lease_and_knows_how_stale_it_is() {
+        let clock = Clock::told_by(since_boot);
+        let shared = Arc::new(Shared::new(clock));
+        let (inputs, _) = mpsc::channel(1);
+        let driver = Driver { inputs, shared: shared.clone() };
+        shared.set_reads(ReadGate::Until(clock.now() + Duration::from_secs(3)));
+        shared.set_fresh_at(Some(clock.now()));
+        assert!(driver.may_read());
+        assert_eq!(driver.staleness(), Some(Duration::ZERO));
+        SUSPENDED.store(60, Ordering::Release);
+        // The driver has not run yet.
+        assert!(!driver.may_read());
+        assert_eq!(driver.staleness(), Some(Duration::from_secs(60)));
+    }
+
     #[test]
     fn the_newest_alerts_are_remembered_once_each() {
         let shared = Shared::new(Clock::start());

@@ -1,5 +1,5 @@
 //! What is done to the directory of a closed store: a rewind, step by step, or a snapshot put in
-//! place. Each step runs on a thread that may block.
+//! place. The steps run on a thread that may block, one after the other.
 
 use std::{
     os::unix::fs::DirBuilderExt as _,
@@ -118,7 +118,7 @@ impl Engine {
 
     fn work(&self, work: impl FnOnce() -> Worked + Send + 'static) {
         let inputs = self.inputs.clone();
-        spawn_blocking(move || {
+        self.works.add(move || {
             // Where nobody takes it, the driver has ended; a start finds what was done.
             let _ = inputs.blocking_send(Input::Worked(Box::new(work())));
         });

@@ -27,6 +27,7 @@ use super::{
     served::Served,
     snapshot::Pace,
     standing,
+    works::Works,
 };
 use crate::core::{Boot, Config, Core, Peer};
 
@@ -171,6 +172,7 @@ fn engine(
         store,
         standing,
         keeper,
+        works: Works::start()?,
         told: Told::default(),
         committed: None,
         retain_from: Some(SequenceNumber::FIRST),

@@ -78,7 +78,7 @@ impl Cluster {
         let nodes = options.regions.iter().enumerate().map(|(index, &region)| Node {
             name: name(index),
             region,
-            clock: Clock { started: 0, origin: 0, fast: 0 },
+            clock: Clock { started: 0, origin: 0, fast: 0, stood: 0 },
             disk: Disk::new(DiskId(random.bits())),
             life: 0,
             paused_until: 0,
@@ -146,7 +146,7 @@ impl Cluster {
         let this = &mut self.nodes[node];
         this.life += 1;
         this.paused_until = 0;
-        this.clock = Clock { started: now, origin, fast };
+        this.clock = Clock { started: now, origin, fast, stood: 0 };
         if this.disk.rewind.is_some() {
             self.marks.reach(Mark::RewindInterrupted);
         }

@@ -14,20 +14,21 @@ use crate::{
 };
 
 /// A node's monotonic clock: it starts anywhere at each boot, and runs a little fast or slow. It does
-/// not step: nobody can set CLOCK_MONOTONIC, corrections only slew it, and a core reads no other. It
-/// does stand still while a machine is suspended, which leases do not survive: the operating guide
-/// says so (docs/operating/replication.md).
+/// not step: nobody can set CLOCK_BOOTTIME, corrections only slew it, and a core reads no other. It
+/// goes on while a process, or its machine, stands still.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     pub(crate) started: Time,
     pub(crate) origin: u64,
     /// Parts per million that it runs fast.
     pub(crate) fast: i64,
+    /// For how long it stood still: the planted fault alone lets it.
+    pub(crate) stood: Time,
 }
 
 impl Clock {
     pub(crate) fn read(self, now: Time) -> Stamp {
-        let real = (now - self.started) as i64;
+        let real = (now - self.started).saturating_sub(self.stood) as i64;
         Stamp(self.origin + (real + real * self.fast / 1_000_000) as u64)
     }
 }

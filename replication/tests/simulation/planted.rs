@@ -17,7 +17,10 @@ const fn budget(fault: Planted) -> u64 {
         | Planted::OldEpochCommitted
         | Planted::TrimPastSlave
         | Planted::VisibleBeforeCommitted => 50,
-        Planted::PositionWithoutEpoch | Planted::TrimmedSkipped | Planted::GrantForgotten => 500,
+        Planted::ClockStandsStill
+        | Planted::PositionWithoutEpoch
+        | Planted::TrimmedSkipped
+        | Planted::GrantForgotten => 500,
         Planted::RewindWithoutMarker | Planted::StaleSessionAck => 2_000,
         // Two promotions have to cross, and both be elected: it took from 114 to 2,712 seeds so far.
         Planted::SameTermTwice => 10_000,

@@ -1,6 +1,6 @@
 //! What comes from outside: clients, the operator, and everything that breaks.
 
-use larder_replication::core::Request;
+use larder_replication::core::{Planted, Request};
 use larder_types::DiskId;
 
 use crate::{
@@ -121,7 +121,11 @@ impl Cluster {
                 let node = self.any_node();
                 let time = self.random.between(100 * MS, 2 * self.options.lease);
                 let end = (self.now() + time).min(self.options.faulty);
-                self.nodes[node].paused_until = end;
+                let (now, this) = (self.now(), &mut self.nodes[node]);
+                if self.planted == Some(Planted::ClockStandsStill) {
+                    this.clock.stood += end.saturating_sub(this.paused_until.max(now));
+                }
+                this.paused_until = end;
             }
             Turn::Cut => {
                 let (from, to) = (self.any_node(), self.any_node());

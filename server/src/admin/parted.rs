@@ -69,6 +69,9 @@ fn with_epoch(mut shown: Json, epoch: Epoch) -> Json {
 struct Reapply {
     #[serde(default)]
     dry_run: bool,
+    /// Also where nobody can tell whether the records are in the log already.
+    #[serde(default)]
+    force: bool,
 }
 
 /// `POST /replication/parted/NAME/reapply`: writes the records once more, at the master.
@@ -79,7 +82,7 @@ pub(super) async fn reapply(
 ) -> Response {
     answered(async {
         let (node, replica) = of_cluster(&started)?;
-        let Reapply { dry_run } = body(&bytes)?;
+        let Reapply { dry_run, force } = body(&bytes)?;
         let file = open(node, name.clone()).await?;
         if let Some(why) = replica.duty().refuses_writes().filter(|_| !dry_run) {
             let error = format!(
@@ -87,6 +90,9 @@ pub(super) async fn reapply(
                  this node first"
             );
             return Err(Refused::new(StatusCode::CONFLICT, error));
+        }
+        if !file.info.in_common && !dry_run && !force {
+            return Err(Refused::new(StatusCode::CONFLICT, untold(&name)));
         }
         // A client that hangs up does not end it; then only the log tells how it went.
         let again = tokio::spawn(apply_all(node.shard.clone(), name, file, dry_run));
@@ -98,6 +104,17 @@ pub(super) async fn reapply(
     .await
 }
 
+/// Why the records of a file are not written once more unless that is asked for twice.
+fn untold(name: &str) -> String {
+    format!(
+        "nobody can tell whether the records of {name} parted: when they were exported, the master no \
+         longer knew the epochs of their log, so that its own may have them already, and newer writes of \
+         the same keys, which would be undone; nothing was written: look at them first (`kv log \
+         parted show {name}`), then write again by hand what is missed, or all of it with --force \
+         (\"force\": true)"
+    )
+}
+
 /// Writes all of a file once more, or only counts where it is a `dry_run`.
 async fn apply_all(
     shard: Arc<Shard>,
@@ -105,6 +122,7 @@ async fn apply_all(
     file: PartedRecords,
     dry_run: bool,
 ) -> Result<Json, Refused> {
+    let in_common = file.info.in_common;
     let all = apply_pieces(&shard, file, dry_run).await;
     match &all {
         Ok((_, applied)) if !dry_run => {
@@ -117,7 +135,9 @@ async fn apply_all(
         }
     }
     let (records, applied) = all?;
-    Ok(json!({"dry_run": dry_run, "records": records, "applied": applied}))
+    Ok(json!({
+        "dry_run": dry_run, "in_common": in_common, "records": records, "applied": applied,
+    }))
 }
 
 /// How many records there are in a file, and of these were written.

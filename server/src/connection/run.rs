@@ -97,7 +97,11 @@ impl Connection {
             }
             Handler::Read(read) | Handler::ReadMany(read) => {
                 turn.count_read();
-                let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);
+                let (store, now_ms) = (shard.store(), wall_ms());
+                let outcome = match command.handler {
+                    Handler::ReadMany(_) => read(request, &store.steady_view(now_ms), &mut writer),
+                    _ => read(request, &store.view(now_ms), &mut writer),
+                };
                 let replica = node.replica.as_ref();
                 outcome.and_then(|()| replica.map_or(Ok(()), |replica| replica.stands_by_reads()))
             }

@@ -128,7 +128,10 @@ impl Shard {
         self.pause.ask()?;
         self.combiner.refuse_all(why);
         self.give_up();
-        self.pause.wait_until_closed()
+        self.pause.wait_until_closed()?;
+        // What the sync thread was at has come to wait since; what comes after may be another history.
+        self.give_up();
+        Ok(())
     }
 
     /// Opens the store again, as a follower that is closed to clients; with this log where the
@@ -138,5 +141,53 @@ impl Shard {
     /// When the shard ends: also when the store cannot be opened, of which the process is told.
     pub fn open_store(&self, log: Option<LogId>) -> Result<(), Ending> {
         self.pause.open(log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use bytes::BytesMut;
+    use larder_resp::{Decoder, Limits, encode_request};
+    use larder_storage::{Directory, StoreOptions, Visibility, state::DatabaseOptions};
+    use larder_types::AckLevel;
+
+    use super::*;
+    use crate::{
+        command::lookup,
+        shard::{Replicated, Run, Task, Work},
+    };
+
+    fn set() -> Work {
+        let mut wire = BytesMut::new();
+        encode_request(&mut wire, ["SET", "key", "value"]);
+        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
+        let commands = vec![lookup(b"SET").unwrap()];
+        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+    }
+
+    #[test]
+    fn a_write_that_reaches_the_disk_while_the_store_is_closed_is_answered_before_that_is_over() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Arc::new(Directory::open(root.path()).unwrap());
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        (options.reserve_bytes, options.visibility) = (0, Visibility::Committed);
+        let replicated = Replicated {
+            level: AckLevel::Majority,
+            ack_timeout: Duration::from_secs(600),
+            tell: Arc::new(|_| ()),
+            new_log: Some(LogId::from_bytes([7; 16])),
+        };
+        let failed = |error| panic!("{error}");
+        let (shard, threads) = Shard::start(directory, options, Some(replicated), failed).unwrap();
+        shard.begin_epoch(Epoch { term: 1, run: 0, id: 1 }).unwrap();
+        shard.admit_clients(None).unwrap();
+        // It is not committed before the store is closed.
+        let mut answer = shard.submit(set(), None);
+        shard.close_store("LOADING this log parted".into()).unwrap();
+        let work = answer.try_recv().expect("what comes next is of another history");
+        assert!(work.refusal.is_some_and(|why| why.starts_with("UNDECIDED ")));
+        threads.stop();
     }
 }

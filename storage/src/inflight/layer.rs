@@ -193,13 +193,13 @@ impl Layer {
         self.sealed.get()
     }
 
-    pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, visible: u64, row: RowBytes) {
+    pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, floor: u64, row: RowBytes) {
         if self.blank.load(Ordering::Relaxed) {
             self.blank.store(false, Ordering::Relaxed);
         }
         let mut block = self.blocks[key.block()].write();
         match block.entry(key.hash, |entry| *entry.key == *key.key, |entry| entry.hash) {
-            TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, visible, row),
+            TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, floor, row),
             TableEntry::Vacant(vacant) => {
                 vacant.insert(Entry {
                     key: Arc::from(key.key),
@@ -219,7 +219,7 @@ impl Layer {
         &self,
         key: KeyRef<'_>,
         seq: u64,
-        visible: u64,
+        floor: u64,
         field: &[u8],
         change: FieldChange,
     ) -> bool {
@@ -229,7 +229,7 @@ impl Layer {
         };
         let fields = entry.fields.get_or_insert_default();
         match fields.get_mut(field) {
-            Some(versions) => versions.push(seq, visible, change),
+            Some(versions) => versions.push(seq, floor, change),
             None => {
                 fields.insert(Arc::from(field), Versions::new(seq, change));
             }

@@ -14,18 +14,18 @@ impl<T> Versions<T> {
         Self { newest_seq: seq, newest: value, older: Vec::new() }
     }
 
-    /// Adds the version written by record `seq`. Of the versions at or below the `visible`
-    /// watermark only the newest stays: readers take the watermark under the same lock that
-    /// guards this value, so none of them can ask for less than `visible`.
-    pub(super) fn push(&mut self, seq: u64, visible: u64, value: T) {
+    /// Adds the version written by record `seq`. Of the versions at or below `floor` only the
+    /// newest stays: readers take the watermark under the same lock that guards this value, or
+    /// hold what they read at, so none of them can ask for less.
+    pub(super) fn push(&mut self, seq: u64, floor: u64, value: T) {
         debug_assert!(seq >= self.newest_seq, "records are applied in order");
         let newest = std::mem::replace(&mut self.newest, value);
         if self.newest_seq == seq {
             return;
         }
-        if self.newest_seq <= visible {
+        if self.newest_seq <= floor {
             self.older.clear();
-        } else if let Some(keep) = self.older.iter().rposition(|(seq, _)| *seq <= visible) {
+        } else if let Some(keep) = self.older.iter().rposition(|(seq, _)| *seq <= floor) {
             self.older.drain(..keep);
         }
         self.older.push((self.newest_seq, newest));

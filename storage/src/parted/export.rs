@@ -25,6 +25,8 @@ pub(crate) struct Export {
     pub(crate) epoch: Epoch,
     pub(crate) bytes: u64,
     pub(crate) at_ms: u64,
+    /// See [`PartedInfo::in_common`].
+    pub(crate) in_common: bool,
 }
 
 impl Export {
@@ -83,6 +85,7 @@ impl Export {
             records: self.to.as_u64() - self.from.as_u64() + 1,
             bytes: self.bytes,
             at_ms: self.at_ms,
+            in_common: self.in_common,
         }
     }
 }

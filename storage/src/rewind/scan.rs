@@ -78,6 +78,7 @@ impl Scan {
             epoch: gathering.last_epoch,
             bytes: gathering.bytes,
             at_ms,
+            in_common: parting > SequenceNumber::FIRST,
         };
         export.write(directory, &opened.log)?;
         Ok(Self { exported: export.name(), ..gathering.finish() })

@@ -73,20 +73,20 @@ pub(super) fn check(record: &Record<'_>) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Puts an effect of record `seq`, which was checked, into the layer `top`; `visible` is the
-/// watermark. False, and nothing is done, for the deletion of every key that needs a layer of its own:
+/// Puts an effect of record `seq`, which was checked, into the layer `top`; no reader asks
+/// for less than record `floor`. False, and nothing is done, for the deletion of every key that needs a layer of its own:
 /// the caller begins it.
 #[must_use]
-pub(super) fn put(top: &Layer, seq: u64, visible: u64, effect: Effect<'_>) -> bool {
+pub(super) fn put(top: &Layer, seq: u64, floor: u64, effect: Effect<'_>) -> bool {
     let field = |key: &[u8], field: &[u8], change: FieldChange| {
-        let put = top.put_field(KeyRef::new(key), seq, visible, field, change);
+        let put = top.put_field(KeyRef::new(key), seq, floor, field, change);
         assert!(put, "a record that was checked puts a hash's row before its fields");
     };
     match effect {
         Effect::PutRow { key, row } => {
-            top.put_row(KeyRef::new(key), seq, visible, Some(Arc::from(row)));
+            top.put_row(KeyRef::new(key), seq, floor, Some(Arc::from(row)));
         }
-        Effect::DeleteRow { key } => top.put_row(KeyRef::new(key), seq, visible, None),
+        Effect::DeleteRow { key } => top.put_row(KeyRef::new(key), seq, floor, None),
         Effect::PutField { key, generation, field: name, row } => {
             field(key, name, (generation, Some(Arc::from(row))));
         }

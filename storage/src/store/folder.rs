@@ -85,7 +85,8 @@ impl Folder {
         flush.load(Ordering::Acquire) && folded() && flush.swap(false, Ordering::AcqRel)
     }
 
-    /// Folds the bottom layer if it is sealed, durable and visible; breaks if it is not. What
+    /// Folds the bottom layer if it is sealed, durable and visible, and nobody reads as of a record
+    /// before its end; breaks if it is not. What
     /// [`Folder::run`] repeats, for those who fold without a thread.
     ///
     /// # Errors
@@ -97,7 +98,7 @@ impl Folder {
         let Some(last) = bottom.sealed() else { return Ok(ControlFlow::Break(())) };
         let seq = last.position.seq.as_u64();
         let marks = &self.shared.watermarks;
-        if marks.durable.load(Ordering::Acquire).min(self.shared.visible()) < seq {
+        if marks.durable.load(Ordering::Acquire).min(self.shared.floor()) < seq {
             return Ok(ControlFlow::Break(()));
         }
         // Before RocksDB has any of it, so that readers can tell that it may have.

@@ -13,6 +13,7 @@ mod apply;
 mod digests;
 mod directory;
 mod folder;
+mod holds;
 mod open;
 mod retain;
 mod syncer;
@@ -36,12 +37,13 @@ use parking_lot::{Condvar, Mutex};
 pub use apply::RecordError;
 pub use directory::{Directory, DirectoryError, FORMAT_VERSION};
 pub use folder::{FoldError, Folder};
+pub use holds::SteadyView;
 pub use open::{OpenAs, Opened, StoreError, StoreOptions, Visibility, open, open_as};
 pub(crate) use retain::Pin;
 pub use syncer::{Durability, Syncer};
 pub use writer::{AcceptError, EpochError, Refusal, Writer};
 
-use self::{digests::Digests, retain::Retention};
+use self::{digests::Digests, holds::Holds, retain::Retention};
 use crate::{
     Applied,
     cache::HotCache,
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     options: StoreOptions,
     watermarks: Marks,
+    holds: Holds,
     fold: FoldOrders,
     retention: Arc<Retention>,
     digests: Digests,
@@ -156,6 +159,7 @@ impl Shared {
             log,
             options,
             watermarks: Marks::default(),
+            holds: Holds::default(),
             fold: FoldOrders::default(),
             retention: Arc::new(retention),
             digests: Digests::default(),
@@ -207,6 +211,11 @@ impl Shared {
 
     pub(crate) fn visible(&self) -> u64 {
         self.watermarks.visible.load(Ordering::Acquire)
+    }
+
+    /// The record below which no reader asks: older versions than the newest at it are dropped.
+    pub(crate) fn floor(&self) -> u64 {
+        self.holds.floor(&self.watermarks.visible)
     }
 
     /// The last record of which RocksDB may hold something.
@@ -297,6 +306,12 @@ impl Store {
     /// A view of what is visible; `now_ms` is the wall clock in milliseconds since the epoch.
     pub fn view(&self, now_ms: u64) -> View<'_> {
         View::visible(&self.shared, now_ms)
+    }
+
+    /// A view of what is visible now, and of nothing that becomes visible later: all that is read
+    /// from it is read as of one record. The fold waits for it, so that it is to be dropped soon.
+    pub fn steady_view(&self, now_ms: u64) -> SteadyView<'_> {
+        SteadyView::of(&self.shared, now_ms)
     }
 
     /// The log.

@@ -223,11 +223,11 @@ impl Writer {
         let mut changes = 0;
         match record.kind {
             RecordKind::Data => {
-                let visible = self.shared.visible();
+                let floor = self.shared.floor();
                 for effect in effects(record.body) {
                     changes += 1;
                     let effect = effect.expect("it was checked");
-                    if !apply::put(&self.top, record.seq.as_u64(), visible, effect) {
+                    if !apply::put(&self.top, record.seq.as_u64(), floor, effect) {
                         self.begin_layer(Some(record.seq));
                     }
                 }

@@ -1,5 +1,7 @@
 //! A promotion by force leaves records behind; they are kept, shown, and can be written once more.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use larder_tests::{
     cluster::{Cluster, LEASE, Node, Plan, member},
@@ -101,7 +103,30 @@ fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Res
     }
     expect_keys(&mut cluster.nodes[0].client()?, "lost", SMALL)?;
     expect_same_contents(cluster, 0)?;
+    what_may_be_in_the_log_is_written_again_by_force_alone(&cluster.nodes[0], name)?;
     Ok(applied)
+}
+
+/// The file as it is where nothing shows that its records parted.
+fn what_may_be_in_the_log_is_written_again_by_force_alone(node: &Node, name: &str) -> Result<()> {
+    let path = node.data().join("parted").join(format!("{name}.jsonl"));
+    let text = fs::read_to_string(&path)?;
+    let untold = text.replacen("\"in_common\":true", "\"in_common\":false", 1);
+    ensure!(untold != text, "the log parted from another: {:?}", text.lines().next());
+    fs::write(&path, untold)?;
+    let mut client = node.client()?;
+    client.expect_ok(&["SET", "shared0", "newer"])?;
+    let path = format!("/replication/parted/{name}/reapply");
+    let (status, refused) = node.exchange("POST", &path, &json!({}))?;
+    let why = refused["error"].to_string();
+    ensure!(status == 409 && why.contains("nobody can tell"), "{status} {refused}");
+    let dry = node.kv(&["log", "parted", "reapply", name, "--dry-run"])?;
+    ensure!(dry["in_common"] == false && dry["applied"] == 0, "{dry}");
+    let newer = client.call(&["GET", "shared0"])?;
+    ensure!(newer.text() == b"newer", "nothing is written: {}", newer.describe());
+    let forced = node.kv(&["log", "parted", "reapply", name, "--force"])?;
+    ensure!(forced["applied"] == PARTED, "{forced}");
+    wait_for_value(node, "shared0", "parted")
 }
 
 /// The command that writes the large hash.

@@ -1,13 +1,16 @@
 //! Writes at the master, reads in the other regions, and what a slave refuses.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use larder_tests::client::Client;
 use larder_tests::cluster::{Cluster, Cut, Plan};
 use larder_tests::deadline::Deadline;
+use larder_tests::reply::Reply;
 
-use crate::support::{SOON, cluster, wait_for_value};
+use crate::support::{LOAD_DEADLINE, SOON, cluster, wait_for_value};
 
 #[test]
 fn a_write_in_one_region_is_read_in_the_others() -> Result<()> {
@@ -132,6 +135,93 @@ fn stale_reads_are_refused(cluster: &Cluster) -> Result<()> {
     client.expect_ok(&["KV.MAXLAG", "0"])?;
     client.expect_ok(&["GET", "a"])?;
     Ok(())
+}
+
+/// Keys of one `MSET`: so many that others are committed while they are read.
+const KEYS: usize = 200;
+/// How often they are read, and how often at least with another value than before.
+const READS: usize = 3_000;
+const NEWS: usize = 100;
+
+#[test]
+fn keys_that_are_written_together_are_read_together_at_a_slave() -> Result<()> {
+    let Some(cluster) = cluster(&Plan::three("majority"))? else { return Ok(()) };
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("key:{n}")).collect();
+    let (mut writer, mut reader) = (cluster.nodes[0].client()?, cluster.nodes[1].client()?);
+    set_all(&mut writer, &keys, 0)?;
+    wait_for_value(&cluster.nodes[1], "key:0", "0")?;
+    let stop = AtomicBool::new(false);
+    let (written, (mget, exec)) = thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut round = 0;
+            while !stop.load(Ordering::Acquire) {
+                round += 1;
+                set_all(&mut writer, &keys, round)?;
+            }
+            anyhow::Ok(round)
+        });
+        let read = read_together(&mut reader, &keys);
+        stop.store(true, Ordering::Release);
+        let written = writing.join().map_err(|_| anyhow!("the writer panicked"))?;
+        anyhow::Ok((written?, read?))
+    })?;
+    let what = format!(
+        "{written} MSETs of {KEYS} keys; with another value than before {mget} of {READS} MGETs \
+         and {exec} EXECs at a slave, each of one record"
+    );
+    cluster.tell("reading together", &what);
+    Ok(())
+}
+
+fn set_all(client: &mut Client, keys: &[String], round: u64) -> Result<()> {
+    let value = round.to_string();
+    let pairs = keys.iter().flat_map(|key| [key.as_str(), &value]);
+    let args: Vec<&str> = std::iter::once("MSET").chain(pairs).collect();
+    client.expect_ok(&args).map(drop)
+}
+
+/// Reads every key again and again, with one command and with a transaction. Returns how often each
+/// of the two answered what it had not before.
+fn read_together(client: &mut Client, keys: &[String]) -> Result<(usize, usize)> {
+    let args: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
+    let (mut mget, mut exec) = (News::default(), News::default());
+    let deadline = Deadline::after(LOAD_DEADLINE);
+    let mut reads = 0;
+    while reads < READS || mget.count < NEWS || exec.count < NEWS {
+        ensure!(!deadline.has_passed(), "{reads} reads, {} and {} news", mget.count, exec.count);
+        mget.note(client.call(&args)?.items())?;
+        if reads % 10 == 0 {
+            client.expect_ok(&["MULTI"])?;
+            for key in keys {
+                client.call(&["GET", key])?;
+            }
+            exec.note(client.call(&["EXEC"])?.items())?;
+        }
+        reads += 1;
+    }
+    Ok((mget.count, exec.count))
+}
+
+/// Counts answers with another value than the last.
+#[derive(Default)]
+struct News {
+    last: u64,
+    count: usize,
+}
+
+impl News {
+    /// All values of an answer are of one record, and of none before the last.
+    fn note(&mut self, values: &[Reply]) -> Result<()> {
+        let first = values.first().context("an answer without values")?;
+        let differs = values.iter().find(|value| value.text() != first.text());
+        let both = differs.map(|other| (first.describe(), other.describe()));
+        ensure!(both.is_none() && values.len() == KEYS, "of several records: {both:?}");
+        let value: u64 = str::from_utf8(first.text())?.parse()?;
+        ensure!(value >= self.last, "{value} after {}", self.last);
+        self.count += usize::from(value > self.last);
+        self.last = value;
+        Ok(())
+    }
 }
 
 /// The reply's text, which may be an error's.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_types::AckLevel;
 
 use super::world::World;
-use crate::core::Request;
+use crate::{core::Request, message::Message};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -21,6 +21,37 @@ fn a_master_at_majority_that_hears_nobody_stops_reads_before_its_lease_ends() {
     world.write(0, 1);
     world.run(SECOND);
     assert!(world.nodes[0].committed < world.tail(0));
+}
+
+#[test]
+fn a_master_whose_machine_was_suspended_acknowledges_nothing_before_it_hears_of_its_followers_anew()
+{
+    let mut world = World::running(3, AckLevel::Majority);
+    for at in [1, 2] {
+        world.cut_back(at, 0);
+    }
+    world.sent.clear();
+    world.write(0, 1);
+    let (tail, before) = (world.tail(0), world.nodes[0].committed);
+    assert!(before < tail && world.reads(0));
+    let acks: Vec<_> =
+        world.sent.drain(..).filter(|it| matches!(it.2, Message::Ack { .. })).collect();
+    assert!(acks.iter().any(|it| it.0 == 1) && acks.iter().any(|it| it.0 == 2), "{acks:?}");
+    for at in [1, 2] {
+        world.cut(0, at);
+    }
+    // All of it sleeps; what was on its way is the first that the master sees, before any tick.
+    world.now = world.now + 60 * SECOND;
+    assert!(!world.reads(0));
+    for (from, to, ack) in acks {
+        world.send_again(from, to, ack);
+    }
+    assert_eq!(world.nodes[0].committed, before);
+    assert!(!world.reads(0));
+    world.heal();
+    world.run(10 * SECOND);
+    assert!(world.reads(0) && world.same_logs());
+    assert!(world.nodes[0].committed >= tail);
 }
 
 #[test]
@@ -58,9 +89,7 @@ fn a_slave_that_has_started_grants_nothing_and_takes_nothing_newer_for_a_lease()
     world.start(2);
     world.run(Duration::from_millis(2_400));
     let granted = world.sent.iter().any(|(from, to, message)| {
-        *from > 0
-            && *to == 0
-            && matches!(message, crate::message::Message::Pong(pong) if pong.grant.is_some())
+        *from > 0 && *to == 0 && matches!(message, Message::Pong(pong) if pong.grant.is_some())
     });
     assert!(!granted);
     world.kill(0);
