@@ -19,7 +19,7 @@ use super::{
     answer::{Refused, answered, body, of_cluster},
 };
 use crate::{
-    node::Node,
+    replica::Replica,
     shard::{Shard, Task, Work},
 };
 
@@ -31,8 +31,8 @@ const AGAIN_BYTES: u64 = 1 << 20;
 /// `GET /replication/parted`.
 pub(super) async fn list(State(started): State<Started>) -> Response {
     answered(async {
-        let (node, _) = of_cluster(&started)?;
-        let directory = node.shard.directory().clone();
+        let (_, replica) = of_cluster(&started)?;
+        let directory = replica.directory.clone();
         let files = blocking(move || parted::list(&directory)).await?;
         Ok(files.iter().map(|file| with_epoch(json!(file), file.epoch)).collect())
     })
@@ -42,8 +42,8 @@ pub(super) async fn list(State(started): State<Started>) -> Response {
 /// `GET /replication/parted/NAME`.
 pub(super) async fn show(State(started): State<Started>, Path(name): Path<String>) -> Response {
     answered(async {
-        let (node, _) = of_cluster(&started)?;
-        let (records, mut left) = some(open(node, name).await?, SHOWN_BYTES_MAX).await?;
+        let (_, replica) = of_cluster(&started)?;
+        let (records, mut left) = some(open(replica, name).await?, SHOWN_BYTES_MAX).await?;
         if blocking(move || left.next().transpose()).await?.is_some() {
             let error = format!(
                 "there are more than {} MiB of records: read the file in the data directory under \
@@ -80,7 +80,7 @@ pub(super) async fn reapply(
     answered(async {
         let (node, replica) = of_cluster(&started)?;
         let Reapply { dry_run } = body(&bytes)?;
-        let file = open(node, name.clone()).await?;
+        let file = open(replica, name.clone()).await?;
         if let Some(why) = replica.duty().refuses_writes().filter(|_| !dry_run) {
             let error = format!(
                 "this node takes no writes ({why}); copy the file to the master, or switch over to \
@@ -88,8 +88,11 @@ pub(super) async fn reapply(
             );
             return Err(Refused::new(StatusCode::CONFLICT, error));
         }
+        let shard = node.shard().ok_or_else(|| {
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not open yet; ask again")
+        })?;
         // A client that hangs up does not end it; then only the log tells how it went.
-        let again = tokio::spawn(apply_all(node.shard.clone(), name, file, dry_run));
+        let again = tokio::spawn(apply_all(shard.clone(), name, file, dry_run));
         let failed = |error: tokio::task::JoinError| {
             Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         };
@@ -165,8 +168,8 @@ async fn apply(
     }
 }
 
-async fn open(node: &Node, name: String) -> Result<PartedRecords, Refused> {
-    let directory = node.shard.directory().clone();
+async fn open(replica: &Replica, name: String) -> Result<PartedRecords, Refused> {
+    let directory = replica.directory.clone();
     blocking(move || parted::read(&directory, &name)).await
 }
 

@@ -18,11 +18,7 @@ use tokio::{
 };
 
 use super::{Connection, End, Workers};
-use crate::{
-    node::Node,
-    session::Session,
-    shard::{Mailbox, Shard},
-};
+use crate::{node::Node, session::Session, shard::Mailbox};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -80,7 +76,6 @@ pub async fn serve(
     listener: TcpListener,
     workers: &Workers,
     node: Arc<Node>,
-    shard: Arc<Shard>,
     stop: Arc<Stop>,
     drain: Duration,
 ) {
@@ -92,9 +87,9 @@ pub async fn serve(
                 // Each thread registers its own sockets.
                 Ok((stream, _)) => match stream.into_std() {
                     Ok(stream) => {
-                        let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
+                        let (node, stop) = (node.clone(), stop.clone());
                         workers.spawn(&mut connections, |mailbox| {
-                            take_in(stream, node, shard, mailbox, stop)
+                            take_in(stream, node, mailbox, stop)
                         });
                     }
                     Err(error) => tracing::warn!(%error, "a connection could not be handed on"),
@@ -119,13 +114,7 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-async fn take_in(
-    stream: net::TcpStream,
-    node: Arc<Node>,
-    shard: Arc<Shard>,
-    mailbox: Arc<Mailbox>,
-    stop: Arc<Stop>,
-) {
+async fn take_in(stream: net::TcpStream, node: Arc<Node>, mailbox: Arc<Mailbox>, stop: Arc<Stop>) {
     let registered = TcpStream::from_std(stream)
         .and_then(|stream| register(&stream, &node).map(|session| (stream, session)));
     let (stream, session) = match registered {
@@ -139,7 +128,7 @@ async fn take_in(
             return;
         }
     };
-    let end = Connection::new(stream, node, shard, mailbox, stop, session).serve().await;
+    let end = Connection::new(stream, node, mailbox, stop, session).serve().await;
     match end {
         // Who was evicted was told of where that was decided.
         End::Closed | End::Evicted | End::ShardEnded => {}

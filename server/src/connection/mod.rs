@@ -83,7 +83,6 @@ enum Next {
 struct Connection {
     stream: TcpStream,
     node: Arc<Node>,
-    shard: Arc<Shard>,
     /// Of the thread that serves this connection.
     mailbox: Arc<Mailbox>,
     stop: Arc<Stop>,
@@ -110,7 +109,6 @@ impl Connection {
     fn new(
         stream: TcpStream,
         node: Arc<Node>,
-        shard: Arc<Shard>,
         mailbox: Arc<Mailbox>,
         stop: Arc<Stop>,
         session: Session,
@@ -121,7 +119,6 @@ impl Connection {
         Self {
             stream,
             node,
-            shard,
             mailbox,
             stop,
             session,
@@ -288,7 +285,12 @@ impl Connection {
 
     /// Has the shard do the work, and waits until it is done.
     async fn submit(&self, work: Work) -> Result<Work, End> {
-        self.shard.submit(work, Some(&self.mailbox)).await.map_err(|_| End::ShardEnded)
+        self.shard().submit(work, Some(&self.mailbox)).await.map_err(|_| End::ShardEnded)
+    }
+
+    /// The shard, for a command that was admitted.
+    fn shard(&self) -> &Arc<Shard> {
+        self.node.shard().expect("commands that need the store are refused until it is there")
     }
 
     fn writer(&mut self) -> ReplyWriter<'_> {

@@ -87,7 +87,7 @@ impl Connection {
 
     /// Runs a command that needs no writer.
     pub(super) fn run_here(&mut self, command: &'static Command, request: Request<'_>) {
-        let Self { node, shard, session, replies, .. } = self;
+        let Self { node, session, replies, .. } = self;
         let start = replies.len();
         let mut writer = ReplyWriter::new(replies, session.protocol);
         writer.set_room(REPLY_BYTES_MAX);
@@ -96,7 +96,8 @@ impl Connection {
                 Err(CommandError::Message(node.replies.refusal().into()))
             }
             Handler::Read(read) | Handler::ReadMany(read) => {
-                let outcome = read(request, &shard.store().view(wall_ms()), &mut writer);
+                let store = node.store().expect("reads are refused until there is a store");
+                let outcome = read(request, &store.view(wall_ms()), &mut writer);
                 let replica = node.replica.as_ref();
                 outcome.and_then(|()| replica.map_or(Ok(()), |replica| replica.stands_by_reads()))
             }

@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::shard::{Mailbox, Shard};
+use crate::{node::Node, shard::Mailbox};
 
 /// After a thread was told to end, blocking calls of its connections are left behind after this
 /// time.
@@ -48,12 +48,12 @@ impl Workers {
     ///
     /// # Errors
     /// When the system refuses a thread or what a runtime needs.
-    pub fn start(count: usize, shard: &Arc<Shard>) -> io::Result<Self> {
+    pub fn start(count: usize, node: &Arc<Node>) -> io::Result<Self> {
         let count = match count {
             0 => thread::available_parallelism()?.get().saturating_sub(1).max(1),
             count => count,
         };
-        let start = |_| Worker::start(shard.clone());
+        let start = |_| Worker::start(node.clone());
         Ok(Self { workers: (0..count).map(start).collect::<io::Result<_>>()? })
     }
 
@@ -78,11 +78,13 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(shard: Arc<Shard>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .on_thread_park(move || shard.commit_staged())
-            .build()?;
+    fn start(node: Arc<Node>) -> io::Result<Self> {
+        let commit = move || {
+            if let Some(shard) = node.shard() {
+                shard.commit_staged();
+            }
+        };
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(commit).build()?;
         let handle = runtime.handle().clone();
         let mailbox = Arc::new(Mailbox::default());
         let delivered = mailbox.clone();
