@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{StatusCode, header},
     middleware,
@@ -56,6 +56,7 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
         .route("/replication/parted/{name}/reapply", post(parted::reapply))
         .route("/lab/shapes", get(lab::show).put(lab::set))
         .route("/lab/shapes/{node}", delete(lab::clear))
+        .layer(Extension(parted::Reapplying::default()))
         .layer(middleware::from_fn_with_state(started.clone(), authorize))
         .with_state(started);
     axum::serve(BoundedListener::new(listener), router).await

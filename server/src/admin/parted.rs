@@ -1,8 +1,9 @@
 //! Records that parted from the log, over the admin port: listed, shown, and written once more.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Path, State},
     http::StatusCode,
@@ -10,6 +11,7 @@ use axum::{
 };
 use larder_storage::parted::{self, PartedError, PartedRecord, PartedRecords};
 use larder_types::Epoch;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::task::spawn_blocking;
@@ -64,6 +66,36 @@ fn with_epoch(mut shown: Json, epoch: Epoch) -> Json {
     shown
 }
 
+/// The files whose records are being written once more.
+#[derive(Clone, Default)]
+pub(super) struct Reapplying(Arc<Mutex<HashSet<String>>>);
+
+/// Keeps others from a file.
+struct Busy {
+    files: Reapplying,
+    name: String,
+}
+
+impl Reapplying {
+    /// Keeps others from the file until what is returned is dropped.
+    fn begin(&self, name: &str) -> Result<Busy, Refused> {
+        if !self.0.lock().insert(name.to_owned()) {
+            let error = format!(
+                "the records of {name} are being written once more already: wait until that has \
+                 ended, which the log of the server tells"
+            );
+            return Err(Refused::new(StatusCode::CONFLICT, error));
+        }
+        Ok(Busy { files: self.clone(), name: name.to_owned() })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.files.0.lock().remove(&self.name);
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reapply {
@@ -74,6 +106,7 @@ struct Reapply {
 /// `POST /replication/parted/NAME/reapply`: writes the records once more, at the master.
 pub(super) async fn reapply(
     State(started): State<Started>,
+    Extension(reapplying): Extension<Reapplying>,
     Path(name): Path<String>,
     bytes: Bytes,
 ) -> Response {
@@ -91,8 +124,13 @@ pub(super) async fn reapply(
         let shard = node.shard().ok_or_else(|| {
             Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not open yet; ask again")
         })?;
+        let busy = if dry_run { None } else { Some(reapplying.begin(&name)?) };
+        let all = apply_all(shard.clone(), name, file, dry_run);
         // A client that hangs up does not end it; then only the log tells how it went.
-        let again = tokio::spawn(apply_all(shard.clone(), name, file, dry_run));
+        let again = tokio::spawn(async move {
+            let _busy = busy;
+            all.await
+        });
         let failed = |error: tokio::task::JoinError| {
             Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         };
@@ -190,4 +228,20 @@ async fn blocking<T: Send + 'static>(
         PartedError::Unknown { .. } => Refused::new(StatusCode::NOT_FOUND, error.to_string()),
         error => failed(error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_of_one_file_are_written_once_more_by_one_request_at_a_time() {
+        let files = Reapplying::default();
+        let busy = files.begin("one").ok().expect("nobody has it");
+        let refused = files.begin("one").err().expect("it is being written");
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(files.begin("other").is_ok());
+        drop(busy);
+        assert!(files.begin("one").is_ok());
+    }
 }
