@@ -114,11 +114,14 @@ impl Served {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use larder_storage::{
         Directory, Folder, OpenAs, Store, StoreOptions, Syncer, Writer, open_as,
         state::DatabaseOptions,
     };
     use tempfile::TempDir;
+    use tokio::runtime::Builder;
 
     use super::*;
 
@@ -155,7 +158,7 @@ mod tests {
             self.syncer.commit(self.writer.take_batch().unwrap()).unwrap();
             while self.folder.fold_one().unwrap().is_continue() {}
             let id = self.writer.last().seq.as_u64();
-            Given::State(self.store.snapshot(&self.directory, id).unwrap())
+            Given::state(self.store.snapshot(&self.directory, id).unwrap())
         }
 
         /// How many there are on disk.
@@ -198,6 +201,26 @@ mod tests {
         served.add(third_link, third.clone(), SESSION, shared);
         served.forget(third_link, &third);
         assert_eq!(begins(&served, &one, first), Some(at_older));
+    }
+
+    #[test]
+    fn files_of_a_snapshot_are_removed_beside_the_task_that_lets_go_of_it() {
+        let (mut master, mut served) = (Master::new(), Served::default());
+        let (link, one) = slave(1);
+        served.add(link, one.clone(), SESSION, master.snapshot());
+        let runtime = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go_on, waits) = mpsc::channel::<()>();
+        // The thread that may block is kept busy, so that it is seen who removes them.
+        let busy = runtime.spawn_blocking(move || waits.recv());
+        runtime.block_on(async {
+            served.forget(link, &one);
+            assert_eq!(master.on_disk(), 1);
+            drop(go_on);
+            assert!(busy.await.unwrap().is_err(), "its other end is dropped");
+            // Behind the removal: there is one such thread.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(master.on_disk(), 0);
+        });
     }
 
     #[test]
