@@ -17,6 +17,10 @@ pub(super) struct Served {
     by_link: HashMap<Link, Fetching>,
     /// What each slave was fetching when its connection broke, and until when it is kept.
     broken: HashMap<NodeId, (Given, Time)>,
+    /// The one that is being made, by its number; it may be that nobody wants it any more.
+    making: Option<u64>,
+    /// How many were begun to be made.
+    begun: u64,
     /// Those that the one under way is for.
     wanted: HashMap<Link, Session>,
     /// A slave may ask before its snapshot is there.
@@ -42,17 +46,25 @@ impl Served {
         before.or_else(newest)
     }
 
-    /// Notes that this slave is to have one; false where one is being made already, which then is
-    /// for this slave too.
-    pub(super) fn want(&mut self, link: Link, session: Session) -> bool {
-        let is_first = self.wanted.is_empty();
+    /// Notes that this slave is to have one. Returns the number of the one to be made; `None` where
+    /// one is being made already, which then is for this slave too.
+    pub(super) fn want(&mut self, link: Link, session: Session) -> Option<u64> {
         self.wanted.insert(link, session);
-        is_first
+        if self.making.is_some() {
+            return None;
+        }
+        self.begun += 1;
+        self.making = Some(self.begun);
+        self.making
     }
 
-    /// Whom the one is for that has been made, or was not.
-    pub(super) fn take_wanted(&mut self) -> Vec<(Link, Session)> {
-        self.wanted.drain().collect()
+    /// Whom the one is for that has been made, or was not: nobody, where it was begun before all was
+    /// cleared.
+    pub(super) fn take_wanted(&mut self, number: u64) -> Vec<(Link, Session)> {
+        match self.making.take_if(|making| *making == number) {
+            Some(_) => self.wanted.drain().collect(),
+            None => Vec::new(),
+        }
     }
 
     /// Answers the stream of this slave, where it waits already.
@@ -107,8 +119,9 @@ impl Served {
         self.broken.retain(|_, (given, until)| *until > now && given.goes_on_at() >= first);
     }
 
+    /// Lets go of everything: of what is being made, too, which is of another state.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { begun: self.begun, ..Self::default() };
     }
 }
 
@@ -201,6 +214,28 @@ mod tests {
         served.add(third_link, third.clone(), SESSION, shared);
         served.forget(third_link, &third);
         assert_eq!(begins(&served, &one, first), Some(at_older));
+    }
+
+    #[test]
+    fn one_is_made_at_a_time_though_whoever_wanted_it_goes_on_without_it() {
+        let mut served = Served::default();
+        let ((link, one), (other_link, _)) = (slave(1), slave(2));
+        let number = served.want(link, SESSION).expect("it is the first");
+        served.forget(link, &one);
+        assert_eq!(served.want(other_link, SESSION), None, "one is being made");
+        assert_eq!(served.take_wanted(number), [(other_link, SESSION)]);
+        assert!(served.want(link, SESSION).is_some_and(|next| next > number));
+    }
+
+    #[test]
+    fn what_is_made_of_a_state_that_is_replaced_is_given_to_nobody() {
+        let mut served = Served::default();
+        let (link, _) = slave(1);
+        let number = served.want(link, SESSION).expect("it is the first");
+        served.clear();
+        let next = served.want(link, SESSION).expect("the other is of no use");
+        assert_eq!(served.take_wanted(number), []);
+        assert_eq!(served.take_wanted(next), [(link, SESSION)]);
     }
 
     #[test]
