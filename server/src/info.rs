@@ -86,7 +86,7 @@ fn clients(node: &Node, out: &mut String) {
 
 fn memory(node: &Node, out: &mut String) {
     let process = Process::now();
-    let stats = node.store().stats();
+    let stats = node.stats();
     line!(out, "used_memory", process.resident_bytes);
     line!(out, "used_memory_rss", process.resident_bytes);
     line!(out, "used_memory_peak", process.resident_peak_bytes);
@@ -98,13 +98,14 @@ fn memory(node: &Node, out: &mut String) {
 }
 
 fn persistence(node: &Node, out: &mut String) {
-    let marks = node.store().watermarks();
-    line!(out, "loading", 0);
+    let marks = node.watermarks();
+    line!(out, "loading", u8::from(node.loading().is_some()));
     line!(out, "rdb_changes_since_last_save", marks.appended.saturating_sub(marks.persisted));
     line!(out, "rdb_last_save_time", node.saved_ms() / 1_000);
     line!(out, "aof_enabled", 1);
-    line!(out, "aof_current_size", node.store().stats().log_bytes);
-    line!(out, "aof_last_write_status", if node.store().log().poisoned() { "err" } else { "ok" });
+    line!(out, "aof_current_size", node.stats().log_bytes);
+    let is_poisoned = node.store().is_some_and(|store| store.log().poisoned());
+    line!(out, "aof_last_write_status", if is_poisoned { "err" } else { "ok" });
 }
 
 fn stats(node: &Node, out: &mut String) {
@@ -122,7 +123,7 @@ fn stats(node: &Node, out: &mut String) {
 }
 
 fn replication(node: &Node, out: &mut String) {
-    let durable = node.store().watermarks().durable;
+    let durable = node.watermarks().durable;
     line!(out, "role", if node.is_master() { "master" } else { "slave" });
     let Some(replica) = &node.replica else {
         line!(out, "connected_slaves", 0);
@@ -145,7 +146,9 @@ fn replication(node: &Node, out: &mut String) {
         );
     }
     // 40 digits, as Redis' clients expect them: those of the log, which is the same everywhere.
-    let _ = write!(out, "master_replid:{}{:08x}\r\n", node.store().log().id(), 0);
+    if let Some(store) = node.store() {
+        let _ = write!(out, "master_replid:{}{:08x}\r\n", store.log().id(), 0);
+    }
     line!(out, "master_repl_offset", durable);
     larder_replication(replica, out);
 }
@@ -200,17 +203,20 @@ fn command_stats(node: &Node, out: &mut String) {
 /// RocksDB's own estimate: it counts deleted and expired keys until they are compacted, and hash
 /// fields beside keys. DBSIZE counts exactly.
 fn keyspace(node: &Node, out: &mut String) {
-    let keys = node.store().database().map_or(0, |database| database.stats().keys);
+    let keys = node.store().and_then(|store| Some(store.database().ok()?.stats().keys));
+    let keys = keys.unwrap_or(0);
     if keys > 0 {
         let _ = write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n");
     }
 }
 
 fn larder(node: &Node, out: &mut String) {
-    let stats = node.store().stats();
+    let stats = node.stats();
     let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
-        node.store().watermarks();
-    line!(out, "log_id", node.store().log().id());
+        node.watermarks();
+    if let Some(store) = node.store() {
+        line!(out, "log_id", store.log().id());
+    }
     line!(out, "log_appended_seq", appended);
     line!(out, "log_durable_seq", durable);
     line!(out, "log_committed_seq", committed);
@@ -239,8 +245,10 @@ fn larder(node: &Node, out: &mut String) {
         Phase::Draining => "draining",
     };
     line!(out, "phase", phase);
-    line!(out, "state_status", node.store().failure().unwrap_or("ok"));
-    line!(out, "opening_replayed_records", node.opening.replayed_records);
-    line!(out, "opening_torn_bytes", node.opening.torn_bytes);
-    line!(out, "opening_ms", node.opening.took.as_millis());
+    let Some(shard) = node.shard() else { return };
+    line!(out, "state_status", shard.store().failure().unwrap_or("ok"));
+    let opening = shard.opening();
+    line!(out, "opening_replayed_records", opening.replayed_records);
+    line!(out, "opening_torn_bytes", opening.torn_bytes);
+    line!(out, "opening_ms", opening.took.as_millis());
 }

@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc, sync::atomic::Ordering};
 
 use larder_replication::core::{MemberState, MemberStatus, Status};
-use larder_storage::Watermarks;
+use larder_storage::{Store, Watermarks};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
@@ -106,8 +106,9 @@ impl Out<'_, '_> {
 }
 
 fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
+    let Some(store) = node.store() else { return Ok(()) };
     let Watermarks { appended, durable, committed, visible, applied, persisted, trimmed } =
-        node.store().watermarks();
+        store.watermarks();
     out.gauge("log_appended_seq", "Last record appended", appended)?;
     out.gauge("log_durable_seq", "Last record known to be on disk", durable)?;
     out.gauge("log_committed_seq", "Last record that counts", committed)?;
@@ -115,7 +116,6 @@ fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("state_applied_seq", "Last record folded into RocksDB", applied)?;
     out.gauge("state_persisted_seq", "Last record that RocksDB has on disk", persisted)?;
     out.gauge("log_trimmed_seq", "Last record that was trimmed", trimmed)?;
-    let store = node.store();
     let log = store.log();
     out.gauge("log_size_bytes", "Log segments on disk", log.bytes())?;
     out.gauge("log_segments", "Log segment files", log.segments().len() as u64)?;
@@ -127,11 +127,12 @@ fn log(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     };
     let help = "How much a loss of power can cost, 0 with durability \"fsync\"";
     out.put("log_power_loss_window_seconds", help, &ConstGauge::new(loss))?;
-    out.put("log_fsync_seconds", "Duration of fsyncs of the log", &FsyncHistogram(node))
+    out.put("log_fsync_seconds", "Duration of fsyncs of the log", &FsyncHistogram(&store))
 }
 
 fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
-    let store = node.store();
+    let Some(shard) = node.shard() else { return Ok(()) };
+    let store = shard.store();
     let stats = store.stats();
     let records = stats.unapplied_records;
     out.gauge("state_unapplied_records", "Records that RocksDB has not taken", records)?;
@@ -145,7 +146,7 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.counter("state_hot_cache_misses", "Reads that it passed on", stats.hot_misses)?;
     let failed = u64::from(store.failure().is_some());
     out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)?;
-    let reopened = node.shard.reopened();
+    let reopened = shard.reopened();
     out.counter("state_reopened", "Times that it failed and was opened again", reopened)?;
     // While it is closed there is nothing to tell of it.
     let Ok(database) = store.database() else { return Ok(()) };
@@ -204,7 +205,7 @@ fn replication(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     let Some(replica) = &node.replica else { return Ok(()) };
     let is_master = u64::from(replica.duty().is_master());
     out.gauge("replication_master", "1 while this node is the master", is_master)?;
-    let undecided = node.shard.undecided() + replica.unreached();
+    let undecided = node.shard().map_or(0, |shard| shard.undecided()) + replica.unreached();
     out.counter(
         "replication_undecided",
         "Writes that did not reach their level in time",
@@ -279,9 +280,9 @@ fn process(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("process_open_files", "Open files and sockets", process::open_files())?;
     let uptime = node.uptime().as_secs_f64();
     out.put("uptime_seconds", "Time since the start", &ConstGauge::new(uptime))?;
-    let ready = u64::from(node.phase() == Phase::Serving);
+    let ready = u64::from(node.phase() == Phase::Serving && node.loading().is_none());
     out.gauge("ready", "1 while clients are served", ready)?;
-    let opening = node.opening;
+    let Some(opening) = node.shard().map(|shard| shard.opening()) else { return Ok(()) };
     let took = opening.took.as_secs_f64();
     out.put("opening_seconds", "How long opening the store took", &ConstGauge::new(took))?;
     let replayed = opening.replayed_records;
@@ -290,12 +291,11 @@ fn process(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("opening_torn_bytes", "Bytes cut from the log's end by the start", torn)
 }
 
-struct FsyncHistogram<'a>(&'a Node);
+struct FsyncHistogram<'a>(&'a Store);
 
 impl EncodeMetric for FsyncHistogram<'_> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let store = self.0.store();
-        let fsyncs = store.fsyncs();
+        let fsyncs = self.0.fsyncs();
         let (buckets, count) = fsync_buckets(&fsyncs.counts());
         let seconds = fsyncs.micros() as f64 / 1e6;
         encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)

@@ -1,6 +1,7 @@
 //! A node: what all of its connections share.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use larder_replication::core::MemberState;
-use larder_storage::Store;
+use larder_storage::{Store, StoreStats, Watermarks};
 use larder_types::SequenceNumber;
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -24,7 +25,7 @@ use crate::{
     config::{Config, ConfigError},
     replica::Replica,
     settings::Settings,
-    shard::Shard,
+    shard::{Place, Shard},
 };
 
 /// What all connections share.
@@ -41,18 +42,15 @@ pub struct Node {
     pub replies: Arc<Budget>,
     /// What was done since the start.
     pub counters: Counters,
-    /// The shard.
-    pub shard: Arc<Shard>,
     /// Its replication; nothing on a single node.
     pub replica: Option<Arc<Replica>>,
     /// Where clients connect: the configured address with the port that was taken.
     pub resp: SocketAddr,
-    /// What recovery found and did when the store was opened.
-    pub opening: Opening,
     /// 40 random hexadecimal digits, as Redis' clients expect them.
     pub run_id: String,
     /// When the node was started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
+    shard: Place,
     started: Instant,
     phase: AtomicU8,
     saves: Mutex<Saves>,
@@ -78,22 +76,11 @@ pub struct Follower {
     pub lag: Option<Duration>,
 }
 
-/// What opening the store took.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Opening {
-    /// Records of the log that were replayed.
-    pub replayed_records: u64,
-    /// Bytes of a write that no one was told of, cut from the end of the log and set aside.
-    pub torn_bytes: u64,
-    /// How long it took.
-    pub took: Duration,
-}
-
 /// Where a node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// The listeners are not open yet.
+    /// The store is not open yet.
     Starting = 0,
     /// Clients are served.
     Serving = 1,
@@ -108,10 +95,9 @@ impl Node {
     /// When the password's file cannot be used.
     pub fn new(
         config: Config,
-        shard: Arc<Shard>,
+        shard: Place,
         replica: Option<Arc<Replica>>,
         resp: SocketAddr,
-        opening: Opening,
     ) -> Result<Self, ConfigError> {
         let mut random = StdRng::from_os_rng();
         let run_id = (0..5).map(|_| format!("{:08x}", random.random::<u32>())).collect();
@@ -126,7 +112,6 @@ impl Node {
             shard,
             replica,
             resp,
-            opening,
             run_id,
             started_ms: now_ms,
             started: Instant::now(),
@@ -135,9 +120,30 @@ impl Node {
         })
     }
 
+    /// The shard; `None` until its store was opened for the first time, for which only a replica that
+    /// is loading lets clients wait.
+    pub fn shard(&self) -> Option<&Arc<Shard>> {
+        self.shard.get()
+    }
+
     /// The shard's store as it is now, for figures.
-    pub fn store(&self) -> Guard<Arc<Store>> {
-        self.shard.store()
+    pub fn store(&self) -> Option<Guard<Arc<Store>>> {
+        self.shard().map(|shard| shard.store())
+    }
+
+    /// Where the store's watermarks stand; all at 0 without a store.
+    pub fn watermarks(&self) -> Watermarks {
+        self.store().map_or_else(Watermarks::default, |store| store.watermarks())
+    }
+
+    /// The store's figures; all 0 without one.
+    pub fn stats(&self) -> StoreStats {
+        self.store().map_or_else(StoreStats::default, |store| store.stats())
+    }
+
+    /// What commands that need the store are refused with; `None` while it is open.
+    pub fn loading(&self) -> Option<Cow<'static, str>> {
+        self.replica.as_ref()?.loading()
     }
 
     /// The slaves that follow this master, with where their clients connect.
@@ -197,7 +203,7 @@ impl Node {
     /// When what is on disk was asked for by BGSAVE, or the node was started: LASTSAVE. In
     /// milliseconds since the Unix epoch.
     pub fn saved_ms(&self) -> u64 {
-        let persisted = SequenceNumber::new(self.store().watermarks().persisted);
+        let persisted = SequenceNumber::new(self.watermarks().persisted);
         let mut saves = self.saves.lock();
         if let Some((_, asked_ms)) = saves.asked.take_if(|(last, _)| *last <= persisted) {
             saves.done_ms = asked_ms;

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use larder_replication::driver::DriverError;
@@ -25,9 +25,9 @@ use crate::{
     admin,
     config::{Config, ConfigError, Durability},
     connection::{Stop, Workers, serve},
-    node::{Node, Opening, Phase},
+    node::{Node, Phase},
     replica::{self, Replica, StartError},
-    shard::{Shard, ShardError, Threads},
+    shard::{Place, Shard, ShardError, Threads},
 };
 
 /// How long a node whose log failed waits for its threads: a disk that hangs must not keep it.
@@ -152,41 +152,36 @@ pub async fn run(
     let admin = start_admin(&config, started.clone()).await?;
 
     let (failed, mut failures) = mpsc::channel(1);
-    let began = Instant::now();
-    let (opened, cluster) = open(&config, failed).await?;
-    let mut shutdown = Box::pin(shutdown);
-    let (shard, threads) = match opened {
-        Opened::Now(shard, threads) => (shard, threads),
-        // A rewind that was under way has to end first.
-        Opened::Later(shard) => tokio::select! {
-            opened = opened_later(shard, &mut failures) => opened?,
-            () = &mut shutdown => return Ok(()),
-        },
-    };
-    let opening = describe_opening(&shard, began);
-    let workers = Workers::start(config.threads, &shard).map_err(RunError::Workers)?;
-    let drain = Duration::from_millis(config.drain_ms);
+    let Opened { shard, mut opening, cluster } = open(&config, failed).await?;
     let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
-    let node = Arc::new(Node::new(config, shard.clone(), replica, resp_address, opening)?);
+    let node = Arc::new(Node::new(config, shard, replica, resp_address)?);
+    let workers = Workers::start(node.config.threads, &node).map_err(RunError::Workers)?;
+    let drain = Duration::from_millis(node.config.drain_ms);
     // Nobody else sets it.
     let _ = started.set(node.clone());
-    node.enter(Phase::Serving);
+    if matches!(opening, Opening::Done(_)) {
+        node.enter(Phase::Serving);
+    }
     tracing::info!(address = %resp_address, "kvd serves");
 
     let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
-        () = serve(resp, &workers, node.clone(), shard, stop.clone(), drain) => Ok(()),
-        Some(cause) = failures.recv() => Err(cause),
+        () = serve(resp, &workers, node.clone(), stop.clone(), drain) => Ok(()),
+        cause = failure(&node, &mut opening, &mut failures) => Err(cause),
     };
     node.enter(Phase::Draining);
     stopping.abort();
     if let Some(cluster) = cluster {
         cluster.end().await;
     }
-    let closing = node.clone();
+    let (closing, threads) = (node.clone(), opening.end().await);
     let stopped = spawn_blocking(move || {
-        threads.stop();
-        closing.shard.store().close();
+        if let Some(threads) = threads {
+            threads.stop();
+        }
+        if let Some(store) = closing.store() {
+            store.close();
+        }
     });
     if outcome.is_err() {
         // What failed can neither be synced nor closed: what is on disk is for the next start. But
@@ -205,21 +200,31 @@ pub async fn run(
     Ok(())
 }
 
-/// The store once it is open, or what ended its opening.
-async fn opened_later(
-    opened: oneshot::Receiver<(Arc<Shard>, Threads)>,
+/// What ends the node before it is asked to. Notes meanwhile that the store is open, where a rewind
+/// had to end first.
+async fn failure(
+    node: &Node,
+    opening: &mut Opening,
     failures: &mut mpsc::Receiver<RunError>,
-) -> Result<(Arc<Shard>, Threads), RunError> {
-    tokio::select! {
-        opened = opened => match opened {
-            Ok(opened) => Ok(opened),
+) -> RunError {
+    if let Opening::Awaited(threads) = opening {
+        let opened = tokio::select! {
+            opened = threads => opened,
+            Some(cause) = failures.recv() => return cause,
+        };
+        if let Ok(threads) = opened {
+            *opening = Opening::Done(threads);
+            node.enter(Phase::Serving);
+        } else {
+            *opening = Opening::Ended;
             // What ended it is told by another thread, perhaps a little later.
-            Err(_) => {
-                let cause = timeout(FAILED_STOP, failures.recv()).await;
-                Err(cause.ok().flatten().unwrap_or(RunError::Interrupted))
-            }
-        },
-        Some(cause) = failures.recv() => Err(cause),
+            let cause = timeout(FAILED_STOP, failures.recv()).await;
+            return cause.ok().flatten().unwrap_or(RunError::Interrupted);
+        }
+    }
+    match failures.recv().await {
+        Some(cause) => cause,
+        None => std::future::pending().await,
     }
 }
 
@@ -244,10 +249,33 @@ async fn start_admin(
     })))
 }
 
-/// A shard whose store is open, or will be.
-enum Opened {
-    Now(Arc<Shard>, Threads),
-    Later(oneshot::Receiver<(Arc<Shard>, Threads)>),
+/// What a node consists of, beside its connections.
+struct Opened {
+    shard: Place,
+    opening: Opening,
+    cluster: Option<Cluster>,
+}
+
+/// The opening of the shard's store.
+enum Opening {
+    /// It is open, and these threads work with it.
+    Done(Threads),
+    /// It will be open when a rewind is done.
+    Awaited(oneshot::Receiver<Threads>),
+    /// It will not be.
+    Ended,
+}
+
+impl Opening {
+    /// The threads to be stopped. Once replication has ended: an opening that is under way is waited
+    /// for, since RocksDB's threads must have ended before the process does.
+    async fn end(self) -> Option<Threads> {
+        match self {
+            Self::Done(threads) => Some(threads),
+            Self::Awaited(threads) => timeout(FAILED_STOP, threads).await.ok()?.ok(),
+            Self::Ended => None,
+        }
+    }
 }
 
 /// What a node of a cluster runs beside its shard.
@@ -264,10 +292,7 @@ impl Cluster {
     }
 }
 
-async fn open(
-    config: &Config,
-    failed: mpsc::Sender<RunError>,
-) -> Result<(Opened, Option<Cluster>), RunError> {
+async fn open(config: &Config, failed: mpsc::Sender<RunError>) -> Result<Opened, RunError> {
     let (root, options) = (config.data.clone(), store_options(config));
     let directory = spawn_blocking(move || Directory::open(&root)).await?;
     let directory = Arc::new(directory.map_err(ShardError::from)?);
@@ -279,7 +304,8 @@ async fn open(
             })
         });
         let (shard, threads) = opened.await??;
-        return Ok((Opened::Now(shard, threads), None));
+        let (shard, opening) = (Arc::new(shard.into()), Opening::Done(threads));
+        return Ok(Opened { shard, opening, cluster: None });
     };
     let (replication, is_lab, told) =
         (config.replication.clone(), config.lab.enabled, failed.clone());
@@ -293,44 +319,18 @@ async fn open(
         });
         replica::start(&node, &replication, is_lab, directory, options, &failed)
     });
-    let replica::Started { replica, mut shard, thread } = started.await??;
+    let replica::Started { replica, shard, mut threads, thread } = started.await??;
     let watcher = tokio::spawn(async move {
         let ended = spawn_blocking(move || thread.join().expect("a panic ends the process")).await;
         if let Ok(Err(error)) = ended {
             let _ = failed.try_send(RunError::Cluster(error.into()));
         }
     });
-    let opened = match shard.try_recv() {
-        Ok((shard, threads)) => Opened::Now(shard, threads),
-        Err(_) => Opened::Later(shard),
+    let opening = match threads.try_recv() {
+        Ok(threads) => Opening::Done(threads),
+        Err(_) => Opening::Awaited(threads),
     };
-    Ok((opened, Some(Cluster { replica, watcher })))
-}
-
-fn describe_opening(shard: &Shard, began: Instant) -> Opening {
-    let recovered = shard.recovered();
-    let torn_bytes = recovered.torn.as_ref().map_or(0, |torn| torn.bytes);
-    let opening = Opening { replayed_records: shard.replayed(), torn_bytes, took: began.elapsed() };
-    tracing::info!(
-        log = %recovered.id,
-        created = recovered.created,
-        records_replayed = opening.replayed_records,
-        took_ms = u64::try_from(opening.took.as_millis()).unwrap_or(u64::MAX),
-        "the store is open"
-    );
-    if let Some(torn) = &recovered.torn {
-        tracing::warn!(
-            segment = torn.segment,
-            offset = torn.offset,
-            bytes = torn.bytes,
-            moved_to = %torn.quarantined_to.display(),
-            "the log's end was torn by a crash; what was never acknowledged was set aside"
-        );
-    }
-    if let Some(file) = &recovered.set_aside {
-        tracing::warn!(file = %file.display(), "a segment without a header was set aside");
-    }
-    opening
+    Ok(Opened { shard, opening, cluster: Some(Cluster { replica, watcher }) })
 }
 
 fn store_options(config: &Config) -> StoreOptions {

@@ -129,6 +129,27 @@ fn a_snapshot_that_lives_on_while_the_log_grows_beyond_its_cap_holds_it_no_longe
 }
 
 #[test]
+fn a_file_that_is_read_piece_by_piece_is_opened_once() {
+    let root = tempfile::tempdir().unwrap();
+    let master = busy_master(root.path());
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    let files = snapshot.manifest().files.clone();
+    let place = files.iter().position(|file| file.bytes > 2).unwrap();
+    let other = files.iter().rposition(|file| file.bytes > 0).unwrap();
+    assert_ne!(place, other);
+    let path = master.directory.snapshots().join("0000000000000007").join(&files[place].name);
+    let whole = fs::read(&path).unwrap();
+    let shared = snapshot.clone();
+    assert_eq!(snapshot.read(place, 0, 1).unwrap(), whole[..1]);
+    // Who has it open goes on with it.
+    fs::rename(&path, path.with_extension("away")).unwrap();
+    assert_eq!(shared.read(place, 1, 1).unwrap(), whole[1..2]);
+    assert_eq!(snapshot.read(place, 2, usize::MAX).unwrap(), whole[2..]);
+    assert_eq!(snapshot.read(other, 0, usize::MAX).unwrap().len() as u64, files[other].bytes);
+    assert!(snapshot.read(place, 0, 1).is_err(), "one is kept open, not all");
+}
+
+#[test]
 fn the_log_is_held_while_anybody_fetches_and_no_longer() {
     let root = tempfile::tempdir().unwrap();
     let mut master = busy_master(root.path());

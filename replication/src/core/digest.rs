@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use larder_types::{NodeId, Position};
 
-use super::{Action, Alert, Core, Link, Part};
+use super::{
+    Action, Alert, Core, Link, Part,
+    sender::{Slave, Stage},
+};
 use crate::message::{Message, Verdict};
 
 /// Digests that are remembered until their counterpart comes, at most: the oldest goes first.
@@ -53,6 +56,11 @@ impl Core {
     pub(super) fn on_digest(&mut self, link: Link, at: Position, digest: Digest) {
         let Some(node) = self.links.get(&link).map(|conn| conn.peer.clone()) else { return };
         let Part::Leading(leading) = &mut self.part else { return };
+        // Of a state that is being replaced some may still be on their way.
+        let streams = |slave: &Slave| slave.link == Some(link) && slave.stage == Stage::Streaming;
+        if !leading.slaves.get(&node).is_some_and(streams) {
+            return;
+        }
         let digests = &mut leading.digests;
         match digests.own.iter().find(|(of, _)| *of == at) {
             Some((_, own)) if *own != digest => self.set_aside(&node, at),

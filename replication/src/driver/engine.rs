@@ -47,7 +47,10 @@ pub(super) enum Input {
         session: Session,
         stream: Box<(FrameSender, FrameReceiver)>,
     },
-    SnapshotMade(Result<Given, String>),
+    SnapshotMade {
+        number: u64,
+        made: Result<Given, String>,
+    },
     SnapshotFetched {
         link: Link,
         log: LogId,
@@ -316,7 +319,7 @@ impl Engine {
             Input::SnapshotWanted { link, session, stream } => {
                 self.give_snapshot(link, session, *stream);
             }
-            Input::SnapshotMade(made) => self.snapshot_made(made),
+            Input::SnapshotMade { number, made } => self.snapshot_made(number, made),
             Input::SnapshotFetched { link, log, fetched } => {
                 self.snapshot_fetched(link, log, fetched);
             }

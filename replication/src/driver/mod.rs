@@ -32,4 +32,5 @@ pub use clock::Clock;
 pub use error::DriverError;
 pub use handle::{Driver, Ending, Stats};
 pub use port::{Order, Port, Report};
+pub use rewind::REWINDING;
 pub use start::{Found, Member, Options, Thread, start};

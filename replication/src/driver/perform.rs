@@ -220,9 +220,7 @@ impl Engine {
         if let Some(shared) = self.served.any(slave, first).cloned() {
             return self.serve_snapshot(link, session, shared);
         }
-        if !self.served.want(link, session) {
-            return;
-        }
+        let Some(number) = self.served.want(link, session) else { return };
         let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
         let (order, flushes) = (self.port.order.clone(), store.clone());
         tokio::spawn(async move {
@@ -231,12 +229,12 @@ impl Engine {
                 flushes.request_flush();
             };
             let made = snapshot::make(store, directory, flush).await;
-            let _ = inputs.send(Input::SnapshotMade(made)).await;
+            let _ = inputs.send(Input::SnapshotMade { number, made }).await;
         });
     }
 
-    pub(super) fn snapshot_made(&mut self, made: Result<Given, String>) {
-        let wanted = self.served.take_wanted();
+    pub(super) fn snapshot_made(&mut self, number: u64, made: Result<Given, String>) {
+        let wanted = self.served.take_wanted(number);
         if let Err(why) = &made {
             tracing::error!(why, "no snapshot could be made");
         }

@@ -17,6 +17,10 @@ pub(super) struct Served {
     by_link: HashMap<Link, Fetching>,
     /// What each slave was fetching when its connection broke, and until when it is kept.
     broken: HashMap<NodeId, (Given, Time)>,
+    /// The one that is being made, by its number; it may be that nobody wants it any more.
+    making: Option<u64>,
+    /// How many were begun to be made.
+    begun: u64,
     /// Those that the one under way is for.
     wanted: HashMap<Link, Session>,
     /// A slave may ask before its snapshot is there.
@@ -42,17 +46,25 @@ impl Served {
         before.or_else(newest)
     }
 
-    /// Notes that this slave is to have one; false where one is being made already, which then is
-    /// for this slave too.
-    pub(super) fn want(&mut self, link: Link, session: Session) -> bool {
-        let is_first = self.wanted.is_empty();
+    /// Notes that this slave is to have one. Returns the number of the one to be made; `None` where
+    /// one is being made already, which then is for this slave too.
+    pub(super) fn want(&mut self, link: Link, session: Session) -> Option<u64> {
         self.wanted.insert(link, session);
-        is_first
+        if self.making.is_some() {
+            return None;
+        }
+        self.begun += 1;
+        self.making = Some(self.begun);
+        self.making
     }
 
-    /// Whom the one is for that has been made, or was not.
-    pub(super) fn take_wanted(&mut self) -> Vec<(Link, Session)> {
-        self.wanted.drain().collect()
+    /// Whom the one is for that has been made, or was not: nobody, where it was begun before all was
+    /// cleared.
+    pub(super) fn take_wanted(&mut self, number: u64) -> Vec<(Link, Session)> {
+        match self.making.take_if(|making| *making == number) {
+            Some(_) => self.wanted.drain().collect(),
+            None => Vec::new(),
+        }
     }
 
     /// Answers the stream of this slave, where it waits already.
@@ -107,18 +119,22 @@ impl Served {
         self.broken.retain(|_, (given, until)| *until > now && given.goes_on_at() >= first);
     }
 
+    /// Lets go of everything: of what is being made, too, which is of another state.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { begun: self.begun, ..Self::default() };
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use larder_storage::{
         Directory, Folder, OpenAs, Store, StoreOptions, Syncer, Writer, open_as,
         state::DatabaseOptions,
     };
     use tempfile::TempDir;
+    use tokio::runtime::Builder;
 
     use super::*;
 
@@ -155,7 +171,7 @@ mod tests {
             self.syncer.commit(self.writer.take_batch().unwrap()).unwrap();
             while self.folder.fold_one().unwrap().is_continue() {}
             let id = self.writer.last().seq.as_u64();
-            Given::State(self.store.snapshot(&self.directory, id).unwrap())
+            Given::state(self.store.snapshot(&self.directory, id).unwrap())
         }
 
         /// How many there are on disk.
@@ -198,6 +214,48 @@ mod tests {
         served.add(third_link, third.clone(), SESSION, shared);
         served.forget(third_link, &third);
         assert_eq!(begins(&served, &one, first), Some(at_older));
+    }
+
+    #[test]
+    fn one_is_made_at_a_time_though_whoever_wanted_it_goes_on_without_it() {
+        let mut served = Served::default();
+        let ((link, one), (other_link, _)) = (slave(1), slave(2));
+        let number = served.want(link, SESSION).expect("it is the first");
+        served.forget(link, &one);
+        assert_eq!(served.want(other_link, SESSION), None, "one is being made");
+        assert_eq!(served.take_wanted(number), [(other_link, SESSION)]);
+        assert!(served.want(link, SESSION).is_some_and(|next| next > number));
+    }
+
+    #[test]
+    fn what_is_made_of_a_state_that_is_replaced_is_given_to_nobody() {
+        let mut served = Served::default();
+        let (link, _) = slave(1);
+        let number = served.want(link, SESSION).expect("it is the first");
+        served.clear();
+        let next = served.want(link, SESSION).expect("the other is of no use");
+        assert_eq!(served.take_wanted(number), []);
+        assert_eq!(served.take_wanted(next), [(link, SESSION)]);
+    }
+
+    #[test]
+    fn files_of_a_snapshot_are_removed_beside_the_task_that_lets_go_of_it() {
+        let (mut master, mut served) = (Master::new(), Served::default());
+        let (link, one) = slave(1);
+        served.add(link, one.clone(), SESSION, master.snapshot());
+        let runtime = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go_on, waits) = mpsc::channel::<()>();
+        // The thread that may block is kept busy, so that it is seen who removes them.
+        let busy = runtime.spawn_blocking(move || waits.recv());
+        runtime.block_on(async {
+            served.forget(link, &one);
+            assert_eq!(master.on_disk(), 1);
+            drop(go_on);
+            assert!(busy.await.unwrap().is_err(), "its other end is dropped");
+            // Behind the removal: there is one such thread.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(master.on_disk(), 0);
+        });
     }
 
     #[test]

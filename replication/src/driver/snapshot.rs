@@ -18,6 +18,7 @@ use larder_types::{LogId, Position, SequenceNumber};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
@@ -48,20 +49,42 @@ const NOTHING: u64 = u64::MAX;
 /// A stream on which a slave waits for a snapshot.
 pub(super) type Stream = (FrameSender, FrameReceiver);
 
+/// A snapshot, let go of on a thread that may block: its files are removed then.
+pub(super) struct Held(Option<Snapshot>);
+
+impl Held {
+    fn snapshot(&self) -> &Snapshot {
+        self.0.as_ref().expect("it is taken at the end alone")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let snapshot = self.0.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(snapshot));
+        }
+    }
+}
+
 /// What a slave is given.
 #[derive(Clone)]
 pub(super) enum Given {
     /// A state, and the log from there on.
-    State(Snapshot),
+    State(Arc<Held>),
     /// Nothing: the whole log is there, from its first record on.
     Nothing,
 }
 
 impl Given {
+    pub(super) fn state(snapshot: Snapshot) -> Self {
+        Self::State(Arc::new(Held(Some(snapshot))))
+    }
+
     /// The last record in it.
     pub(super) fn at(&self) -> Option<Position> {
         match self {
-            Self::State(snapshot) => Some(snapshot.manifest().applied().position),
+            Self::State(held) => Some(held.snapshot().manifest().applied().position),
             Self::Nothing => None,
         }
     }
@@ -99,7 +122,7 @@ pub(super) async fn make(
                     flush();
                     sleep(FLUSH_STEP).await;
                 }
-                made => return made.map(Given::State).map_err(|error| error.to_string()),
+                made => return made.map(Given::state).map_err(|error| error.to_string()),
             }
         }
     };
@@ -139,7 +162,7 @@ impl Pace {
 /// Sends a slave what it is given.
 pub(super) async fn send(given: Given, mut stream: Stream, pace: Pace) -> Result<(), String> {
     match given {
-        Given::State(snapshot) => send_state(snapshot, stream, pace).await,
+        Given::State(held) => send_state(&held, stream, pace).await,
         Given::Nothing => {
             let text = |error: larder_net::Error| error.to_string();
             stream.0.send(Bytes::new()).await.map_err(text)?;
@@ -149,11 +172,12 @@ pub(super) async fn send(given: Given, mut stream: Stream, pace: Pace) -> Result
 }
 
 async fn send_state(
-    snapshot: Snapshot,
+    held: &Held,
     (mut sender, mut receiver): (FrameSender, FrameReceiver),
     pace: Pace,
 ) -> Result<(), String> {
     let text = |error: larder_net::Error| error.to_string();
+    let snapshot = held.snapshot();
     let manifest = snapshot.manifest();
     let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
     let encoded = manifest.encode().map_err(|error| error.to_string())?;
@@ -163,10 +187,10 @@ async fn send_state(
     let Some((mut file, mut offset)) = place(&begin) else {
         return Err("the slave asks for no place".to_owned());
     };
-    let mut next = piece(&snapshot, &sizes, &mut file, &mut offset);
+    let mut next = piece(snapshot, &sizes, &mut file, &mut offset);
     while let Some(reading) = next {
         let piece = reading.await.map_err(|error| error.to_string())??;
-        next = self::piece(&snapshot, &sizes, &mut file, &mut offset);
+        next = self::piece(snapshot, &sizes, &mut file, &mut offset);
         pace.wait_for(piece.len()).await;
         let sent = timeout(PATIENCE, sender.send(piece)).await;
         sent.map_err(|_| "the slave takes nothing")?.map_err(text)?;

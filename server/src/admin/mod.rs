@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{StatusCode, header},
     middleware,
@@ -32,7 +32,7 @@ use crate::{
     node::{Node, Phase},
 };
 
-/// The node, once its store is open.
+/// The node, once it is known whether its store opens.
 type Started = Arc<OnceLock<Arc<Node>>>;
 
 /// Serves the admin port until the task is dropped. Before `started` has a node, the process is
@@ -56,6 +56,7 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
         .route("/replication/parted/{name}/reapply", post(parted::reapply))
         .route("/lab/shapes", get(lab::show).put(lab::set))
         .route("/lab/shapes/{node}", delete(lab::clear))
+        .layer(Extension(parted::Reapplying::default()))
         .layer(middleware::from_fn_with_state(started.clone(), authorize))
         .with_state(started);
     axum::serve(BoundedListener::new(listener), router).await
@@ -65,7 +66,8 @@ pub async fn serve(listener: TcpListener, started: Started) -> io::Result<()> {
 /// opened again by itself; a log that failed ends the process.
 async fn healthz(State(started): State<Started>) -> Response {
     let Some(node) = started.get() else { return "starting\n".into_response() };
-    let store = node.store();
+    // Of one that is not open yet nothing has failed.
+    let Some(store) = node.store() else { return "ok\n".into_response() };
     if store.log().poisoned() {
         let text = "the log failed; nothing is written until the restart\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
@@ -79,6 +81,10 @@ async fn healthz(State(started): State<Started>) -> Response {
 
 /// Whether clients should be sent here, and in a cluster for what: `ready master` and `ready slave`.
 async fn readyz(State(started): State<Started>) -> Response {
+    if let Some(why) = started.get().and_then(|node| node.loading()) {
+        let text = format!("not ready: {why}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     match started.get().map_or(Phase::Starting, |node| node.phase()) {
         Phase::Serving => match started.get().and_then(|node| node.replica.as_ref()) {
             None => "ready\n".into_response(),

@@ -1,8 +1,9 @@
 //! Records that parted from the log, over the admin port: listed, shown, and written once more.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Path, State},
     http::StatusCode,
@@ -10,6 +11,7 @@ use axum::{
 };
 use larder_storage::parted::{self, PartedError, PartedRecord, PartedRecords};
 use larder_types::Epoch;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::task::spawn_blocking;
@@ -19,7 +21,7 @@ use super::{
     answer::{Refused, answered, body, of_cluster},
 };
 use crate::{
-    node::Node,
+    replica::Replica,
     shard::{Shard, Task, Work},
 };
 
@@ -31,8 +33,8 @@ const AGAIN_BYTES: u64 = 1 << 20;
 /// `GET /replication/parted`.
 pub(super) async fn list(State(started): State<Started>) -> Response {
     answered(async {
-        let (node, _) = of_cluster(&started)?;
-        let directory = node.shard.directory().clone();
+        let (_, replica) = of_cluster(&started)?;
+        let directory = replica.directory.clone();
         let files = blocking(move || parted::list(&directory)).await?;
         Ok(files.iter().map(|file| with_epoch(json!(file), file.epoch)).collect())
     })
@@ -42,8 +44,8 @@ pub(super) async fn list(State(started): State<Started>) -> Response {
 /// `GET /replication/parted/NAME`.
 pub(super) async fn show(State(started): State<Started>, Path(name): Path<String>) -> Response {
     answered(async {
-        let (node, _) = of_cluster(&started)?;
-        let (records, mut left) = some(open(node, name).await?, SHOWN_BYTES_MAX).await?;
+        let (_, replica) = of_cluster(&started)?;
+        let (records, mut left) = some(open(replica, name).await?, SHOWN_BYTES_MAX).await?;
         if blocking(move || left.next().transpose()).await?.is_some() {
             let error = format!(
                 "there are more than {} MiB of records: read the file in the data directory under \
@@ -64,6 +66,36 @@ fn with_epoch(mut shown: Json, epoch: Epoch) -> Json {
     shown
 }
 
+/// The files whose records are being written once more.
+#[derive(Clone, Default)]
+pub(super) struct Reapplying(Arc<Mutex<HashSet<String>>>);
+
+/// Keeps others from a file.
+struct Busy {
+    files: Reapplying,
+    name: String,
+}
+
+impl Reapplying {
+    /// Keeps others from the file until what is returned is dropped.
+    fn begin(&self, name: &str) -> Result<Busy, Refused> {
+        if !self.0.lock().insert(name.to_owned()) {
+            let error = format!(
+                "the records of {name} are being written once more already: wait until that has \
+                 ended, which the log of the server tells"
+            );
+            return Err(Refused::new(StatusCode::CONFLICT, error));
+        }
+        Ok(Busy { files: self.clone(), name: name.to_owned() })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.files.0.lock().remove(&self.name);
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reapply {
@@ -77,13 +109,14 @@ struct Reapply {
 /// `POST /replication/parted/NAME/reapply`: writes the records once more, at the master.
 pub(super) async fn reapply(
     State(started): State<Started>,
+    Extension(reapplying): Extension<Reapplying>,
     Path(name): Path<String>,
     bytes: Bytes,
 ) -> Response {
     answered(async {
         let (node, replica) = of_cluster(&started)?;
         let Reapply { dry_run, force } = body(&bytes)?;
-        let file = open(node, name.clone()).await?;
+        let file = open(replica, name.clone()).await?;
         if let Some(why) = replica.duty().refuses_writes().filter(|_| !dry_run) {
             let error = format!(
                 "this node takes no writes ({why}); copy the file to the master, or switch over to \
@@ -94,8 +127,16 @@ pub(super) async fn reapply(
         if !file.info.in_common && !dry_run && !force {
             return Err(Refused::new(StatusCode::CONFLICT, untold(&name)));
         }
+        let shard = node.shard().ok_or_else(|| {
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not open yet; ask again")
+        })?;
+        let busy = if dry_run { None } else { Some(reapplying.begin(&name)?) };
+        let all = apply_all(shard.clone(), name, file, dry_run);
         // A client that hangs up does not end it; then only the log tells how it went.
-        let again = tokio::spawn(apply_all(node.shard.clone(), name, file, dry_run));
+        let again = tokio::spawn(async move {
+            let _busy = busy;
+            all.await
+        });
         let failed = |error: tokio::task::JoinError| {
             Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         };
@@ -185,8 +226,8 @@ async fn apply(
     }
 }
 
-async fn open(node: &Node, name: String) -> Result<PartedRecords, Refused> {
-    let directory = node.shard.directory().clone();
+async fn open(replica: &Replica, name: String) -> Result<PartedRecords, Refused> {
+    let directory = replica.directory.clone();
     blocking(move || parted::read(&directory, &name)).await
 }
 
@@ -207,4 +248,20 @@ async fn blocking<T: Send + 'static>(
         PartedError::Unknown { .. } => Refused::new(StatusCode::NOT_FOUND, error.to_string()),
         error => failed(error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_of_one_file_are_written_once_more_by_one_request_at_a_time() {
+        let files = Reapplying::default();
+        let busy = files.begin("one").ok().expect("nobody has it");
+        let refused = files.begin("one").err().expect("it is being written");
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(files.begin("other").is_ok());
+        drop(busy);
+        assert!(files.begin("one").is_ok());
+    }
 }

@@ -29,7 +29,7 @@ pub(super) async fn show(State(started): State<Started>) -> Response {
 
 /// How things stand, as the answer has it.
 fn view(node: &Node, replica: &Replica, status: &Status) -> Json {
-    let marks = node.store().watermarks();
+    let marks = node.watermarks();
     let members: Vec<Json> =
         status.members.iter().map(|member| member_view(node, replica, status, member)).collect();
     json!({
@@ -80,7 +80,7 @@ pub(crate) fn lag_bytes(node: &Node, status: &Status, member: &MemberStatus) -> 
     let last = status.durable.map_or(0, |durable| durable.seq.as_u64());
     let lacks = member.lag_records?;
     let next = SequenceNumber::new(last.saturating_sub(lacks) + 1).filter(|_| lacks > 0);
-    Some(next.map_or(0, |next| node.store().log().bytes_from(next)))
+    Some(next.map_or(0, |next| node.store().map_or(0, |store| store.log().bytes_from(next))))
 }
 
 fn state_name(member: &MemberStatus, status: &Status) -> &'static str {

@@ -90,12 +90,12 @@ fn token(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    match session.last_write {
-        Some(position) => {
-            let token = Token { log: node.store().log().id(), position };
+    match (session.last_write, node.store()) {
+        (Some(position), Some(store)) => {
+            let token = Token { log: store.log().id(), position };
             reply.bulk(token.to_string().as_bytes());
         }
-        None => reply.null(),
+        _ => reply.null(),
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn readwrite(
 
 /// As Redis answers: a master with its slaves and how far these are, or a slave with its master.
 fn role(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
-    let durable = i64::try_from(node.store().watermarks().durable).unwrap_or(i64::MAX);
+    let durable = i64::try_from(node.watermarks().durable).unwrap_or(i64::MAX);
     let duty = node.replica.as_ref().map(|replica| (replica, replica.duty()));
     match duty {
         Some((replica, duty)) if !duty.is_master() => {

@@ -97,6 +97,14 @@ impl Command {
         self.flags.contains(&"no_auth")
     }
 
+    /// Whether the request waits for an open store. What Redis answers while it loads its data does
+    /// not, but for what looks at keys here.
+    pub fn needs_store(&'static self, request: Request<'_>) -> bool {
+        use super::LoopCommand::{Exec, Watch};
+        let flags = self.subcommand(request).map_or(self.flags, |subcommand| subcommand.flags);
+        !flags.contains(&"loading") || matches!(self.handler, Handler::Loop(Exec | Watch))
+    }
+
     /// Whether the command runs at once on a connection that is queueing a transaction.
     pub const fn is_never_queued(&self) -> bool {
         use super::LoopCommand::{Discard, Exec, Multi, Quit, Reset, Watch};

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{Connection, End, Workers, turn::Turn, workers::Counted};
-use crate::{node::Node, session::Session, shard::Shard};
+use crate::{node::Node, session::Session};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -76,7 +76,6 @@ pub async fn serve(
     listener: TcpListener,
     workers: &Workers,
     node: Arc<Node>,
-    shard: Arc<Shard>,
     stop: Arc<Stop>,
     drain: Duration,
 ) {
@@ -88,9 +87,9 @@ pub async fn serve(
                 // Each thread registers its own sockets.
                 Ok((stream, _)) => match stream.into_std() {
                     Ok(stream) => {
-                        let (node, shard, stop) = (node.clone(), shard.clone(), stop.clone());
+                        let (node, stop) = (node.clone(), stop.clone());
                         workers.spawn(&mut connections, |turn, counted| {
-                            take_in(stream, node, shard, turn, stop, counted)
+                            take_in(stream, node, turn, stop, counted)
                         });
                     }
                     Err(error) => tracing::warn!(%error, "a connection could not be handed on"),
@@ -118,7 +117,6 @@ pub async fn serve(
 async fn take_in(
     stream: net::TcpStream,
     node: Arc<Node>,
-    shard: Arc<Shard>,
     turn: Arc<Turn>,
     stop: Arc<Stop>,
     _counted: Counted,
@@ -136,7 +134,7 @@ async fn take_in(
             return;
         }
     };
-    let end = Connection::new(stream, node, shard, turn, stop, session).serve().await;
+    let end = Connection::new(stream, node, turn, stop, session).serve().await;
     match end {
         // Who was evicted was told of where that was decided.
         End::Closed | End::Evicted | End::ShardEnded => {}

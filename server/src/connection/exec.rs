@@ -262,7 +262,10 @@ impl Connection {
     /// Forgets what is watched. A new flag is made: a change may still be on its way to the old.
     pub(super) fn unwatch(&mut self) {
         let watched = std::mem::take(&mut self.watched);
-        self.shard.watches().remove(&watched.keys, &watched.touched);
+        // Before there is a shard, nothing is watched.
+        if let Some(shard) = self.node.shard() {
+            shard.watches().remove(&watched.keys, &watched.touched);
+        }
     }
 
     async fn exec(&mut self) -> Result<Outcome, End> {
@@ -289,7 +292,7 @@ impl Connection {
         work.reply_share = self.reply_share.take();
         let mut work = self.submit(work).await?;
         if let Task::Transaction(done) = &work.task {
-            self.shard.watches().remove(&done.watched, &done.touched);
+            self.shard().watches().remove(&done.watched, &done.touched);
         }
         self.settle(&mut work).await;
         self.reply_share = work.reply_share.take();
@@ -358,7 +361,7 @@ impl Connection {
 
     /// Counts the keys on a thread that may block: it reads every key.
     async fn dbsize(&mut self) -> Result<Outcome, End> {
-        let shard = self.shard.clone();
+        let shard = self.shard().clone();
         let count = move || shard.store().view(wall_ms()).count_keys();
         let Ok(counted) = tokio::task::spawn_blocking(count).await else {
             return Err(End::ShardEnded);
@@ -377,7 +380,7 @@ impl Connection {
         }
         let asked_ms = wall_ms();
         let sealed = self.submit(Work::of(Task::Seal)).await?;
-        self.shard.store().request_flush();
+        self.shard().store().request_flush();
         self.node.note_save(sealed.written.map(|last| last.seq), asked_ms);
         self.writer().simple("Background saving started");
         Ok(Ok(()))

@@ -86,7 +86,6 @@ enum Next {
 struct Connection {
     stream: TcpStream,
     node: Arc<Node>,
-    shard: Arc<Shard>,
     /// Of the thread that serves this connection.
     turn: Arc<Turn>,
     stop: Arc<Stop>,
@@ -113,7 +112,6 @@ impl Connection {
     fn new(
         stream: TcpStream,
         node: Arc<Node>,
-        shard: Arc<Shard>,
         turn: Arc<Turn>,
         stop: Arc<Stop>,
         session: Session,
@@ -124,7 +122,6 @@ impl Connection {
         Self {
             stream,
             node,
-            shard,
             turn,
             stop,
             session,
@@ -291,7 +288,12 @@ impl Connection {
 
     /// Has the shard do the work, and waits until it is done.
     async fn submit(&self, work: Work) -> Result<Work, End> {
-        self.shard.submit(work, Some(self.turn.mailbox())).await.map_err(|_| End::ShardEnded)
+        self.shard().submit(work, Some(self.turn.mailbox())).await.map_err(|_| End::ShardEnded)
+    }
+
+    /// The shard, for a command that was admitted.
+    fn shard(&self) -> &Arc<Shard> {
+        self.node.shard().expect("commands that need the store are refused until it is there")
     }
 
     fn writer(&mut self) -> ReplyWriter<'_> {

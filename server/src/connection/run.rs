@@ -87,7 +87,7 @@ impl Connection {
 
     /// Runs a command that needs no writer.
     pub(super) fn run_here(&mut self, command: &'static Command, request: Request<'_>) {
-        let Self { node, shard, session, replies, turn, .. } = self;
+        let Self { node, session, replies, turn, .. } = self;
         let start = replies.len();
         let mut writer = ReplyWriter::new(replies, session.protocol);
         writer.set_room(REPLY_BYTES_MAX);
@@ -97,7 +97,8 @@ impl Connection {
             }
             Handler::Read(read) | Handler::ReadMany(read) => {
                 turn.count_read();
-                let (store, now_ms) = (shard.store(), wall_ms());
+                let store = node.store().expect("reads are refused until there is a store");
+                let now_ms = wall_ms();
                 let outcome = match command.handler {
                     Handler::ReadMany(_) => read(request, &store.steady_view(now_ms), &mut writer),
                     _ => read(request, &store.view(now_ms), &mut writer),

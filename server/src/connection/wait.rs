@@ -89,7 +89,7 @@ impl Connection {
         let node = self.node.clone();
         let mut visible = node.replica.as_ref().map(|replica| replica.visible());
         loop {
-            match token.whereabouts(&self.shard.store()) {
+            match token.whereabouts(&self.shard().store()) {
                 Whereabouts::Visible => {
                     self.writer().simple("OK");
                     return Ok(Ok(()));

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::turn::Turn;
-use crate::shard::Shard;
+use crate::node::Node;
 
 /// After a thread was told to end, blocking calls of its connections are left behind after this
 /// time.
@@ -49,12 +49,12 @@ impl Workers {
     ///
     /// # Errors
     /// When the system refuses a thread or what a runtime needs.
-    pub fn start(count: usize, shard: &Arc<Shard>) -> io::Result<Self> {
+    pub fn start(count: usize, node: &Arc<Node>) -> io::Result<Self> {
         let count = match count {
             0 => thread::available_parallelism()?.get().saturating_sub(1).max(1),
             count => count,
         };
-        let start = |_| Worker::start(shard.clone());
+        let start = |_| Worker::start(node.clone());
         Ok(Self { workers: (0..count).map(start).collect::<io::Result<_>>()? })
     }
 
@@ -75,8 +75,12 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(shard: Arc<Shard>) -> io::Result<Self> {
-        let turn = Arc::new(Turn::new(move || shard.commit_staged()));
+    fn start(node: Arc<Node>) -> io::Result<Self> {
+        let turn = Arc::new(Turn::new(move || {
+            if let Some(shard) = node.shard() {
+                shard.commit_staged();
+            }
+        }));
         let resting = turn.clone();
         let runtime = Builder::new_current_thread()
             .enable_all()

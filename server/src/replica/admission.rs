@@ -27,6 +27,15 @@ const fn touches(command: &Command) -> Touches {
     }
 }
 
+/// Whether a client that was promised to be sent to the master for some commands is, for this one.
+const fn is_redirected(redirect: Redirect, touches: Touches) -> bool {
+    match redirect {
+        Redirect::Nothing => false,
+        Redirect::Writes => matches!(touches, Touches::Writes),
+        Redirect::All => !matches!(touches, Touches::Nothing),
+    }
+}
+
 impl Replica {
     /// Whether this node runs the command now, for this session.
     ///
@@ -34,11 +43,18 @@ impl Replica {
     /// What the client is told instead.
     pub fn admit(
         &self,
-        command: &Command,
+        command: &'static Command,
         request: Request<'_>,
         session: &Session,
     ) -> Result<(), CommandError> {
         let touches = touches(command);
+        if let Some(why) = self.loading()
+            && command.needs_store(request)
+        {
+            let moved = is_redirected(session.redirect, touches)
+                .then(|| self.moved(&self.duty(), command, request));
+            return Err(moved.flatten().unwrap_or(CommandError::Message(why)));
+        }
         if touches == Touches::Nothing {
             return Ok(());
         }

@@ -10,11 +10,13 @@
 
 mod admission;
 mod duty;
+mod loading;
 mod start;
 mod steward;
 mod token;
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc,
@@ -29,6 +31,7 @@ use larder_replication::{
     core::{Need, Status},
     driver::Driver,
 };
+use larder_storage::Directory;
 use larder_types::{AckLevel, NodeId, Position};
 use tokio::sync::watch;
 
@@ -37,6 +40,7 @@ pub use start::{Failed, StartError, Started, start};
 pub use token::{Token, Whereabouts};
 
 use crate::config::NodeConfig;
+use loading::Loading;
 
 /// How often the figures that INFO, ROLE and the metrics show are taken.
 const STATUS_EVERY: Duration = Duration::from_millis(200);
@@ -53,6 +57,9 @@ pub struct Replica {
     pub driver: Driver,
     /// What the lab does to datagrams; `None` where it is not enabled.
     pub shaper: Option<Shaper>,
+    /// The data directory.
+    pub directory: Arc<Directory>,
+    loading: Arc<Loading>,
     duty: Arc<ArcSwap<Duty>>,
     status: ArcSwapOption<Status>,
     visible: watch::Receiver<u64>,
@@ -64,6 +71,11 @@ impl Replica {
     /// What this node does now.
     pub fn duty(&self) -> Guard<Arc<Duty>> {
         self.duty.load()
+    }
+
+    /// What commands that need the store are refused with; `None` while it is open.
+    pub fn loading(&self) -> Option<Cow<'static, str>> {
+        self.loading.why()
     }
 
     /// How things stood a moment ago; `None` at the very start.

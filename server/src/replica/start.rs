@@ -9,16 +9,18 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_net::{Identity, Shaper};
-use larder_replication::driver::{self, Driver, DriverError, Found, Member, Options, Port, Report};
+use larder_replication::driver::{
+    self, Driver, DriverError, Found, Member, Options, Port, REWINDING, Report,
+};
 use larder_storage::{Directory, StoreOptions, fs::RealFs, log, rewind::Rewind};
 use larder_types::{LogId, SequenceNumber};
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 
-use super::{Duty, Replica, steward::Steward};
+use super::{Duty, Replica, loading::Loading, steward::Steward};
 use crate::{
     config::{NodeConfig, ReplicationConfig},
-    shard::{Happened, Replicated, Shard, ShardError, Threads},
+    shard::{Happened, Place, Replicated, Shard, ShardError, Threads},
 };
 
 /// How often writes are looked at that wait for other nodes.
@@ -46,8 +48,10 @@ pub type Failed = Arc<dyn Fn(StartError) + Send + Sync>;
 pub struct Started {
     /// For connections.
     pub replica: Arc<Replica>,
-    /// The shard with its threads, once its store is open: at once, unless a rewind was under way.
-    pub shard: oneshot::Receiver<(Arc<Shard>, Threads)>,
+    /// Where the shard is once its store is open: at once, unless a rewind was under way.
+    pub shard: Place,
+    /// The shard's threads, from then on.
+    pub threads: oneshot::Receiver<Threads>,
     /// The driver's thread.
     pub thread: driver::Thread,
 }
@@ -56,7 +60,8 @@ pub struct Started {
 #[derive(Clone, Default)]
 struct Places {
     driver: Arc<OnceLock<Driver>>,
-    shard: Arc<OnceLock<Arc<Shard>>>,
+    shard: Place,
+    loading: Arc<Loading>,
 }
 
 /// Starts a node of a cluster. Blocks until the directory was looked at.
@@ -74,13 +79,15 @@ pub fn start(
     let identity = Identity::load(&node.ca, &node.certificate, &node.key);
     let identity = Arc::new(identity.map_err(DriverError::from)?);
     let places = Places::default();
-    let (opened, shard) = oneshot::channel();
+    let (opened, threads) = oneshot::channel();
     let open = opener(&directory, &options, replication, &places, failed, opened);
     let database = options.database.clone();
     let rewind = Rewind::pending(&directory, &database).map_err(DriverError::from)?;
     // With records still to be cut, or keys still to be fetched, the store does not open.
     if rewind.as_ref().is_none_or(|rewind| rewind.marker().is_whole()) {
         open()?;
+    } else {
+        places.loading.begin(REWINDING.into());
     }
     let store = places.shard.get().map(|shard| (**shard.store()).clone());
     let found = Found { store, rewind };
@@ -89,7 +96,7 @@ pub fn start(
     let (visible, seen) = watch::channel(0);
     let shaper = Shaper::new(rand::rng().random());
     let (driver, thread) = driver::start(
-        driver_options(node, replication, identity, &shaper, directory, database),
+        driver_options(node, replication, identity, &shaper, directory.clone(), database),
         found,
         Port { order: ordered(orders), visible: released(&places, visible) },
     )?;
@@ -102,6 +109,8 @@ pub fn start(
         ack_timeout: Duration::from_millis(replication.ack_timeout_ms),
         driver,
         shaper: is_lab.then_some(shaper),
+        directory,
+        loading: places.loading.clone(),
         duty,
         status: ArcSwapOption::empty(),
         visible: seen,
@@ -109,7 +118,7 @@ pub fn start(
     });
     tokio::spawn(expire(places.shard.clone(), Arc::downgrade(&replica)));
     tokio::spawn(replica.clone().keep_status());
-    Ok(Started { replica, shard, thread })
+    Ok(Started { replica, shard: places.shard, threads, thread })
 }
 
 fn driver_options(
@@ -150,7 +159,7 @@ fn opener(
     replication: &ReplicationConfig,
     places: &Places,
     failed: &Failed,
-    opened: oneshot::Sender<(Arc<Shard>, Threads)>,
+    opened: oneshot::Sender<Threads>,
 ) -> Open {
     let (directory, places, failed) = (directory.clone(), places.clone(), failed.clone());
     let options = StoreOptions {
@@ -182,9 +191,9 @@ fn opener(
                 failed(error.into());
             });
         let (shard, threads) = started?;
-        let _ = places.shard.set(shard.clone());
+        let _ = places.shard.set(shard);
         if let Some(opened) = opened.lock().take() {
-            let _ = opened.send((shard, threads));
+            let _ = opened.send(threads);
         }
         Ok(())
     })
@@ -220,6 +229,7 @@ fn start_steward(
         driver: places.driver.clone(),
         shard: places.shard.clone(),
         duty,
+        loading: places.loading.clone(),
         open: Box::new(move || match open() {
             Ok(()) => true,
             Err(error) => {
@@ -234,7 +244,7 @@ fn start_steward(
 }
 
 /// Answers writes whose time is up, until the replica is gone.
-async fn expire(shard: Arc<OnceLock<Arc<Shard>>>, replica: std::sync::Weak<Replica>) {
+async fn expire(shard: Place, replica: std::sync::Weak<Replica>) {
     let mut every = tokio::time::interval(EXPIRE_EVERY);
     while replica.strong_count() > 0 {
         every.tick().await;

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use larder_replication::driver::{Driver, Order, Report};
 use larder_types::LogId;
 
-use super::Duty;
+use super::{Duty, loading::Loading};
 use crate::shard::{Ending, OrderError, Shard, Task, Work};
 
 /// How long frames wait before they are tried again while the fold is behind.
@@ -25,6 +25,7 @@ pub(super) struct Steward {
     pub(super) driver: Arc<OnceLock<Driver>>,
     pub(super) shard: Arc<OnceLock<Arc<Shard>>>,
     pub(super) duty: Arc<ArcSwap<Duty>>,
+    pub(super) loading: Arc<Loading>,
     /// Opens the shard for the first time.
     pub(super) open: Box<dyn Fn() -> bool + Send>,
     /// Told that the log takes no epoch or replica set: a defect, or damage.
@@ -59,6 +60,7 @@ impl Steward {
                 shard.commit_staged();
             }
             Order::Close(why) => {
+                self.loading.begin(why.clone());
                 shard.close_store(why)?;
                 self.report(Report::Closed)?;
             }
@@ -75,6 +77,7 @@ impl Steward {
                 let shard = self.shard.get().ok_or(Ending)?;
                 let duty = Duty::clone(&self.duty.load());
                 self.take_up(shard, duty);
+                self.loading.end();
                 self.report(Report::Opened((**shard.store()).clone()))?;
             }
             Order::Close(_) => self.report(Report::Closed)?,
@@ -91,6 +94,7 @@ impl Steward {
         // The writer of the store that was opened is closed to clients.
         let duty = Duty::clone(&self.duty.load());
         self.take_up(shard, duty);
+        self.loading.end();
         self.report(Report::Opened((**shard.store()).clone()))
     }
 

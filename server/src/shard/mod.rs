@@ -26,6 +26,6 @@ pub(crate) use awaiting::undecided;
 pub use mailbox::Mailbox;
 pub use pause::Ending;
 pub use replicate::OrderError;
-pub use threads::{Happened, Replicated, Shard, ShardError, Threads};
+pub use threads::{Happened, Place, Replicated, Shard, ShardError, ShardOpening, Threads};
 pub use watch::WatchedKeys;
 pub use work::{Run, Task, Transaction, Work};

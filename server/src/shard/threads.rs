@@ -3,11 +3,11 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -97,9 +97,23 @@ pub struct Shard {
     /// Another one each time the state was opened again.
     pub(super) store: ArcSwap<Store>,
     pub(super) reopened: AtomicU64,
-    recovered: Recovered,
-    replayed: u64,
-    pub(super) directory: Arc<Directory>,
+    opening: ShardOpening,
+    /// It is locked for as long as this is held.
+    _directory: Arc<Directory>,
+}
+
+/// Where a shard is, once its store was opened for the first time.
+pub type Place = Arc<OnceLock<Arc<Shard>>>;
+
+/// What opening the store took when the shard was started.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardOpening {
+    /// Records of the log that were replayed.
+    pub replayed_records: u64,
+    /// Bytes of a write that no one was told of, cut from the end of the log and set aside.
+    pub torn_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// The threads of a shard, for whoever started it.
@@ -132,6 +146,7 @@ impl Shard {
             replicated,
             failed: Arc::new(failed),
         };
+        let began = Instant::now();
         let Opening { parts, desk, store, recovered, replayed } = plan.open(new_log)?;
         let shard = Arc::new(Self {
             combiner: Combiner::new(desk, Arc::new(Watches::default())),
@@ -139,9 +154,8 @@ impl Shard {
             pause: Pause::default(),
             store: ArcSwap::from_pointee(store),
             reopened: AtomicU64::new(0),
-            recovered,
-            replayed,
-            directory: plan.directory.clone(),
+            opening: describe_opening(&recovered, replayed, began.elapsed()),
+            _directory: plan.directory.clone(),
         });
         let keeper = Keeper { shard: shard.clone(), plan };
         let keeper = spawn("keeper", move || keeper.keep(parts))?;
@@ -184,19 +198,9 @@ impl Shard {
         self.reopened.load(Ordering::Relaxed)
     }
 
-    /// What recovery found when the shard was started.
-    pub const fn recovered(&self) -> &Recovered {
-        &self.recovered
-    }
-
-    /// Records that were replayed when the shard was started.
-    pub const fn replayed(&self) -> u64 {
-        self.replayed
-    }
-
-    /// The data directory.
-    pub const fn directory(&self) -> &Arc<Directory> {
-        &self.directory
+    /// What opening the store took when the shard was started.
+    pub const fn opening(&self) -> ShardOpening {
+        self.opening
     }
 
     /// Writes and what rests on them that were answered without anybody knowing what becomes of
@@ -214,6 +218,30 @@ impl Threads {
         self.shard.combiner.close();
         self.keeper.join().expect("a panic ends the process");
     }
+}
+
+fn describe_opening(recovered: &Recovered, replayed_records: u64, took: Duration) -> ShardOpening {
+    let torn_bytes = recovered.torn.as_ref().map_or(0, |torn| torn.bytes);
+    tracing::info!(
+        log = %recovered.id,
+        created = recovered.created,
+        records_replayed = replayed_records,
+        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "the store is open"
+    );
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(
+            segment = torn.segment,
+            offset = torn.offset,
+            bytes = torn.bytes,
+            moved_to = %torn.quarantined_to.display(),
+            "the log's end was torn by a crash; what was never acknowledged was set aside"
+        );
+    }
+    if let Some(file) = &recovered.set_aside {
+        tracing::warn!(file = %file.display(), "a segment without a header was set aside");
+    }
+    ShardOpening { replayed_records, torn_bytes, took }
 }
 
 pub(super) fn spawn<T: Send + 'static>(

@@ -18,6 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_types::SequenceNumber;
+use parking_lot::Mutex;
 
 pub(crate) use install::finish_install;
 
@@ -104,6 +105,8 @@ pub struct Snapshot(Arc<Inner>);
 struct Inner {
     files: Files,
     manifest: Manifest,
+    /// The file that was read last, by its place in the manifest: it is read piece by piece.
+    opened: Mutex<Option<(usize, Arc<File>)>>,
     _pin: Pin,
 }
 
@@ -140,7 +143,8 @@ impl Store {
         let head = Header { id: self.log().id(), origin: self.log().origin(), chain };
         let manifest = Manifest::new(id, &head, applied, files_of(&files.0)?);
         manifest.check()?;
-        Ok(Snapshot(Arc::new(Inner { files, manifest, _pin: pin })))
+        let opened = Mutex::default();
+        Ok(Snapshot(Arc::new(Inner { files, manifest, opened, _pin: pin })))
     }
 }
 
@@ -159,9 +163,19 @@ impl Snapshot {
         let path = self.0.files.0.join(&entry.name);
         let left = entry.bytes.checked_sub(offset).ok_or(SnapshotError::OutOfPlace)?;
         let mut buffer = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)];
-        let file = File::open(&path).map_err(io_at(&path))?;
+        let file = self.open(file, &path)?;
         file.read_exact_at(&mut buffer, offset).map_err(io_at(&path))?;
         Ok(buffer.into())
+    }
+
+    fn open(&self, place: usize, path: &Path) -> Result<Arc<File>, SnapshotError> {
+        let mut opened = self.0.opened.lock();
+        if let Some((_, file)) = opened.as_ref().filter(|(of, _)| *of == place) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(File::open(path).map_err(io_at(path))?);
+        *opened = Some((place, file.clone()));
+        Ok(file)
     }
 }
 

@@ -93,9 +93,12 @@ fn write_again(cluster: &Cluster, master: usize, name: &str, large: &str) -> Res
     let asked = cluster.nodes[0].ask("POST", &path, &json!({}))?;
     wait_for_value(&cluster.nodes[0], "shared0", "parted")?;
     drop(asked);
+    let (status, refused) = cluster.nodes[0].exchange("POST", &path, &json!({}))?;
+    ensure!(status == 409, "two write the same at once: {status} {refused}");
     wait_for_fields(&cluster.nodes[0])?;
     cluster.nodes[0].client()?.expect_ok(&["DEL", "large"])?;
-    let applied = cluster.nodes[0].kv(&reapply)?;
+    let applied = Deadline::after(SOON)
+        .wait_for("the first to end", || Ok(cluster.nodes[0].kv(&reapply).ok()))?;
     for node in &cluster.nodes {
         wait_for_value(node, "shared0", "parted")?;
         wait_for_value(node, "large", large)?;

@@ -8,10 +8,11 @@ use larder_storage::Directory;
 use larder_storage::rewind::{Rewind, Scope};
 use larder_storage::state::DatabaseOptions;
 use larder_tests::client::Client;
-use larder_tests::cluster::{Cluster, Node, Plan};
+use larder_tests::cluster::{Cluster, Cut, Node, Plan};
 use larder_tests::deadline::Deadline;
 use larder_types::SequenceNumber;
-use serde_json::json;
+use rustix::process::Signal;
+use serde_json::{Value as Json, json};
 
 use crate::support::{
     Alone, SOON, cluster, expect_same_contents, full_syncs_by, let_pass, pour, random_text,
@@ -27,6 +28,11 @@ const STATE: &str = "layer_bytes = 1048576";
 /// Of the line from the new master, bytes a second: what it has is fetched for longer than any life
 /// but the last lasts.
 const RATE: u64 = 3 << 20;
+/// So slow that the store is closed for longer than clients ask.
+const SLOW: u64 = 256 << 10;
+/// What clients are told meanwhile.
+const LOADING: &str =
+    "LOADING Larder is taking back records that parted from the master's log; try again later";
 /// How long a node lives after its rewind has begun.
 const LIVES: [Duration; 4] = [
     Duration::ZERO,
@@ -65,6 +71,104 @@ fn a_node_that_is_killed_while_it_rewinds_goes_on_with_it_at_every_start() -> Re
         "killed while it rewinds",
         &format!("{killed:?}; {PARTED} records parted, exported once; {keys} keys, the same at every node"),
     );
+    Ok(())
+}
+
+#[test]
+fn clients_of_a_node_that_rewinds_are_told_so_whether_it_began_before_or_after_its_start()
+-> Result<()> {
+    let Some(mut cluster) = cluster(&Plan { state: STATE, ..Plan::three("local") })? else {
+        return Ok(());
+    };
+    let text = random_text(PARTED + VALUE_BYTES + 1);
+    let value = |number: usize| text[number..number + VALUE_BYTES].to_owned();
+    let write = |client: &mut Client| pour(client, "key:", PARTED, |number| value(number + 1));
+    let (master, _) = part(&mut cluster, value, write)?;
+    cluster.shape_one_way(master, 0, &json!({"rate_bytes_per_s": SLOW}))?;
+    let marker = cluster.nodes[0].data().join("REWIND");
+    cluster.launch(0)?;
+    let mut client = cluster.nodes[0].client()?;
+    Deadline::after(SOON).wait_for("the rewind to begin", || Ok(marker.exists().then_some(())))?;
+    Deadline::after(SOON).wait_for("the store to be closed", || {
+        Ok(client.call(&["PING"])?.is_error().then_some(()))
+    })?;
+    // It needs the master to go on.
+    cluster.cut(master, 0, Cut::OneWay)?;
+    expect_loading(&cluster.nodes[0], &mut client)?;
+    cluster.kill(0);
+    ensure!(stage(&cluster.nodes[0])? != "settled", "its store could be opened");
+
+    cluster.launch(0)?;
+    let mut client = cluster.nodes[0].client()?;
+    expect_loading(&cluster.nodes[0], &mut client)?;
+    cluster.nodes[0].signal(Signal::TERM)?;
+    let ended = cluster.nodes[0].server()?.wait_until_ended()?;
+    ensure!(ended.success(), "{ended}: {}", cluster.nodes[0].printed());
+    cluster.kill(0);
+
+    cluster.launch(0)?;
+    let mut client = cluster.nodes[0].client()?;
+    expect_loading(&cluster.nodes[0], &mut client)?;
+    cluster.heal()?;
+    cluster.wait_until_streaming(master)?;
+    let expected = value(0);
+    Deadline::after(SOON).wait_for("the client to be served", || {
+        Ok((client.call(&["GET", "key:0"])?.text() == expected.as_bytes()).then_some(()))
+    })?;
+    ensure!(client.call(&["PING"])?.is_simple("PONG"), "PING is refused");
+    let info = client.call(&["INFO", "persistence"])?;
+    ensure!(info.describe().contains("loading:0"), "{}", info.describe());
+    let (ready, said) = cluster.nodes[0].exchange("GET", "/readyz", &Json::Null)?;
+    ensure!((ready, &said) == (200, &json!("ready slave\n")), "{ready} {said}");
+    let keys = expect_rewound(&cluster, master, PARTED)?;
+    cluster.tell("asked while it rewinds", &format!("{LOADING:?}; {keys} keys in the end"));
+    Ok(())
+}
+
+/// Whoever needs the store is refused at once, and whoever does not is answered.
+fn expect_loading(node: &Node, client: &mut Client) -> Result<()> {
+    let refused: [&[&str]; 9] = [
+        &["PING"],
+        &["GET", "key:0"],
+        &["MGET", "key:0", "key:1"],
+        &["SET", "key:0", "value"],
+        &["SCAN", "0"],
+        &["DBSIZE"],
+        &["WATCH", "key:0"],
+        &["WAIT", "1", "0"],
+        &["BGSAVE"],
+    ];
+    for command in refused {
+        let reply = client.call(command)?;
+        ensure!(reply.text() == LOADING.as_bytes(), "{command:?}: {}", reply.describe());
+    }
+    client.expect_ok(&["MULTI"])?;
+    client.expect_ok(&["TIME"])?;
+    let aborted = client.call(&["EXEC"])?;
+    let expected = format!("EXECABORT Transaction discarded because of: {LOADING}");
+    ensure!(aborted.text() == expected.as_bytes(), "{}", aborted.describe());
+    let answered: [&[&str]; 9] = [
+        &["HELLO", "2"],
+        &["CLIENT", "ID"],
+        &["COMMAND", "COUNT"],
+        &["CONFIG", "GET", "maxclients"],
+        &["ROLE"],
+        &["LASTSAVE"],
+        &["KV.TOKEN"],
+        &["INFO", "everything"],
+        &["RESET"],
+    ];
+    for command in answered {
+        client.expect_ok(command)?;
+    }
+    let info = client.expect_ok(&["INFO", "persistence"])?;
+    ensure!(info.describe().contains("loading:1"), "{}", info.describe());
+    let asked = |path: &str| node.exchange("GET", path, &Json::Null);
+    ensure!(asked("/healthz")? == (200, json!("ok\n")), "{:?}", asked("/healthz")?);
+    ensure!(asked("/readyz")? == (503, json!(format!("not ready: {LOADING}\n"))));
+    for path in ["/metrics", "/replication", "/replication/parted"] {
+        ensure!(asked(path)?.0 == 200, "{path}: {:?}", asked(path)?);
+    }
     Ok(())
 }
 
