@@ -14,9 +14,9 @@ use super::{
 use crate::fs::{File, Fs, OpenMode, write_all_at};
 
 /// Room made ahead at a time. A sync of bytes within the file's length costs one write of the disk;
-/// one that makes the file longer costs the file system's journal two or three more. Those who
-/// wait while room is made are late: so much at a time that they are far fewer than one in a hundred.
-const ROOM_BYTES: u64 = 8 << 20;
+/// one that makes the file longer costs the file system's journal two or three more. All clients wait
+/// while room is made: so little at a time that they hardly notice (docs/adr/0008-room-ahead.md).
+const ROOM_BYTES: u64 = 256 << 10;
 /// Batches above this lengthen the file themselves: for them the journal costs less than the zeros.
 const ROOM_BATCH_BYTES: u64 = 64 << 10;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
