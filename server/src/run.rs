@@ -174,7 +174,11 @@ pub async fn run(
     if let Some(cluster) = cluster {
         cluster.end().await;
     }
-    let (closing, threads) = (node.clone(), opening.end().await);
+    let threads = match &outcome {
+        Ok(()) => opening.end().await,
+        Err(_) => timeout(FAILED_STOP, opening.end()).await.ok().flatten(),
+    };
+    let closing = node.clone();
     let stopped = spawn_blocking(move || {
         if let Some(threads) = threads {
             threads.stop();
@@ -272,7 +276,7 @@ impl Opening {
     async fn end(self) -> Option<Threads> {
         match self {
             Self::Done(threads) => Some(threads),
-            Self::Awaited(threads) => timeout(FAILED_STOP, threads).await.ok()?.ok(),
+            Self::Awaited(threads) => threads.await.ok(),
             Self::Ended => None,
         }
     }

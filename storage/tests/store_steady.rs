@@ -21,7 +21,10 @@ use store_support::{Node, WALL_MS, tiny, wait_for};
 /// The keys of one record: the first and the last are compared, and there is time between.
 const KEYS: usize = 12;
 const READERS: usize = 2;
-const BUDGET: Duration = Duration::from_secs(4);
+/// A reader has read enough after so many times, and after so many that showed something new.
+const ENOUGH: (u64, u64) = (1_000, 50);
+/// A machine on which there was not enough by then is too slow to say anything.
+const LONGEST: Duration = Duration::from_secs(60);
 
 fn key(index: usize) -> String {
     format!("key:{index}")
@@ -106,10 +109,10 @@ fn a_steady_view_does_not_see_that_everything_was_deleted_later() {
     assert_eq!(value(&store.view(WALL_MS), 0), None);
 }
 
-/// Reads every key from one view after the other.
-fn read_until(stop: &AtomicBool, store: &Store) -> (u64, u64) {
+/// Reads every key from one view after the other, until that was often enough, or is to end.
+fn read_enough(end: &AtomicBool, store: &Store) -> (u64, u64) {
     let (mut reads, mut news, mut last) = (0, 0, 0);
-    while !stop.load(Ordering::Acquire) {
+    while (reads < ENOUGH.0 || news < ENOUGH.1) && !end.load(Ordering::Acquire) {
         let view = store.steady_view(WALL_MS);
         let first = value(&view, 0).expect("it was written before");
         for index in 1..KEYS {
@@ -131,10 +134,15 @@ fn keys_that_a_master_writes_together_are_read_together_at_a_follower() {
     let Node { mut writer, mut syncer, folder, store, directory: _directory, .. } =
         Node::open_as(root.path(), options, role).unwrap();
     let folding = thread::spawn(move || folder.run());
-    let stop = Arc::new(AtomicBool::new(false));
+    let end = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     let (mut next, mut written, began) = (store.log().first(), 0, Instant::now());
-    while began.elapsed() < BUDGET && !readers.iter().any(thread::JoinHandle::is_finished) {
+    let applied = || store.watermarks().applied;
+    while (readers.is_empty()
+        || !readers.iter().all(thread::JoinHandle::is_finished)
+        || applied() < 50)
+        && began.elapsed() < LONGEST
+    {
         written += 1;
         put_all(&mut master, written);
         master.commit();
@@ -150,18 +158,18 @@ fn keys_that_a_master_writes_together_are_read_together_at_a_follower() {
         }
         if readers.is_empty() {
             readers.extend((0..READERS).map(|_| {
-                let (stop, store) = (stop.clone(), store.clone());
-                thread::spawn(move || read_until(&stop, &store))
+                let (end, store) = (end.clone(), store.clone());
+                thread::spawn(move || read_enough(&end, &store))
             }));
         }
     }
-    stop.store(true, Ordering::Release);
+    end.store(true, Ordering::Release);
     let ends: Vec<_> = readers.into_iter().map(thread::JoinHandle::join).collect();
-    let applied = store.watermarks().applied;
+    let applied = applied();
     store.stop_folding();
     folding.join().unwrap().unwrap();
     let figures: Vec<(u64, u64)> = ends.into_iter().map(Result::unwrap).collect();
     println!("{written} records, folded up to {applied}; reads, with news: {figures:?}");
-    assert!(written > 100 && applied > 50, "too little happened");
-    assert!(figures.iter().all(|(reads, news)| *reads > 1_000 && *news > 50), "too few reads");
+    assert!(applied >= 50, "too little was folded");
+    assert!(figures.iter().all(|&(reads, news)| reads >= ENOUGH.0 && news >= ENOUGH.1));
 }

@@ -45,9 +45,12 @@ fn since_boot() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{env, fs, process::Command};
 
     use super::*;
+
+    const HERE: &str =
+        "driver::clock::tests::it_counts_as_the_kernel_counts_how_long_the_machine_is_up";
 
     #[test]
     fn it_counts_as_the_kernel_counts_how_long_the_machine_is_up() {
@@ -57,5 +60,25 @@ mod tests {
         let told = since_boot();
         let apart = told.abs_diff(up);
         assert!(apart < Duration::from_secs(5), "{told:?} is not {up:?}");
+    }
+
+    #[test]
+    fn it_counts_the_day_for_which_a_machine_was_suspended() {
+        let this = env::current_exe().expect("a path");
+        let suspended = || {
+            let mut command = Command::new("unshare");
+            command.args(["--time", "--boottime", "86400", "--fork"]);
+            command
+        };
+        let allowed = suspended().arg("true").status().is_ok_and(|status| status.success());
+        if !allowed {
+            assert!(env::var_os("CI").is_none(), "time namespaces are needed: run as root");
+            println!("skipped: no time namespace can be made here; run as root");
+            return;
+        }
+        let output = suspended().arg(this).args(["--exact", HERE]).output();
+        let output = output.expect("it could be run before");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     }
 }

@@ -390,6 +390,10 @@ impl Engine {
     /// The store is open: after what was done to its directory, or, where nothing was, because the
     /// state failed. Then replication begins anew, as after a start.
     fn opened(&mut self, store: Store) {
+        if self.closed.is_some() {
+            // The state failed just before it was to be closed: it is closed next.
+            return;
+        }
         let log = match log_state::of(&store) {
             Ok(log) => log,
             Err(error) => return self.fail(error),

@@ -10,8 +10,9 @@ use std::sync::{
 
 use crate::shard::Mailbox;
 
-/// A turn in which so many commands were read for ends, some 0.3 ms after it began: writes of the same
-/// thread wait for that. Pieces of work that write are bounded by who stages them.
+/// A turn in which so many commands were read for ends, where each reads one small key some 0.3 ms after
+/// it began: writes of the same thread wait for that. Pieces of work that write are bounded by who
+/// stages them.
 const READS_MAX: u32 = 256;
 
 /// The present turn of a thread.

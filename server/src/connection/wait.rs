@@ -43,6 +43,10 @@ impl Connection {
                  replicas are just local and are not propagated.",
             )));
         }
+        if self.has_lost_its_write() {
+            self.writer().integer(0);
+            return Ok(Ok(()));
+        }
         let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
         let patience = if may_block { timeout } else { Duration::ZERO };
         if wanted > 0 && may_block {
@@ -66,6 +70,15 @@ impl Connection {
         };
         self.writer().integer(have.into());
         Ok(Ok(()))
+    }
+
+    /// Whether the last write of this connection was taken back since: nobody will have it, though
+    /// the log may have got as far again.
+    fn has_lost_its_write(&self) -> bool {
+        let Some(position) = self.session.last_write else { return false };
+        let store = self.shard().store();
+        let token = Token { log: store.log().id(), position };
+        matches!(token.whereabouts(&store), Whereabouts::Lost)
     }
 
     /// `KV.AFTER token timeout-ms`: until this node shows the write that the token names. Answers

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use larder_storage::{Batch, Writer};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{evaluate::evaluate, mailbox, queue::Queue, watch::Watches, work::Work};
 use crate::clock::wall_ms;
@@ -170,7 +170,22 @@ impl Combiner {
 
     /// Goes on with the writer of a store that was opened again.
     pub(super) fn resume(&self, desk: Desk) {
-        let mut place = self.place.lock();
+        self.put(self.place.lock(), desk);
+    }
+
+    /// The same where the state had failed; false, and its sync thread ends, where all work has come to
+    /// be refused meanwhile: the state is to be replaced.
+    pub(super) fn resume_suspended(&self, desk: Desk) -> bool {
+        let place = self.place.lock();
+        if matches!(*place, Place::Refusing(_)) {
+            desk.staged.close();
+            return false;
+        }
+        self.put(place, desk);
+        true
+    }
+
+    fn put(&self, mut place: MutexGuard<'_, Place>, desk: Desk) {
         if self.waiting.lock().is_none() {
             desk.end();
             return;
@@ -334,6 +349,48 @@ mod tests {
             assert!(largest >= VALUE_BYTES);
             assert!(largest <= STAGED_BYTES_MAX + BATCH_BYTES + VALUE_BYTES, "{largest} at once");
         });
+    }
+
+    #[test]
+    fn a_state_that_failed_and_is_to_be_replaced_takes_no_more_work() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = Directory::open(scratch.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 * MIB, 8 * MIB));
+        options.reserve_bytes = 0;
+        let mut queues = Vec::new();
+        let mut desk = |run: u64| {
+            let opened = open(&directory, options.clone(), wall_ms(), run).unwrap();
+            let staged = Arc::new(Queue::<Staged>::new());
+            queues.push(staged.clone());
+            let (closed_to_clients, waits_for_others) = (None, false);
+            (
+                Desk { writer: opened.writer, staged, closed_to_clients, waits_for_others },
+                opened.store,
+            )
+        };
+        let (first, store) = desk(1);
+        let combiner = Combiner::new(first, Arc::default());
+        combiner.suspend();
+        store.close();
+        combiner.refuse_all("LOADING it is replaced".into());
+        let (second, store) = desk(2);
+        assert!(!combiner.resume_suspended(second));
+        store.close();
+        let mut work = put(1);
+        let (done, mut answered) = tokio::sync::oneshot::channel();
+        work.done = Some(done);
+        combiner.submit(work);
+        assert_eq!(answered.try_recv().unwrap().refusal.as_deref(), Some("LOADING it is replaced"));
+        // What was to be opened then is.
+        let (third, _store) = desk(3);
+        combiner.resume(third);
+        combiner.submit(put(2));
+        combiner.commit_staged();
+        let is_empty = |staged: &Staged| staged.works.is_empty();
+        let mut taken = queues.iter().map(|queue| queue.take(is_empty, Some(Duration::ZERO)));
+        assert!(matches!(taken.next(), Some(Taken::Closed)));
+        assert!(matches!(taken.next(), Some(Taken::Closed)));
+        assert!(matches!(taken.next(), Some(Taken::All(_))));
     }
 
     const SMALL_BYTES: usize = 1_000;

@@ -178,10 +178,11 @@ impl Keeper {
     fn hand_over(&self, store: &Store) -> Option<Result<Parts, ShardError>> {
         store.close();
         let new_log = self.shard.pause.closed()?;
-        let opened = self.open_again(new_log);
-        if opened.is_ok() {
+        let opened = self.open_again(new_log).map(|(parts, desk)| {
+            self.shard.combiner.resume(desk);
             self.shard.pause.opened();
-        }
+            parts
+        });
         Some(opened)
     }
 
@@ -189,24 +190,25 @@ impl Keeper {
         let began = Instant::now();
         store.close();
         let closed_after = began.elapsed();
-        let parts = self.open_again(None).map_err(|error| match error {
+        let (parts, desk) = self.open_again(None).map_err(|error| match error {
             ShardError::Store(error) => ShardError::Reopening(error),
             error => error,
         })?;
         self.shard.reopened.fetch_add(1, Ordering::Relaxed);
         let took = began.elapsed();
         tracing::warn!(?closed_after, ?took, "the state was opened again");
-        if let Some(replicated) = &self.plan.replicated {
+        if self.shard.combiner.resume_suspended(desk)
+            && let Some(replicated) = &self.plan.replicated
+        {
             (replicated.tell)(Happened::Reopened(parts.store.clone()));
         }
         Ok(parts)
     }
 
-    fn open_again(&self, new_log: Option<LogId>) -> Result<Parts, ShardError> {
+    fn open_again(&self, new_log: Option<LogId>) -> Result<(Parts, Desk), ShardError> {
         let opening = self.plan.open(new_log)?;
         tracing::info!(replayed = opening.replayed, "the store is open again");
         self.shard.store.store(Arc::new(opening.store));
-        self.shard.combiner.resume(opening.desk);
-        Ok(opening.parts)
+        Ok((opening.parts, opening.desk))
     }
 }

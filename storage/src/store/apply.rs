@@ -73,9 +73,9 @@ pub(super) fn check(record: &Record<'_>) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Puts an effect of record `seq`, which was checked, into the layer `top`; no reader asks
-/// for less than record `floor`. False, and nothing is done, for the deletion of every key that needs a layer of its own:
-/// the caller begins it.
+/// Puts an effect of record `seq`, which was checked, into the layer `top`; no reader asks for less than
+/// record `floor`. False, and nothing is done, for the deletion of every key that needs a layer of its
+/// own: the caller begins it.
 #[must_use]
 pub(super) fn put(top: &Layer, seq: u64, floor: u64, effect: Effect<'_>) -> bool {
     let field = |key: &[u8], field: &[u8], change: FieldChange| {

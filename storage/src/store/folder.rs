@@ -86,8 +86,8 @@ impl Folder {
     }
 
     /// Folds the bottom layer if it is sealed, durable and visible, and nobody reads as of a record
-    /// before its end; breaks if it is not. What
-    /// [`Folder::run`] repeats, for those who fold without a thread.
+    /// before its end; breaks if it is not. What [`Folder::run`] repeats, for those who fold without a
+    /// thread.
     ///
     /// # Errors
     /// When RocksDB fails.

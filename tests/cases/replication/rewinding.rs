@@ -31,8 +31,8 @@ const RATE: u64 = 3 << 20;
 /// So slow that the store is closed for longer than clients ask.
 const SLOW: u64 = 256 << 10;
 /// What clients are told meanwhile.
-const LOADING: &str =
-    "LOADING Larder is taking back records that parted from the master's log; try again later";
+const LOADING: &str = "LOADING Larder is taking back records that parted from the master's log, key by key or by a \
+     snapshot; try again later";
 /// How long a node lives after its rewind has begun.
 const LIVES: [Duration; 4] = [
     Duration::ZERO,
