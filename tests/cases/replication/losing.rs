@@ -2,12 +2,16 @@
 //! the other stories, find it here.
 
 use anyhow::{Result, ensure};
+use larder_tests::client::Client;
 use larder_tests::cluster::registers::{Histories, Registers};
 use larder_tests::cluster::writers::Writers;
-use larder_tests::cluster::{Node, Plan};
+use larder_tests::cluster::{Cluster, Node, Plan};
+use larder_tests::deadline::Deadline;
 use larder_tests::linearizability::{Action, Operation, STEPS_MAX, Summary};
 
-use crate::support::{LOAD_DEADLINE, cluster, expect_same, exported};
+use serde_json::json;
+
+use crate::support::{LOAD_DEADLINE, SOON, cluster, expect_same, exported, pour};
 
 /// Acknowledged by the old master alone, at least.
 const LOST_MIN: usize = 100;
@@ -23,6 +27,8 @@ fn what_a_master_acknowledges_that_is_cut_off_is_found_lost_behind_a_forced_prom
     let registers = Registers::start(&old, KEYS, 1, 0);
     writers.wait_for_more(500, LOAD_DEADLINE)?;
     cluster.cut_off(0)?;
+    let mut early = cluster.nodes[0].client()?;
+    early.expect_ok(&["SET", "early", "1"])?;
     writers.wait_for_more(LOST_MIN, LOAD_DEADLINE)?;
     registers.wait_for_more(LOST_MIN, LOAD_DEADLINE)?;
     let master = cluster.promote_by_force(1)?;
@@ -50,6 +56,31 @@ fn what_a_master_acknowledges_that_is_cut_off_is_found_lost_behind_a_forced_prom
             summary.violations.len()
         ),
     );
+    expect_not_waited_for(&cluster, master, &mut early, verdict.missing.len())
+}
+
+/// The node whose records were taken back leads again, and its log gets as far as it was. Who wrote
+/// there before is not told that others have that write.
+fn expect_not_waited_for(
+    cluster: &Cluster,
+    master: usize,
+    early: &mut Client,
+    missing: usize,
+) -> Result<()> {
+    let to = json!({"to": cluster.nodes[0].name});
+    Deadline::after(SOON).wait_for("the old master to lead again", || {
+        let (status, _) = cluster.nodes[master].exchange("POST", "/replication/switchover", &to)?;
+        Ok((status == 200).then_some(()))
+    })?;
+    cluster.wait_until_streaming(0)?;
+    let mut late = cluster.nodes[0].client()?;
+    pour(&mut late, "late", 2 * missing + 1_000, |number| number.to_string())?;
+    let replicas = |client: &mut Client, timeout| {
+        Ok::<_, anyhow::Error>(client.call(&["WAIT", "2", timeout])?.integer())
+    };
+    ensure!(replicas(&mut late, "10000")? == Some(2));
+    ensure!(early.call(&["GET", "early"])?.is_null());
+    ensure!(replicas(early, "0")? == Some(0), "others have a write that was taken back");
     Ok(())
 }
 
