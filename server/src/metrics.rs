@@ -242,6 +242,9 @@ fn members(node: &Node, status: &Status, out: &mut Out<'_, '_>) -> fmt::Result {
         let members = status.members.iter();
         members.filter_map(|member| Some((member.node.as_str(), figure(member)?))).collect()
     };
+    let acked = of(&|member| member.acked.map(|acked| acked.seq.as_u64() as f64));
+    let help = "Last record that it has made durable, as it has told";
+    out.gauges("replication_member_acked_seq", help, "node", &acked)?;
     let records = of(&|member| member.lag_records.map(|records| records as f64));
     out.gauges("replication_member_lag_records", "Records that it lacks", "node", &records)?;
     let bytes = of(&|member| lag_bytes(node, status, member).map(|bytes| bytes as f64));

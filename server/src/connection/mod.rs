@@ -20,7 +20,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::yield_now,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 pub use accept::{Stop, serve};
@@ -50,6 +50,10 @@ const REPLY_BYTES: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same for a client that has not authenticated.
 const PATIENCE_BEFORE_AUTH: Duration = Duration::from_secs(10);
+
+/// A client that has not authenticated is disconnected after so many commands: nobody who means well
+/// sends more, and each costs a reply, or is another guess of the password.
+const COMMANDS_BEFORE_AUTH_MAX: u32 = 64;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -105,7 +109,10 @@ struct Connection {
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
     watched: exec::Watched,
-    refused_before_auth: u32,
+    /// Commands of a client that had not authenticated.
+    before_auth: u32,
+    /// When the client must have finished the request that it has begun, or have authenticated.
+    until: Option<Instant>,
 }
 
 impl Connection {
@@ -134,7 +141,8 @@ impl Connection {
             reply_share,
             multi: None,
             watched: exec::Watched::default(),
-            refused_before_auth: 0,
+            before_auth: 0,
+            until: None,
         }
     }
 
@@ -167,6 +175,9 @@ impl Connection {
                     if let Next::Close = next {
                         return Ok(());
                     }
+                    if !self.session.must_authenticate(&self.node) {
+                        self.until = None;
+                    }
                 }
                 Err(error) => return self.refuse_protocol(&error).await,
             }
@@ -190,12 +201,13 @@ impl Connection {
         let must_authenticate = self.session.must_authenticate(&self.node);
         let patience = if must_authenticate { PATIENCE_BEFORE_AUTH } else { PATIENCE };
         self.make_room(patience).await?;
-        let may_idle = self.unread.is_empty() && !must_authenticate;
+        // However little comes at a time, it does not begin anew.
+        let until = (must_authenticate || !self.unread.is_empty())
+            .then(|| *self.until.get_or_insert_with(|| Instant::now() + patience));
         let read = self.stream.read_buf(&mut self.unread);
-        let bytes = if may_idle {
-            read.await?
-        } else {
-            timeout(patience, read).await.map_err(|_| End::TooSlow)??
+        let bytes = match until {
+            None => read.await?,
+            Some(until) => timeout_at(until, read).await.map_err(|_| End::TooSlow)??,
         };
         self.was_filled = self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
@@ -314,6 +326,12 @@ impl Connection {
             match self.step(pipeline, &mut index).await? {
                 (pipeline, Next::Command) => rest = Some(pipeline),
                 (_, Next::Close) => return Ok(Next::Close),
+            }
+            if self.session.must_authenticate(&self.node) {
+                self.before_auth += 1;
+                if self.before_auth == COMMANDS_BEFORE_AUTH_MAX {
+                    return Ok(Next::Close);
+                }
             }
         }
         Ok(Next::Command)

@@ -10,9 +10,6 @@ use crate::{
     shard::{Run, Task, Work, undecided},
 };
 
-/// A client that has not authenticated is disconnected after so many refusals: nobody who means
-/// well sends more, and each costs a reply.
-const REFUSED_BEFORE_AUTH_MAX: u32 = 64;
 /// Requests handed to the shard's writer at once.
 const RUN_MAX: usize = 256;
 
@@ -29,8 +26,8 @@ impl Connection {
             Ok(command) => command,
             Err(refusal) => {
                 *index += 1;
-                let next = self.refuse(request, &refusal);
-                return Ok((pipeline, next));
+                self.refuse(request, &refusal);
+                return Ok((pipeline, Next::Command));
             }
         };
         if self.multi.is_some() && !command.is_never_queued() {
@@ -135,9 +132,8 @@ impl Connection {
     }
 
     /// Answers a request that was not admitted. A transaction that is being queued fails with it,
-    /// and ends with it if it was its EXEC. A client that has not authenticated may be refused so
-    /// often, then it is disconnected.
-    fn refuse(&mut self, request: Request<'_>, refusal: &CommandError) -> Next {
+    /// and ends with it if it was its EXEC.
+    fn refuse(&mut self, request: Request<'_>, refusal: &CommandError) {
         let start = self.replies.len();
         if request.arg(0).eq_ignore_ascii_case(b"exec") {
             self.multi = None;
@@ -153,11 +149,6 @@ impl Connection {
             refusal.reply(&mut self.writer());
         }
         self.end_command(start);
-        if !self.session.must_authenticate(&self.node) {
-            return Next::Command;
-        }
-        self.refused_before_auth += 1;
-        if self.refused_before_auth < REFUSED_BEFORE_AUTH_MAX { Next::Command } else { Next::Close }
     }
 
     /// Hands the request at `index`, and those behind it that touch keys, to the writer.

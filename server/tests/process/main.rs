@@ -3,4 +3,5 @@
 mod bounds;
 mod daemon;
 mod reopening;
+mod strangers;
 mod support;
