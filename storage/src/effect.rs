@@ -238,6 +238,33 @@ mod tests {
         assert_eq!(read, written);
     }
 
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let written = [
+            Effect::PutRow { key: b"k", row: &[7; 130] },
+            Effect::DeleteRow { key: b"gone" },
+            Effect::PutField { key: b"h", generation: generation(), field: b"f", row: b"v" },
+            Effect::DeleteField { key: b"h", generation: generation(), field: b"f" },
+            Effect::Clear,
+        ];
+        let mut body = Vec::new();
+        written.iter().for_each(|effect| effect.encode(&mut body));
+        // The epoch's term, run and id, the sequence number, the ordinal.
+        let generation = [
+            [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0].as_slice(),
+            &[1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0],
+        ]
+        .concat();
+        let expected = [
+            [b"\x01\x01k\x82\x01".as_slice(), &[7; 130]].concat(),
+            b"\x02\x04gone".to_vec(),
+            [b"\x03\x01h".as_slice(), &generation, b"\x01f\x01v"].concat(),
+            [b"\x04\x01h".as_slice(), &generation, b"\x01f"].concat(),
+            vec![5],
+        ];
+        assert_eq!(body, expected.concat());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_decode_or_refuse_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
