@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Runs Debian's redis-server (appendfsync always) and kvd by turns under the same redis-benchmark
-# lines, and prints every pair and the ratio of the medians. Beside them the ceilings.
+# lines, and prints every pair and the ratio of the medians, with the floors and whether they are kept: of
+# the ratio, and for SET of a p99 that is not above redis-server's. Beside them the ceilings. Ends with 1
+# where a floor is missed.
 #
 # usage: benches/compare.sh [--pairs N] [--requests N] [--dir DIR] [--no-ceilings] [LINE...]
-#   --pairs     runs of each server for each line (default 5; medians of fewer are not worth much)
+#   --pairs     runs of each server for each line (default 5, and at least)
 #   --requests  requests a run at pipeline 16; a third of it at pipeline 1 (default 1200000)
 #   --dir       where both servers keep their data: the disk that is compared (default: a directory
 #               under the target directory)
@@ -26,6 +28,7 @@ while [ $# -gt 0 ]; do
         *) lines+=("$1"); shift ;;
     esac
 done
+[ "$pairs" -ge 5 ] || die "--pairs $pairs: the medians of fewer than 5 say nothing"
 [ "${#lines[@]}" -gt 0 ] || lines=(set-p1 set-p16 get-p1 get-p16 set1k-p1 set1k-p16 get1k-p1 get1k-p16 incr hset hget mset)
 
 install_packages "the peer and its benchmark" redis-server redis-tools
@@ -112,10 +115,33 @@ for line in "${lines[@]}"; do
     summary+=("$line $(median <"$work/r") $(median <"$work/k") $(median <"$work/rp") $(median <"$work/kp")")
 done
 
-printf '\nmedians of %s\n%-10s %12s %12s %7s %10s %10s\n' "$pairs" line redis/s kvd/s ratio redis-p99 kvd-p99
+# The least ratio of a line, where there is one.
+floor() {
+    case "$1" in
+        set-* | set1k-* | get-p1 | get1k-p1) echo 0.9 ;;
+        get-p16 | get1k-p16) echo 0.5 ;;
+        *) echo - ;;
+    esac
+}
+# judge LINE RATIO REDIS-P99 KVD-P99: the floor, and whether it and the p99 are kept.
+judge() {
+    awk -v line="$1" -v floor="$(floor "$1")" -v ratio="$2" -v redis="$3" -v kvd="$4" 'BEGIN {
+        rate = floor == "-" ? "-" : ratio >= floor ? "kept" : "MISSED"
+        p99 = line !~ /^set/ ? "-" : kvd <= redis ? "kept" : "MISSED"
+        print floor, rate, p99
+    }'
+}
+
+missed=0
+printf '\nmedians of %s\n%-10s %12s %12s %7s %5s %-6s %10s %10s %s\n' \
+    "$pairs" line redis/s kvd/s ratio floor "" redis-p99 kvd-p99 ""
 for row in "${summary[@]}"; do
     read -r line r k rp kp <<<"$row"
-    printf '%-10s %12.0f %12.0f %7.2f %10.2f %10.2f\n' "$line" "$r" "$k" "$(awk "BEGIN{print $k/$r}")" "$rp" "$kp"
+    ratio="$(awk "BEGIN{print $k/$r}")"
+    read -r floor rate p99 <<<"$(judge "$line" "$ratio" "$rp" "$kp")"
+    case "$rate$p99" in *MISSED*) missed=1 ;; esac
+    printf '%-10s %12.0f %12.0f %7.2f %5s %-6s %10.2f %10.2f %s\n' \
+        "$line" "$r" "$k" "$ratio" "$floor" "$rate" "$rp" "$kp" "$p99"
 done
 
 if [ -n "$ceilings" ]; then
@@ -133,3 +159,5 @@ if [ -n "$ceilings" ]; then
         "$CARGO_TARGET_DIR/release/fsync-ceiling" --dir "$work" --batch-bytes $((records * 150)) --batch-records "$records" --seconds 3
     done
 fi
+
+exit "$missed"

@@ -38,6 +38,9 @@ if [ "${1:-}" = --list ]; then
     exit 0
 fi
 wanted=("$@")
+for name in "${wanted[@]}"; do
+    printf '%s\n' "${suites[@]}" | grep -q "^$name|" || die "there is no suite $name; see scripts/test.sh --list"
+done
 
 install_build_tools
 install_packages "the peer of the differential suite, loop mounts and fault injection of the others" \
