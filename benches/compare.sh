@@ -150,7 +150,7 @@ if [ -n "$ceilings" ]; then
     "$CARGO_TARGET_DIR/release/resp-ceiling" --resp "127.0.0.1:$ceiling_port" >/dev/null &
     pids+=($!)
     wait_for "$ceiling_port"
-    for line in set-p1 set-p16 get-p16; do
+    for line in set-p1 set-p16 get-p1 get-p16; do
         read -r c _ <<<"$(run "$ceiling_port" "$line")"
         printf '  a RESP server that does nothing, %-8s %12.0f/s\n' "$line" "$c"
     done
