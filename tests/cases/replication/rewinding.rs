@@ -1,6 +1,7 @@
 //! A node is killed while it rewinds, and goes on with it when it starts again; one whose records
 //! cannot be taken back takes a snapshot.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -31,8 +32,8 @@ const RATE: u64 = 3 << 20;
 /// So slow that the store is closed for longer than clients ask.
 const SLOW: u64 = 256 << 10;
 /// What clients are told meanwhile.
-const LOADING: &str = "LOADING Larder is taking back records that parted from the master's log, key by key or by a \
-     snapshot; try again later";
+const LOADING: &str = "LOADING Larder is taking back records that parted from the master's log, \
+     key by key or by a snapshot; try again later";
 /// How long a node lives after its rewind has begun.
 const LIVES: [Duration; 4] = [
     Duration::ZERO,
@@ -47,11 +48,7 @@ fn a_node_that_is_killed_while_it_rewinds_goes_on_with_it_at_every_start() -> Re
         return Ok(());
     };
     let text = random_text(PARTED + VALUE_BYTES + 1);
-    let value = |number: usize| text[number..number + VALUE_BYTES].to_owned();
-    let write = |client: &mut Client| pour(client, "key:", PARTED, |number| value(number + 1));
-    let (master, _) = part(&mut cluster, value, write)?;
-    cluster.shape_one_way(master, 0, &json!({"rate_bytes_per_s": RATE}))?;
-    let marker = cluster.nodes[0].data().join("REWIND");
+    let (master, marker) = part_for_long(&mut cluster, &text, RATE)?;
     let mut killed = Vec::new();
     for life in LIVES {
         cluster.spawn(0)?;
@@ -81,11 +78,7 @@ fn clients_of_a_node_that_rewinds_are_told_so_whether_it_began_before_or_after_i
         return Ok(());
     };
     let text = random_text(PARTED + VALUE_BYTES + 1);
-    let value = |number: usize| text[number..number + VALUE_BYTES].to_owned();
-    let write = |client: &mut Client| pour(client, "key:", PARTED, |number| value(number + 1));
-    let (master, _) = part(&mut cluster, value, write)?;
-    cluster.shape_one_way(master, 0, &json!({"rate_bytes_per_s": SLOW}))?;
-    let marker = cluster.nodes[0].data().join("REWIND");
+    let (master, marker) = part_for_long(&mut cluster, &text, SLOW)?;
     cluster.launch(0)?;
     let mut client = cluster.nodes[0].client()?;
     Deadline::after(SOON).wait_for("the rewind to begin", || Ok(marker.exists().then_some(())))?;
@@ -111,7 +104,7 @@ fn clients_of_a_node_that_rewinds_are_told_so_whether_it_began_before_or_after_i
     expect_loading(&cluster.nodes[0], &mut client)?;
     cluster.heal()?;
     cluster.wait_until_streaming(master)?;
-    let expected = value(0);
+    let expected = value(&text, 0);
     Deadline::after(SOON).wait_for("the client to be served", || {
         Ok((client.call(&["GET", "key:0"])?.text() == expected.as_bytes()).then_some(()))
     })?;
@@ -218,6 +211,21 @@ fn a_node_that_alone_has_deleted_every_key_takes_a_snapshot() -> Result<()> {
         ),
     );
     Ok(())
+}
+
+/// The value of a key before the nodes parted; that of the next number after it.
+fn value(text: &str, number: usize) -> String {
+    text[number..number + VALUE_BYTES].to_owned()
+}
+
+/// Parts the first node behind values of `text`, which come back to it at so many bytes a second.
+/// Returns who leads now, and where the marker of the rewind will be.
+fn part_for_long(cluster: &mut Alone, text: &str, rate: u64) -> Result<(usize, PathBuf)> {
+    let write =
+        |client: &mut Client| pour(client, "key:", PARTED, |number| value(text, number + 1));
+    let (master, _) = part(cluster, |number| value(text, number), write)?;
+    cluster.shape_one_way(master, 0, &json!({"rate_bytes_per_s": rate}))?;
+    Ok((master, cluster.nodes[0].data().join("REWIND")))
 }
 
 /// Leaves the first node killed, with a history of its own behind what all have. Returns who leads now,
