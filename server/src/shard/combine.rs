@@ -309,6 +309,11 @@ mod tests {
     const WORKS: usize = 20;
     const VALUE_BYTES: usize = 8 * MIB;
 
+    fn desk(writer: Writer, staged: &Arc<Queue<Staged>>) -> Desk {
+        let (closed_to_clients, waits_for_others) = (None, false);
+        Desk { writer, staged: staged.clone(), closed_to_clients, waits_for_others }
+    }
+
     fn put(number: usize) -> Work {
         let mut wire = BytesMut::new();
         let (key, value) = (format!("key:{number}"), "v".repeat(VALUE_BYTES));
@@ -326,12 +331,7 @@ mod tests {
         options.reserve_bytes = 0;
         let opened = open(&directory, options, wall_ms(), 1).unwrap();
         let staged = Arc::new(Queue::<Staged>::new());
-        let desk = Desk {
-            writer: opened.writer,
-            staged: staged.clone(),
-            closed_to_clients: None,
-            waits_for_others: false,
-        };
+        let desk = desk(opened.writer, &staged);
         let combiner = Combiner::new(desk, Arc::default());
         thread::scope(|scope| {
             // All of it comes while somebody has the writer.
@@ -358,22 +358,18 @@ mod tests {
         let mut options = StoreOptions::new(DatabaseOptions::new(8 * MIB, 8 * MIB));
         options.reserve_bytes = 0;
         let mut queues = Vec::new();
-        let mut desk = |run: u64| {
+        let mut opened = |run: u64| {
             let opened = open(&directory, options.clone(), wall_ms(), run).unwrap();
-            let staged = Arc::new(Queue::<Staged>::new());
+            let staged = Arc::new(Queue::new());
             queues.push(staged.clone());
-            let (closed_to_clients, waits_for_others) = (None, false);
-            (
-                Desk { writer: opened.writer, staged, closed_to_clients, waits_for_others },
-                opened.store,
-            )
+            (desk(opened.writer, &staged), opened.store)
         };
-        let (first, store) = desk(1);
+        let (first, store) = opened(1);
         let combiner = Combiner::new(first, Arc::default());
         combiner.suspend();
         store.close();
         combiner.refuse_all("LOADING it is replaced".into());
-        let (second, store) = desk(2);
+        let (second, store) = opened(2);
         assert!(!combiner.resume_suspended(second));
         store.close();
         let mut work = put(1);
@@ -382,7 +378,7 @@ mod tests {
         combiner.submit(work);
         assert_eq!(answered.try_recv().unwrap().refusal.as_deref(), Some("LOADING it is replaced"));
         // What was to be opened then is.
-        let (third, _store) = desk(3);
+        let (third, _store) = opened(3);
         combiner.resume(third);
         combiner.submit(put(2));
         combiner.commit_staged();
@@ -419,13 +415,7 @@ mod tests {
         let opened = open(&directory, options, 1_700_000_000_000, 1).unwrap();
         let (store, mut folder, mut syncer) = (opened.store, opened.folder, opened.syncer);
         let staged = Arc::new(Queue::new());
-        let (closed_to_clients, waits_for_others) = (None, false);
-        let desk = Desk {
-            writer: opened.writer,
-            staged: staged.clone(),
-            closed_to_clients,
-            waits_for_others,
-        };
+        let desk = desk(opened.writer, &staged);
         let combiner = Combiner::new(desk, Arc::new(Watches::default()));
         *combiner.waiting.lock() = Some((0..WORKS).map(sets).collect());
         let evaluating = thread::spawn(move || {
