@@ -9,7 +9,8 @@
 //! One task on a thread of its own owns the core, turns what happens into events, and does what the
 //! core asks for. It never blocks: what may block goes to the shard's threads, or to a blocking
 //! thread that answers with another input; the steps of rewinds, and what puts snapshots in place, are
-//! for one such thread, in order. The driver's thread is its own, so that heartbeats and leases do not wait for clients.
+//! for one such thread, in order. The driver's thread is its own, so that heartbeats and leases do
+//! not wait for clients.
 
 mod clock;
 mod engine;

@@ -30,8 +30,8 @@ const REPLY_BYTES: usize = 1 << 20;
 /// Bytes of a key: it goes over the log stream, whose frames are at most 16 MiB.
 const WHOLE_KEY_BYTES_MAX: usize = 16 << 20;
 /// What clients are told while a log is rewound.
-pub const REWINDING: &str = "LOADING Larder is taking back records that parted from the master's log, key by key or by a \
-     snapshot; try again later";
+pub const REWINDING: &str = "LOADING Larder is taking back records that parted from the master's \
+     log, key by key or by a snapshot; try again later";
 /// What they are told while a snapshot is put in place.
 const INSTALLING: &str = "LOADING this node takes a snapshot from the master; try again";
 

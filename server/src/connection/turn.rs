@@ -36,7 +36,9 @@ impl Turn {
 
     /// Counts a command that was read for.
     pub(super) fn count_read(&self) {
-        if self.reads.fetch_add(1, Ordering::Relaxed) + 1 >= READS_MAX {
+        let reads = self.reads.load(Ordering::Relaxed) + 1;
+        self.reads.store(reads, Ordering::Relaxed);
+        if reads >= READS_MAX {
             self.end();
         }
     }
