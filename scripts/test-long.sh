@@ -15,7 +15,7 @@ say "== fuzzing"
 export LARDER_FUZZ_SECONDS=$((minutes * 60 / 8))
 cargo test --locked --release -p larder-resp --test fuzz -- --nocapture
 cargo test --locked --release -p larder-net --test wire_fuzz -- --nocapture
-cargo test --locked --release -p larder-storage --test log_fuzz --test keys_fuzz -- --nocapture
+cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture
 say "== crash images"
 LARDER_CRASH_IMAGES=$((minutes * 25000)) cargo test --locked --release -p larder-storage --test log_crash_points -- --nocapture
 say "== power cuts"

@@ -10,7 +10,7 @@ source "$(dirname "$0")/common.sh"
 suites=(
     "unit|600|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
     "storage|400|cargo test --locked --release -p larder-storage -- --nocapture"
-    "no-rocksdb|180|cargo test --locked --release -p larder-storage --no-default-features --test log_fuzz --test keys_fuzz -- --nocapture"
+    "no-rocksdb|180|cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture"
     "simulation|360|cargo test --locked --release -p larder-replication --no-default-features --features planted-bugs --test simulation -- --nocapture"
     "harness|120|cargo test --locked --release -p larder-tests --lib"
     "arrows|60|cargo test --locked --release -p larder-tests --test arrows"

@@ -5,11 +5,11 @@
 
 use std::{fmt::Write as _, sync::atomic::Ordering};
 
+use larder_config::Durability;
 use larder_storage::Watermarks;
 
 use crate::{
     clock::wall_ms,
-    config::Durability,
     node::{Node, Phase},
     process::Process,
     replica::{Duty, Replica},

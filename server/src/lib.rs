@@ -5,7 +5,6 @@ pub mod budget;
 pub mod clients;
 pub mod clock;
 pub mod command;
-pub mod config;
 pub mod connection;
 pub mod info;
 pub mod inspect;

@@ -13,8 +13,8 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use larder_config::{Config, ConfigError, Durability, LogFormat, Source};
 use larder_server::{
-    config::{Config, ConfigError, Durability, LogFormat, Source},
     inspect::{InspectError, Output, Selection, Subject, inspect},
     run::{RunError, directory_code, log_code, run},
 };

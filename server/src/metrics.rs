@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc, sync::atomic::Ordering};
 
+use larder_config::Durability;
 use larder_replication::core::{MemberState, MemberStatus, Status};
 use larder_storage::{Store, Watermarks};
 use prometheus_client::{
@@ -16,7 +17,6 @@ use prometheus_client::{
 
 use crate::{
     admin::replication::lag_bytes,
-    config::Durability,
     node::{Node, Phase},
     process::{self, Process},
 };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use larder_config::{Config, ConfigError};
 use larder_replication::core::MemberState;
 use larder_storage::{Store, StoreStats, Watermarks};
 use larder_types::SequenceNumber;
@@ -22,7 +23,6 @@ use crate::{
     clients::Clients,
     clock::wall_ms,
     command::{Command, table},
-    config::{Config, ConfigError},
     replica::Replica,
     settings::Settings,
     shard::{Place, Shard},

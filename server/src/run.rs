@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use larder_config::{Config, ConfigError, Durability};
 use larder_replication::driver::DriverError;
 use larder_storage::{
     self as storage, Directory, DirectoryError, LogError, StoreError, StoreOptions, Visibility,
@@ -23,7 +24,6 @@ use tokio::{
 
 use crate::{
     admin,
-    config::{Config, ConfigError, Durability},
     connection::{Stop, Workers, serve},
     node::{Node, Phase},
     replica::{self, Replica, StartError},

@@ -2,13 +2,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr};
 
-use crate::{
-    command::Pattern,
-    config::{
-        Config, ConfigError, Password,
-        tuning::{self, Kind},
-    },
+use larder_config::{
+    Config, ConfigError, Password,
+    tuning::{self, Kind},
 };
+
+use crate::command::Pattern;
 
 /// Shown in place of a password.
 const HIDDEN: &str = "(hidden)";

@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use larder_config::PeerConfig;
 use larder_net::{Shape, ShapeStats, Shaper};
 use larder_types::NodeId;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use super::{
     Started,
     answer::{Refused, answered, body, node_named, of_cluster},
 };
-use crate::{config::PeerConfig, replica::Replica};
+use crate::replica::Replica;
 
 /// A line, as it is set.
 #[derive(Deserialize)]

@@ -26,6 +26,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use larder_config::NodeConfig;
 use larder_net::Shaper;
 use larder_replication::{
     core::{Need, Status},
@@ -39,7 +40,6 @@ pub use duty::Duty;
 pub use start::{Failed, StartError, Started, start};
 pub use token::{Token, Whereabouts};
 
-use crate::config::NodeConfig;
 use loading::Loading;
 
 /// How often the figures that INFO, ROLE and the metrics show are taken.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use larder_config::{NodeConfig, ReplicationConfig};
 use larder_net::{Identity, Shaper};
 use larder_replication::driver::{
     self, Driver, DriverError, Found, Member, Options, Port, REWINDING, Report,
@@ -18,10 +19,7 @@ use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 
 use super::{Duty, Replica, loading::Loading, steward::Steward};
-use crate::{
-    config::{NodeConfig, ReplicationConfig},
-    shard::{Happened, Place, Replicated, Shard, ShardError, Threads},
-};
+use crate::shard::{Happened, Place, Replicated, Shard, ShardError, Threads};
 
 /// How often writes are looked at that wait for other nodes.
 const EXPIRE_EVERY: Duration = Duration::from_millis(20);

@@ -24,7 +24,7 @@ const CRATES: [&str; 12] = [
 ///
 /// # Errors
 /// What is wrong with the first directive that is none.
-pub(super) fn parse(level: &str) -> Result<EnvFilter, String> {
+pub(crate) fn parse(level: &str) -> Result<EnvFilter, String> {
     let directives = level.split(',').filter(|directive| !directive.is_empty());
     if directives.clone().next().is_none() {
         return Err("is empty; write \"info\", or \"off\" for nothing".to_owned());

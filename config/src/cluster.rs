@@ -10,7 +10,7 @@ use std::{
 use larder_types::{AckLevel, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, ConfigError, Durability, in_bounds};
+use crate::{ByteSize, ConfigError, Durability, in_bounds};
 
 /// The other nodes of a cluster. A replica set is small; each costs the master a stream.
 const PEERS_MAX: usize = 15;
@@ -91,7 +91,7 @@ impl Default for ReplicationConfig {
 }
 
 /// Checks the part of a configuration that concerns the cluster.
-pub(super) fn validate(
+pub(crate) fn validate(
     node: Option<&NodeConfig>,
     replication: &ReplicationConfig,
     lab: &LabConfig,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigError, FILE_BYTES_MAX};
+use crate::{Config, ConfigError, FILE_BYTES_MAX};
 
 /// A configuration file that was read, to say where in it something stands.
 pub struct Source {
@@ -51,7 +51,7 @@ impl Source {
 }
 
 /// Line and column, both from 1, of a byte in a text.
-pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
@@ -76,7 +76,7 @@ fn offset_of_key(text: &str, key: &str) -> Option<usize> {
 }
 
 /// The key, with its tables, whose value this byte of the text belongs to.
-pub(super) fn key_of_value(text: &str, offset: usize) -> Option<String> {
+pub(crate) fn key_of_value(text: &str, offset: usize) -> Option<String> {
     let document = DeTable::parse(text).ok()?;
     key_in(document.get_ref(), offset)
 }

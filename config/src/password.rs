@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::ConfigError;
+use crate::ConfigError;
 
 /// A password file longer than this is not one.
 const FILE_BYTES_MAX: u64 = 4 << 10;
@@ -46,7 +46,7 @@ fn digest(salt: &[u8; 16], text: &[u8]) -> [u8; 32] {
 }
 
 /// The password in the first line of a file that only its owner can read.
-pub(super) fn read(path: &Path) -> Result<Password, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<Password, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(read)?;
     let mode = file.metadata().map_err(read)?.permissions().mode() & 0o777;

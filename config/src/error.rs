@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, io, net::SocketAddr, path::PathBuf};
 
-use super::{
+use crate::{
     known_keys,
     place::{key_of_value, line_and_column},
 };
@@ -88,7 +88,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn invalid(key: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn invalid(key: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Invalid { key, reason: reason.into() }
     }
 
@@ -102,7 +102,7 @@ impl ConfigError {
 
     /// Where in `text` the parser stopped, at which key's value, and the known key that an unknown
     /// one was meant to be.
-    pub(super) fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Self {
+    pub(crate) fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(0, |span| span.start);
         let (line, column) = line_and_column(text, offset);
         let mut message = error.message().to_owned();
