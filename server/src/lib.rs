@@ -16,3 +16,4 @@ pub mod run;
 pub mod session;
 pub mod settings;
 pub mod shard;
+mod stopping;

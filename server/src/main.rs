@@ -2,7 +2,8 @@
 //!
 //! Exit codes follow BSD's `sysexits.h`: 0 after a stop that was asked for, 64 for a wrong command
 //! line, 65 for damaged data, 70 for a defect, 73 for a directory, lock or address that cannot be
-//! had, 74 for a log that cannot be written, 78 for a wrong configuration.
+//! had, 74 for a log that cannot be written, 78 for a wrong configuration. A stop that takes too long
+//! ends by SIGKILL.
 
 use std::{
     io::{self, BufWriter, Write as _},
@@ -18,7 +19,10 @@ use larder_server::{
     inspect::{InspectError, Output, Selection, Subject, inspect},
     run::{RunError, directory_code, log_code, run},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,6 +43,8 @@ const CONFIGURATION: u8 = 78;
 
 /// Files and sockets that a node needs beside those of its clients: log, tables, listeners.
 const FILES_BESIDE_CLIENTS: u64 = 1_024;
+/// Signals that were heard and not handled yet.
+const SIGNALS: usize = 2;
 /// After the runtime ended, tasks that still run are left behind after this time.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
@@ -269,13 +275,18 @@ fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(Ended::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Ended::Runtime)?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
+        let (heard, signals) = mpsc::channel(SIGNALS);
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                // The first stops, the second kills: a third says no more.
+                let _ = heard.try_send(name);
             }
-        };
-        run(config, shutdown).await.map_err(Ended::Run)
+        });
+        run(config, signals).await.map_err(Ended::Run)
     });
     runtime.shutdown_timeout(RUNTIME_END);
     outcome

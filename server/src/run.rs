@@ -1,7 +1,6 @@
 //! A node's life: opens the store, serves, and ends in order.
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -28,6 +27,7 @@ use crate::{
     node::{Node, Phase},
     replica::{self, Replica, StartError},
     shard::{Place, Shard, ShardError, Threads},
+    stopping::oversee,
 };
 
 /// How long a node whose log failed waits for its threads: a disk that hangs must not keep it.
@@ -132,23 +132,25 @@ pub fn log_code(error: &LogError) -> u8 {
     }
 }
 
-/// Runs a node until `shutdown` is done, a client sends SHUTDOWN, or the shard fails.
+/// Runs a node until the first of `signals`, which come by their names, a client sends SHUTDOWN, or
+/// the shard fails.
 ///
 /// Requests that were sent before the stop are answered for at most `drain_ms`; then everything
-/// is folded and flushed, so that the next start has nothing to replay.
+/// is folded and flushed, so that the next start has nothing to replay. A stop that takes too long, or
+/// that another signal cuts short, kills the process.
 ///
 /// # Errors
 /// Why the node did not start or could not go on; [`RunError::exit_code`] is what the process
 /// should end with.
-pub async fn run(
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, signals: mpsc::Receiver<&'static str>) -> Result<(), RunError> {
     config.validate()?;
     let resp = listen("resp", config.resp).await?;
     let resp_address = resp.local_addr().unwrap_or(config.resp);
     let stop = Arc::new(Stop::default());
     let started = Arc::new(OnceLock::new());
+    let drain = Duration::from_millis(config.drain_ms);
+    // To the end: what comes after this function is bounded too.
+    tokio::spawn(oversee(signals, stop.clone(), started.clone(), drain));
     let admin = start_admin(&config, started.clone()).await?;
 
     let (failed, mut failures) = mpsc::channel(1);
@@ -156,7 +158,6 @@ pub async fn run(
     let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
     let node = Arc::new(Node::new(config, shard, replica, resp_address)?);
     let workers = Workers::start(node.config.threads, &node).map_err(RunError::Workers)?;
-    let drain = Duration::from_millis(node.config.drain_ms);
     // Nobody else sets it.
     let _ = started.set(node.clone());
     if matches!(opening, Opening::Done(_)) {
@@ -164,13 +165,11 @@ pub async fn run(
     }
     tracing::info!(address = %resp_address, "kvd serves");
 
-    let stopping = tokio::spawn(stop_on(shutdown, stop.clone(), node.clone()));
     let outcome = tokio::select! {
         () = serve(resp, &workers, node.clone(), stop.clone(), drain) => Ok(()),
         cause = failure(&node, &mut opening, &mut failures) => Err(cause),
     };
     node.enter(Phase::Draining);
-    stopping.abort();
     if let Some(cluster) = cluster {
         cluster.end().await;
     }
@@ -363,16 +362,6 @@ fn store_options(config: &Config) -> StoreOptions {
         retain_bytes_max: config.replication.retain_bytes_max.0,
         ..StoreOptions::new(database)
     }
-}
-
-/// Asks for the stop when `shutdown` is done, and shows it from the moment that anyone asked.
-async fn stop_on(shutdown: impl Future<Output = ()>, stop: Arc<Stop>, node: Arc<Node>) {
-    tokio::select! {
-        () = shutdown => stop.request(),
-        () = stop.requested() => {}
-    }
-    node.enter(Phase::Draining);
-    tracing::info!("kvd drains");
 }
 
 #[cfg(test)]

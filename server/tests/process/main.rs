@@ -3,5 +3,6 @@
 mod bounds;
 mod daemon;
 mod reopening;
+mod stopping;
 mod strangers;
 mod support;

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -17,9 +17,14 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A kvd that serves; killed when dropped.
 pub(crate) struct Kvd {
-    child: Child,
+    process: Process,
     pub(crate) resp: SocketAddr,
     admin: SocketAddr,
+}
+
+/// A kvd that has been started; killed when dropped.
+pub(crate) struct Process {
+    child: Child,
     /// What it has written to its standard error, line by line.
     log: mpsc::Receiver<String>,
 }
@@ -37,7 +42,7 @@ pub(crate) fn ended(arguments: &[&str]) -> (i32, String) {
     (status.code().expect("kvd ends by itself"), text.into_owned())
 }
 
-impl Kvd {
+impl Process {
     pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
         let data = data.to_str().expect("a path in UTF-8");
         let arguments = ["--data", data, "--resp", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -55,9 +60,47 @@ impl Kvd {
                 let _ = lines.send(line);
             }
         });
-        let admin = address_in(&log, "metrics and health are served");
-        let resp = address_in(&log, "kvd serves");
-        Self { child, resp, admin, log }
+        Self { child, log }
+    }
+
+    /// The next line of its log that contains `text`.
+    pub(crate) fn says(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(DEADLINE).expect(text);
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn address(&self, message: &str) -> SocketAddr {
+        let line = self.says(message);
+        let (_, address) = line.split_once("address=").expect("it has an address");
+        address.trim().parse().expect("an address")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("kvd runs");
+    }
+
+    /// Waits for the end of the process, and answers what was logged and not looked at.
+    pub(crate) fn end(&mut self) -> (ExitStatus, Vec<String>) {
+        let mut ended = None;
+        wait_for("the end of kvd", || {
+            ended = self.child.try_wait().expect("its status");
+            ended.is_some()
+        });
+        // Until the standard error is closed.
+        (ended.expect("it ended"), self.log.iter().collect())
+    }
+}
+
+impl Kvd {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        let process = Process::start(data, more);
+        let admin = process.address("metrics and health are served");
+        let resp = process.address("kvd serves");
+        Self { process, resp, admin }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -66,7 +109,8 @@ impl Kvd {
 
     /// The niceness of each thread of this name.
     pub(crate) fn niceness(&self, thread: &str) -> Vec<i32> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("kvd runs");
+        let tasks =
+            fs::read_dir(format!("/proc/{}/task", self.process.child.id())).expect("kvd runs");
         let niceness = |task: fs::DirEntry| {
             // A thread may have ended since it was listed.
             let stat = fs::read_to_string(task.path().join("stat")).ok()?;
@@ -97,35 +141,27 @@ impl Kvd {
 
     /// Sends SIGTERM, and answers the exit code and what was logged since it served.
     pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("kvd runs");
-        (self.exit_code(), self.log.try_iter().collect())
+        self.process.signal(Signal::TERM);
+        let (status, log) = self.process.end();
+        (status.code(), log)
     }
 
     /// Waits for the end of the process.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
-        let mut ended = None;
-        wait_for("the end of kvd", || {
-            ended = self.child.try_wait().expect("its status");
-            ended.is_some()
-        });
-        ended.and_then(|status| status.code())
+        self.process.end().0.code()
+    }
+
+    /// To signal it and wait for its end.
+    pub(crate) const fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 
-impl Drop for Kvd {
+impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn address_in(log: &mpsc::Receiver<String>, message: &str) -> SocketAddr {
-    loop {
-        let line = log.recv_timeout(DEADLINE).expect("kvd says where it listens");
-        if let Some((_, address)) = line.split_once("address=").filter(|_| line.contains(message)) {
-            return address.trim().parse().expect("an address");
-        }
     }
 }
 
