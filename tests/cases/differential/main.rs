@@ -6,6 +6,7 @@
 //! redis-server with another redis-server, which must be clean: it tests the comparison itself.
 
 mod authentication;
+mod coverage;
 mod limits;
 mod self_test;
 

@@ -20,6 +20,7 @@ mod run;
 mod scenarios;
 mod shape;
 
+pub use commands::compared;
 pub use counts::Counts;
 pub use exceptions::{ExceptionHits, exceptions};
 pub use flipper::Flipper;

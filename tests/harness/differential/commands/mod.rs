@@ -108,6 +108,11 @@ pub(crate) fn specs() -> impl Iterator<Item = &'static Spec> {
         .chain(server::SPECS)
 }
 
+/// The names of what is compared, in capitals: commands, and subcommands behind their command.
+pub fn compared() -> impl Iterator<Item = &'static str> {
+    specs().map(|spec| spec.name)
+}
+
 /// The entry of that name.
 ///
 /// # Panics

@@ -45,6 +45,7 @@ pub(super) static SPECS: &[Spec] = &[
         .spoiling(Spoiling::Never),
     Spec::other("CONFIG SET", Exact, config_set).spoiling(Spoiling::Count),
     Spec::other("CONFIG RESETSTAT", Exact, |_| args![]),
+    Spec::other("CONFIG REWRITE", Exact, |_| args![]),
     Spec::other("TIME", SameKind, |_| args![]),
     Spec::other("LASTSAVE", SameKind, |_| args![]),
     Spec::other("ROLE", RoleState, |_| args![]),

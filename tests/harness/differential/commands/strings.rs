@@ -19,6 +19,7 @@ pub(super) static SPECS: &[Spec] = &[
     Spec::data("APPEND", Exact, |d| args![d.string_key(), d.value()]),
     Spec::data("STRLEN", Exact, |d| args![d.string_key()]),
     Spec::data("GETRANGE", Exact, |d| args![d.string_key(), d.index(), d.index()]),
+    Spec::data("SUBSTR", Exact, |d| args![d.string_key(), d.index(), d.index()]),
     Spec::data("SETRANGE", Exact, |d| args![d.string_key(), d.below(200).to_string(), d.value()]),
     Spec::data("INCR", Exact, |d| args![d.string_key()]),
     Spec::data("DECR", Exact, |d| args![d.string_key()]),
