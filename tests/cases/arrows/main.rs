@@ -7,6 +7,7 @@ mod dependencies;
 mod limits;
 mod links;
 mod operating;
+mod scripts;
 mod sources;
 mod table;
 mod traps;
