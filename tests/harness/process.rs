@@ -2,6 +2,7 @@
 //! pid, also when a test panics.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -213,7 +214,8 @@ pub fn skip(suite: &str, missing: &Missing) {
         "{suite} cannot run, and CI=true forbids skipping: {}",
         missing.0
     );
-    println!("SKIPPED {suite}: {}", missing.0);
+    // Not captured, as what is printed would be. Where it is closed nobody wants to know.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {suite}: {}", missing.0);
 }
 
 /// The `kvd` under test: `LARDER_KVD`, or the release build in the target directory in use.
