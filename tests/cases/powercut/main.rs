@@ -19,8 +19,6 @@ use larder_tests::process::skip;
 
 use cycle::{Cycle, Load, Sums};
 
-/// What the whole suite may take.
-const BUDGET: Duration = Duration::from_secs(180);
 /// Cuts that spare nothing.
 const CUTS: usize = 32;
 /// After so many of them comes one that spares the journal of the file system.
@@ -91,8 +89,7 @@ fn every_acknowledged_write_survives_a_power_cut() -> Result<()> {
         ensure!(outcome.restart <= RESTART_MAX, "the restart took {:?}", outcome.restart);
         sums.add(&outcome);
     }
-    println!("powercut: {sums}; used {:?} of {BUDGET:?}", started.elapsed());
-    ensure!(started.elapsed() <= BUDGET, "over the budget of {BUDGET:?}");
+    println!("powercut: {sums}; used {:?}", started.elapsed());
     Ok(())
 }
 
