@@ -56,7 +56,7 @@ pub enum Handler {
 pub enum LoopCommand {
     /// Waits until a write is visible here.
     After,
-    /// Saves a checkpoint in the background.
+    /// Has everything written so far folded and flushed, and does not wait for it.
     Bgsave,
     /// Counts the live keys, on a thread that may block.
     Dbsize,
