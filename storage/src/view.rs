@@ -209,8 +209,7 @@ impl<'a> View<'a> {
     }
 
     /// The live row of `key` and its fields beyond `after`, in field order: at most `limit`, and as
-    /// many as fit into `bytes_max`. Every change of the hash that is in flight is looked at for
-    /// it, so that few large pages cost less than many small ones.
+    /// many as fit into `bytes_max`.
     ///
     /// # Errors
     /// As [`View::row`].
@@ -262,13 +261,7 @@ impl<'a> View<'a> {
         let mut lowest: Lowest<Arc<[u8]>> = Lowest::new(limit);
         let Some(Gathered { row, generation, reach, reached }) =
             self.gather(key, |changes, generation| {
-                for (field, change) in changes.changes(generation) {
-                    if after.is_none_or(|after| **field > *after)
-                        && !lowest.passes_over(|last| last < field)
-                    {
-                        lowest.offer(field.clone(), change);
-                    }
-                }
+                changes.offer(generation, after, &mut lowest);
             })?
         else {
             return Ok(None);

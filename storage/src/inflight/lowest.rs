@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::RowBytes;
 
 /// The changes of the lowest places: as many as put `limit` rows, with the deletions among them.
-/// Beyond the first page costs a comparison, however much there is.
+/// What lies beyond it costs a comparison.
 pub(crate) struct Lowest<K> {
     changes: BTreeMap<K, RowBytes>,
     puts: usize,
@@ -16,6 +16,11 @@ pub(crate) struct Lowest<K> {
 impl<K: Ord> Lowest<K> {
     pub(crate) const fn new(limit: usize) -> Self {
         Self { changes: BTreeMap::new(), puts: 0, limit, cut: false }
+    }
+
+    /// How many puts it takes at most.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Whether a change lies beyond the page, which is full, as `is_beyond` says of the page's last
