@@ -160,10 +160,14 @@ pub async fn run(config: Config, signals: mpsc::Receiver<&'static str>) -> Resul
     let workers = Workers::start(node.config.threads, &node).map_err(RunError::Workers)?;
     // Nobody else sets it.
     let _ = started.set(node.clone());
+    if stop.is_requested() {
+        node.enter(Phase::Draining);
+    } else {
+        tracing::info!(address = %resp_address, "kvd serves");
+    }
     if matches!(opening, Opening::Done(_)) {
         node.enter(Phase::Serving);
     }
-    tracing::info!(address = %resp_address, "kvd serves");
 
     let outcome = tokio::select! {
         () = serve(resp, &workers, node.clone(), stop.clone(), drain) => Ok(()),

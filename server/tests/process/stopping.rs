@@ -112,6 +112,7 @@ fn a_stop_that_comes_before_a_large_log_is_replayed_ends_in_time_and_in_order() 
     assert!(began.elapsed() < CLOSING_MAX, "it took {:?}", began.elapsed());
     let replayed = format!("records_replayed={} ", VALUES + 1);
     assert!(log.iter().any(|line| line.contains(&replayed)), "{log:?}");
+    assert!(!log.iter().any(|line| line.contains("kvd serves")), "{log:?}");
 
     held.give_back();
     let again = Kvd::start(&data, &[]);
