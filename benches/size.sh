@@ -69,7 +69,7 @@ stop TERM
 # The log that a crash leaves when nothing was folded: layers that never fill, up to the bound.
 rm -rf "$work/data"
 cat >>"$work/kvd.toml" <<TOML
-layer_bytes = "192MiB"
+layer_bytes = "128MiB"
 unapplied_bytes_max = "192MiB"
 TOML
 start

@@ -20,7 +20,10 @@ mod tests;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use larder_types::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
+use larder_types::limits::{
+    LAYER_BYTES_MAX, RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    UNAPPLIED_BYTES_MAX,
+};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -216,15 +219,15 @@ impl Config {
         in_bounds("threads", self.threads as u64, 0, 1_024)?;
         in_bounds("max_clients", self.max_clients as u64, 1, 1_000_000)?;
         in_bounds("drain_ms", self.drain_ms, 0, 600_000)?;
-        in_bounds("log.segment_bytes", segment, 1 << 16, 1 << 40)?;
+        opens_in_time("log.segment_bytes", segment, 1 << 16, SEGMENT_BYTES_MAX)?;
         in_bounds("log.reserve_bytes", self.log.reserve_bytes.0, 0, 1 << 44)?;
         in_bounds("log.hot_tail_bytes", self.log.hot_tail_bytes.0, 0, 1 << 36)?;
         in_bounds("state.block_cache_bytes", self.state.block_cache_bytes.0, 1 << 20, 1 << 44)?;
         in_bounds("state.write_buffer_bytes", self.state.write_buffer_bytes.0, 1 << 20, 1 << 36)?;
         in_bounds("state.hot_cache_bytes", self.state.hot_cache_bytes.0, 0, 1 << 44)?;
-        in_bounds("state.layer_bytes", self.state.layer_bytes.0, 1 << 16, 1 << 32)?;
-        let unapplied = self.state.unapplied_bytes_max.0;
-        in_bounds("state.unapplied_bytes_max", unapplied, self.state.layer_bytes.0, 1 << 36)?;
+        let StateConfig { layer_bytes: layer, unapplied_bytes_max: unapplied, .. } = &self.state;
+        opens_in_time("state.layer_bytes", layer.0, 1 << 16, LAYER_BYTES_MAX)?;
+        opens_in_time("state.unapplied_bytes_max", unapplied.0, layer.0, UNAPPLIED_BYTES_MAX)?;
         in_bounds("limits.transaction_bytes", self.limits.transaction_bytes.0, 1 << 10, record)?;
         in_bounds("limits.replies_bytes", self.limits.replies_bytes.0, 1 << 26, 1 << 44)?;
         in_bounds("limits.requests_bytes", self.limits.requests_bytes.0, 1 << 26, 1 << 44)?;
@@ -336,4 +339,17 @@ fn in_bounds(key: &'static str, value: u64, least: u64, most: u64) -> Result<(),
         return Ok(());
     }
     Err(ConfigError::invalid(key, format!("{value} is not between {least} and {most}")))
+}
+
+/// The same, where beyond `most` what a start has to read may take longer than it should.
+fn opens_in_time(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if value <= most {
+        return in_bounds(key, value, least, most);
+    }
+    let reason = format!(
+        "{value} is more than {most}, up to which a start after a crash takes less than 5 s; write \
+         \"{} MiB\" or less",
+        most >> 20
+    );
+    Err(ConfigError::invalid(key, reason))
 }

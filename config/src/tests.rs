@@ -116,6 +116,28 @@ fn values_out_of_bounds_say_what_is_expected() {
 }
 
 #[test]
+fn what_would_take_too_long_to_open_after_a_crash_is_refused_with_the_most_that_does_not() {
+    for (table, key, most) in [
+        ("log", "segment_bytes", SEGMENT_BYTES_MAX),
+        ("state", "layer_bytes", LAYER_BYTES_MAX),
+        ("state", "unapplied_bytes_max", UNAPPLIED_BYTES_MAX),
+    ] {
+        let unapplied = format!("unapplied_bytes_max = {UNAPPLIED_BYTES_MAX}\n");
+        let others = if key == "layer_bytes" { unapplied.as_str() } else { "" };
+        let text = |value: u64| format!("[{table}]\n{others}{key} = {value}");
+        let config = Config::parse(&text(most), "x").expect("it parses");
+        config.validate().expect("it is accepted");
+        let (beyond, line) = (most + 1, 2 + others.lines().count());
+        let expected = format!(
+            "kvd.toml:{line}:1: {table}.{key}: {beyond} is more than {most}, up to which a start \
+             after a crash takes less than 5 s; write \"{} MiB\" or less",
+            most >> 20
+        );
+        assert_eq!(refusal(&text(beyond)), expected);
+    }
+}
+
+#[test]
 fn sizes_are_integers_or_have_a_unit() {
     let config = Config::parse("[log]\nsegment_bytes = \"128 MiB\"\nreserve_bytes = 1024", "x");
     let config = config.expect("it parses");

@@ -2,6 +2,8 @@
 //! before any memory is taken for a frame, and memory follows what has arrived, never what was
 //! announced.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{collections::VecDeque, fmt};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -52,7 +54,7 @@ impl StreamKind {
 
     /// The greater goes first.
     pub(crate) const fn priority(self) -> i32 {
-        -(self as i32)
+        (self as i32).saturating_neg()
     }
 }
 
@@ -93,7 +95,7 @@ impl FrameDecoder {
 
     /// Adds what arrived next. Give it more only when [`FrameDecoder::next_frame`] has answered `None`.
     pub fn push(&mut self, piece: Bytes) {
-        self.pieces_bytes += piece.len();
+        self.pieces_bytes = self.pieces_bytes.saturating_add(piece.len());
         if !piece.is_empty() {
             self.pieces.push_back(piece);
         }
@@ -113,8 +115,8 @@ impl FrameDecoder {
         }
         while body.len() < length {
             let Some(mut piece) = self.pieces.pop_front() else { break };
-            let taken = piece.split_to(piece.len().min(length - body.len()));
-            self.pieces_bytes -= taken.len();
+            let taken = piece.split_to(piece.len().min(length.saturating_sub(body.len())));
+            self.pieces_bytes = self.pieces_bytes.saturating_sub(taken.len());
             body.extend_from_slice(&taken);
             if !piece.is_empty() {
                 self.pieces.push_front(piece);
@@ -145,7 +147,7 @@ impl FrameDecoder {
                 self.pieces.pop_front();
             }
         }
-        self.pieces_bytes -= LENGTH_BYTES;
+        self.pieces_bytes = self.pieces_bytes.saturating_sub(LENGTH_BYTES);
         let bytes = u32::from_le_bytes(length) as usize;
         let (kind, bytes_max) = (self.kind, self.kind.frame_bytes_max());
         if bytes > bytes_max {
@@ -166,7 +168,7 @@ impl FrameDecoder {
         if piece.is_empty() {
             self.pieces.pop_front();
         }
-        self.pieces_bytes -= length;
+        self.pieces_bytes = self.pieces_bytes.saturating_sub(length);
         Some(frame)
     }
 }

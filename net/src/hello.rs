@@ -1,6 +1,8 @@
 //! The first thing both sides say on a connection: versions, features, cluster. Little-endian;
 //! `docs/format/wire.md` has the table. Its layout must not change with the version.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{fmt, net::SocketAddr};
 
 use larder_types::ClusterId;
@@ -71,7 +73,7 @@ impl Hello {
     /// As sent.
     pub fn encode(&self) -> Vec<u8> {
         let cluster = self.cluster.as_str().as_bytes();
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + cluster.len());
+        let mut bytes = Vec::with_capacity(cluster.len().saturating_add(FIXED_BYTES));
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.versions.min.to_le_bytes());
         bytes.extend_from_slice(&self.versions.max.to_le_bytes());

@@ -1,5 +1,7 @@
 //! Frames over one QUIC stream.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 
@@ -43,7 +45,7 @@ impl FrameSender {
         }
         self.is_torn = true;
         if frame.len() <= JOINED_BYTES_MAX {
-            let mut joined = Vec::with_capacity(LENGTH_BYTES + frame.len());
+            let mut joined = Vec::with_capacity(frame.len().saturating_add(LENGTH_BYTES));
             joined.extend_from_slice(&length);
             joined.extend_from_slice(&frame);
             self.stream.write_chunk(joined.into()).await?;

@@ -9,6 +9,8 @@
 //! Source of the format: the Redis serialization protocol specification; where it is silent
 //! (inline quoting, error texts, empty requests), what Redis 7.0.15 does.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 mod error;
 mod limits;
 mod number;

@@ -2,6 +2,8 @@
 
 /// Digits of `u64::MAX`.
 const DIGITS_MAX: usize = 20;
+/// Where the `\r\n` of a [`NumberLine`] lies, behind type, sign and digits.
+const NUMBER_END: usize = DIGITS_MAX + 2;
 
 /// Reads a whole decimal number: an optional `-`, no `+`, no leading zeros, no spaces.
 /// As `string2ll` of Redis.
@@ -38,17 +40,19 @@ pub(crate) fn short_length(text: &[u8]) -> Option<(usize, usize)> {
         let byte = *text.get(index)?;
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            let whole = byte == b'\r' && text.len() > index + 1 && (first != 0 || index == 1);
-            return if whole { Some((value, index + 2)) } else { None };
+            let whole =
+                byte == b'\r' && text.len() > index.saturating_add(1) && (first != 0 || index == 1);
+            return if whole { Some((value, index.saturating_add(2))) } else { None };
         }
-        value = value * 10 + usize::from(digit);
+        // Nine digits do not wrap.
+        value = value.wrapping_mul(10).wrapping_add(usize::from(digit));
     }
     None
 }
 
 /// A line of one type byte, a number and `\r\n`, made without formatting machinery.
 pub(crate) struct NumberLine {
-    bytes: [u8; DIGITS_MAX + 4],
+    bytes: [u8; NUMBER_END + 2],
     start: usize,
 }
 
@@ -59,7 +63,7 @@ impl NumberLine {
         let mut line = Self::unsigned(kind, number.unsigned_abs());
         if number < 0 {
             line.bytes[line.start] = b'-';
-            line.start -= 1;
+            line.start = line.start.wrapping_sub(1);
             line.bytes[line.start] = kind;
         }
         line
@@ -68,19 +72,19 @@ impl NumberLine {
     /// The line `kind`, `number`, `\r\n`.
     #[inline]
     pub(crate) fn unsigned(kind: u8, mut number: u64) -> Self {
-        let mut bytes = [0; DIGITS_MAX + 4];
-        let mut start = bytes.len() - 2;
-        bytes[start] = b'\r';
-        bytes[start + 1] = b'\n';
+        let mut bytes = [0; NUMBER_END + 2];
+        bytes[NUMBER_END..].copy_from_slice(b"\r\n");
+        let mut start = NUMBER_END;
+        // There is room for every number: an index that wrapped would not be one of the array's.
         loop {
-            start -= 1;
-            bytes[start] = b'0' + (number % 10) as u8;
+            start = start.wrapping_sub(1);
+            bytes[start] = b'0' | (number % 10) as u8;
             number /= 10;
             if number == 0 {
                 break;
             }
         }
-        start -= 1;
+        start = start.wrapping_sub(1);
         bytes[start] = kind;
         Self { bytes, start }
     }

@@ -3,6 +3,8 @@
 //! One line `larder NAME VERSION CRC32`, then JSON. After a crash there is the old content or the
 //! new one; damage is told from absence, and never taken for either.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -75,7 +77,7 @@ impl AtomicFile {
         let read = read_full_at(&*file, &mut text, 0).map_err(io)?;
         text.truncate(read);
         let end = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
-        let body = text.get(end + 1..).unwrap_or_default();
+        let body = text.get(end.saturating_add(1)..).unwrap_or_default();
         let expected = self.first_line(body);
         if text[..end] != *expected.as_bytes() {
             return Err(self.damaged(format!("a first line {expected:?}")));

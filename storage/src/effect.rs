@@ -12,6 +12,8 @@
 //! | 4 delete field | key length, key, generation (28), field length, field |
 //! | 5 clear | none: every key of the shard is gone |
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use crate::row::Generation;
 
 /// One change of the state.
@@ -102,21 +104,19 @@ impl Effect<'_> {
 
     /// Bytes that [`Effect::encode`] appends at most.
     pub fn encoded_bytes_max(&self) -> usize {
+        const OP_BYTES: usize = 1;
+        const OF_FIELD_BYTES: usize = OP_BYTES + Generation::ENCODED_BYTES;
         const LENGTH_BYTES_MAX: usize = 5;
-        1 + match *self {
-            Self::PutRow { key, row } => key.len() + row.len() + 2 * LENGTH_BYTES_MAX,
-            Self::DeleteRow { key } => key.len() + LENGTH_BYTES_MAX,
-            Self::PutField { key, field, row, .. } => {
-                key.len()
-                    + Generation::ENCODED_BYTES
-                    + field.len()
-                    + row.len()
-                    + 3 * LENGTH_BYTES_MAX
-            }
-            Self::DeleteField { key, field, .. } => {
-                key.len() + Generation::ENCODED_BYTES + field.len() + 2 * LENGTH_BYTES_MAX
-            }
-            Self::Clear => 0,
+        let with = |fixed: usize, parts: &[&[u8]]| {
+            let part = |part: &&[u8]| part.len().saturating_add(LENGTH_BYTES_MAX);
+            parts.iter().map(part).fold(fixed, usize::saturating_add)
+        };
+        match *self {
+            Self::PutRow { key, row } => with(OP_BYTES, &[key, row]),
+            Self::DeleteRow { key } => with(OP_BYTES, &[key]),
+            Self::PutField { key, field, row, .. } => with(OF_FIELD_BYTES, &[key, field, row]),
+            Self::DeleteField { key, field, .. } => with(OF_FIELD_BYTES, &[key, field]),
+            Self::Clear => OP_BYTES,
         }
     }
 }

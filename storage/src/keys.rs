@@ -6,6 +6,8 @@
 //! by one bounded iterator. The byte tables are in `docs/format/keys.md`; the layout must not
 //! change without a new format version. Parsing never panics and never allocates.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use larder_types::{UNITS, Unit};
 use thiserror::Error;
 
@@ -80,7 +82,7 @@ pub fn key_row_key(key: &[u8], out: &mut Vec<u8>) {
 /// Replaces `out` with the key of a row in `unit`: for places to seek to, where the unit is known
 /// and `key` may be no key's.
 pub fn row_key_in(unit: Unit, key: &[u8], out: &mut Vec<u8>) {
-    start(unit, KIND_ROW, 3 + key.len(), out);
+    start(unit, KIND_ROW, key.len().saturating_add(3), out);
     out.extend_from_slice(key);
 }
 
@@ -101,7 +103,8 @@ pub fn element_key(key: &[u8], generation: Generation, field: &[u8], out: &mut V
 pub fn element_prefix(key: &[u8], generation: Generation, out: &mut Vec<u8>) {
     let unit = Unit::of_key(key);
     let length = u32::try_from(key.len()).expect("a user key is within KEY_BYTES_MAX");
-    start(unit, KIND_ELEMENT, 7 + key.len() + Generation::ENCODED_BYTES, out);
+    const FIXED_BYTES: usize = 7 + Generation::ENCODED_BYTES;
+    start(unit, KIND_ELEMENT, key.len().saturating_add(FIXED_BYTES), out);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(key);
     out.extend_from_slice(&generation.encode());
@@ -121,7 +124,7 @@ pub fn rows_end(unit: Unit, out: &mut Vec<u8>) {
 
 /// The half-open range that holds everything of `unit` and nothing else.
 pub fn unit_range(unit: Unit) -> ([u8; 2], [u8; 2]) {
-    (unit.as_u16().to_be_bytes(), (unit.as_u16() + 1).to_be_bytes())
+    (unit.as_u16().to_be_bytes(), unit.as_u16().saturating_add(1).to_be_bytes())
 }
 
 /// The half-open range that holds everything of every unit, and none of the store's own keys.
@@ -134,8 +137,8 @@ pub const fn all_units_range() -> ([u8; 2], [u8; 2]) {
 /// A prefix made here never consists of `0xff` alone, so that such a key always exists.
 pub fn after_prefix(prefix: &mut Vec<u8>) {
     while let Some(last) = prefix.pop() {
-        if last < u8::MAX {
-            prefix.push(last + 1);
+        if let Some(next) = last.checked_add(1) {
+            prefix.push(next);
             return;
         }
     }

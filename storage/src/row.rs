@@ -5,6 +5,8 @@
 //! `docs/format/keys.md`; the layout must not change without a new format version. Parsing never
 //! panics and never allocates, whatever the bytes are.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{cell::RefCell, fmt, sync::Arc};
 
 use larder_types::{Epoch, HybridTime, Position, SequenceNumber};
@@ -238,7 +240,8 @@ fn parse_hash(body: &[u8]) -> Result<RowValue<'_>, RowError> {
 
 /// Lays a row out in the thread's scratch, so that the shared slice is the only allocation.
 fn build(kind: u8, version: HybridTime, expiry: Option<u64>, body: &[&[u8]]) -> Arc<[u8]> {
-    let bytes = TAG_AND_VERSION_BYTES + 8 + body.iter().fold(0usize, |sum, part| sum + part.len());
+    const HEADER_BYTES_MAX: usize = TAG_AND_VERSION_BYTES + 8;
+    let bytes = body.iter().fold(HEADER_BYTES_MAX, |sum, part| sum.saturating_add(part.len()));
     if bytes > SCRATCH_BYTES_MAX {
         let mut buffer = Vec::with_capacity(bytes);
         lay_out(&mut buffer, kind, version, expiry, body);

@@ -11,6 +11,8 @@
 //! reply    2, (key length, key)*
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::collections::BTreeSet;
 
 use larder_types::{
@@ -118,7 +120,7 @@ impl Store {
                     && generation.position.seq < from
                     && !names.contains(key)
                 {
-                    bytes += 4 + key.len();
+                    bytes = part_bytes(key).saturating_add(bytes);
                     names.insert(key.to_vec());
                 }
             }
@@ -146,7 +148,7 @@ impl Store {
                 }
                 break;
             }
-            if reply.len() > 1 && reply.len() + one.len() > bytes_enough {
+            if reply.len() > 1 && reply.len().saturating_add(one.len()) > bytes_enough {
                 break;
             }
             reply.extend_from_slice(&one);
@@ -182,6 +184,11 @@ impl Store {
 
 const NO_REQUEST: WholeKeyError = WholeKeyError::Malformed { offset: 0, what: "no such request" };
 
+/// Bytes that [`put`] appends.
+const fn part_bytes(part: &[u8]) -> usize {
+    part.len().saturating_add(4)
+}
+
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -191,7 +198,7 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
 pub(crate) fn request<'a>(names: impl Iterator<Item = &'a [u8]>, bytes_max: usize) -> Vec<u8> {
     let mut out = vec![WHOLE_KEYS];
     for key in names {
-        if out.len() > 1 && out.len() + 4 + key.len() > bytes_max {
+        if out.len() > 1 && part_bytes(key).saturating_add(out.len()) > bytes_max {
             break;
         }
         put(&mut out, key);
@@ -266,7 +273,7 @@ impl<'a> Decoder<'a> {
     fn take(&mut self, bytes: usize) -> Result<&'a [u8], WholeKeyError> {
         let rest = &self.bytes[self.offset..];
         let taken = rest.get(..bytes).ok_or_else(|| self.malformed("it ends too early"))?;
-        self.offset += bytes;
+        self.offset = self.offset.saturating_add(bytes);
         Ok(taken)
     }
 

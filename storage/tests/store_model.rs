@@ -1,5 +1,5 @@
-//! A store against an ordered map: random transactions, folds, flushes, compactions, restarts and
-//! crashes; contents are compared by every way of reading them, versions included.
+//! A store against an ordered map: random transactions, folds, flushes, compactions, restarts,
+//! crashes and checkpoints that the history goes on with; contents are compared by every way of reading them, versions included.
 
 #![cfg(feature = "state")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_storage::{Durability, ScanPosition, StoreOptions, Txn, TxnError, View, row::RowValue};
+use larder_storage::{
+    Directory, Durability, OpenAs, ScanPosition, StoreOptions, Txn, TxnError, View, row::RowValue,
+    snapshot::Incoming,
+};
 use larder_types::{
     HybridTime, Unit,
     limits::{FIELD_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
@@ -22,6 +25,8 @@ use store_support::{Node, WALL_MS, seed, tiny};
 
 const BUDGET: Duration = Duration::from_secs(15);
 const STEPS_OF_A_HISTORY: usize = 600;
+/// What happens beside transactions happens so often a run, at least.
+const EACH_MIN: u64 = 10;
 const KEYS: u32 = 40;
 const FIELDS: u32 = 24;
 
@@ -146,6 +151,7 @@ impl History {
             }
             92..94 => self.restart(),
             94..96 => self.crash(),
+            96..97 => self.checkpoint(),
             _ => {
                 self.compare()?;
                 "comparison"
@@ -176,6 +182,39 @@ impl History {
         self.newest = self.committed.clone();
         self.open();
         "crash"
+    }
+
+    /// A checkpoint is put into another directory and caught up from the log, and the history goes on
+    /// there.
+    fn checkpoint(&mut self) -> &'static str {
+        self.commit();
+        let (id, fold_all) = (self.random.random(), self.random.random());
+        let mut node = self.node.take().unwrap();
+        node.syncer.idle().unwrap();
+        if fold_all || node.store.watermarks().applied == 0 {
+            node.writer.seal();
+            node.fold();
+        }
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        let snapshot = node.store.snapshot(&node.directory, id).unwrap();
+        let mut incoming = Incoming::begin(&directory, snapshot.manifest().clone()).unwrap();
+        while let Some((file, offset)) = incoming.missing().unwrap() {
+            let bytes = snapshot.read(file, offset, 1 << 20).unwrap();
+            incoming.write(file, offset, &bytes).unwrap();
+        }
+        incoming.install(&directory, &self.options.database, "before").unwrap();
+        drop((snapshot, directory));
+        let log = Some(node.store.log().id());
+        let role = OpenAs::Follower { log };
+        let mut restored = Node::open_as(root.path(), self.options.clone(), role).unwrap();
+        restored.follow(&node, 1 << 20);
+        assert_eq!(restored.writer.tail(), node.writer.tail());
+        restored.syncer.idle().unwrap();
+        drop((restored, node));
+        self.root = root;
+        self.open();
+        "checkpoint"
     }
 
     fn open(&mut self) {
@@ -441,8 +480,9 @@ fn a_store_says_what_an_ordered_map_says() {
     }
     println!("{histories} histories in {:?}: {counts:?}", began.elapsed());
     if !given {
-        for what in ["crash", "restart", "fold", "flush", "compaction", "transaction"] {
-            assert!(counts.get(what).is_some_and(|count| *count > 5), "too few: {what}");
+        for what in ["checkpoint", "crash", "restart", "fold", "flush", "compaction", "transaction"]
+        {
+            assert!(counts.get(what).is_some_and(|count| *count >= EACH_MIN), "too few: {what}");
         }
     }
 }

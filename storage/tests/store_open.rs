@@ -18,18 +18,16 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, LogError, Position, StoreError, StoreOptions, Txn, Visibility,
+    Directory, LogError, Position, StoreError, StoreOptions, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
     row::{Generation, field_row, string_row},
-    state::DatabaseOptions,
 };
 use larder_types::{Epoch, HybridTime, SequenceNumber};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-use store_support::{DEADLINE, Node, WALL_MS, busy, seed, tiny, wait_for};
+use store_support::{DEADLINE, Node, WALL_MS, seed, tiny, wait_for};
 
-const OPENING_MAX: Duration = Duration::from_secs(5);
 const CLEARS: u64 = 20_000;
 
 fn copy(from: &Path, to: &Path) {
@@ -370,90 +368,6 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     assert!(store.stats().unapplied_bytes <= options.unapplied_bytes_max);
     store.stop_folding();
     folding.join().unwrap().unwrap();
-}
-
-/// Writes one record of keys that begin with `number`, which is raised by as many.
-type Write = fn(&mut Txn<'_>, &mut u64);
-
-fn set(txn: &mut Txn<'_>, number: &mut u64) {
-    txn.put_string(&number.to_be_bytes(), b"v", None).unwrap();
-    *number += 1;
-}
-
-fn hset(txn: &mut Txn<'_>, number: &mut u64) {
-    txn.hash_put(&number.to_be_bytes(), &[(b"field", b"v")]).unwrap();
-    *number += 1;
-}
-
-fn mset(txn: &mut Txn<'_>, number: &mut u64) {
-    (0..50_000).for_each(|_| set(txn, number));
-}
-
-/// As many of the smallest rows as a record can hold.
-fn fill_record(txn: &mut Txn<'_>, number: &mut u64) {
-    while txn.put_string(&number.to_be_bytes()[3..], b"", None).is_ok() {
-        *number += 1;
-    }
-}
-
-/// The worst that the default bounds allow: as much folded and not flushed as there may be, then as
-/// much unfolded as there may be before writes wait, and the largest record, which may come just
-/// before they do.
-fn opens_in_time(what: &str, write: Write) {
-    let root = tempfile::tempdir().unwrap();
-    // Write buffers that RocksDB never finds full: it persists nothing by itself.
-    let database = || DatabaseOptions::new(64 << 20, 1 << 30).with_write_buffer_bytes(512 << 20);
-    let options = || StoreOptions::new(database());
-    let bounds = options();
-    let mut node = Node::open(root.path(), options()).unwrap();
-    let mut number = 1_u64 << 32;
-    let mut append = |node: &mut Node, write: Write| {
-        let mut txn = node.writer.transaction(WALL_MS);
-        write(&mut txn, &mut number);
-        txn.commit().unwrap();
-        if node.writer.pending_bytes() > 1 << 20 {
-            node.commit();
-        }
-    };
-    // Up to just before the fold begins to flush, and the same again while that flush goes on.
-    let mut flushing_from = None;
-    while flushing_from.is_none_or(|from| node.store.watermarks().applied < 2 * from) {
-        append(&mut node, write);
-        let _ = node.folder.fold_one().unwrap();
-        if flushing_from.is_none() && node.folder.owes_flush() {
-            flushing_from = Some(node.store.watermarks().applied);
-        }
-    }
-    while node.writer.has_room() {
-        append(&mut node, write);
-    }
-    append(&mut node, fill_record);
-    node.commit();
-    let (stats, marks) = (node.store.stats(), node.store.watermarks());
-    assert!(stats.unapplied_changes > bounds.unapplied_changes_max + 700_000, "{stats:?}");
-    assert_eq!(marks.persisted, 0, "something was flushed");
-    drop(node);
-    // A busy machine makes work slower as well as late: the best of some counts.
-    let in_time = (0..4).any(|start| {
-        let began = Instant::now();
-        let (node, took) = busy(|| Node::open(root.path(), options()).unwrap());
-        let elapsed = began.elapsed();
-        let (records, bytes) = (node.replayed, node.store.log().bytes() >> 20);
-        let changes = node.store.stats().unapplied_changes;
-        println!("{what}: {records} records, {changes} changes, {bytes} MiB, opened in {took:?} ({elapsed:?})");
-        assert_eq!(records, marks.durable + start);
-        let last = &(number - 1).to_be_bytes()[3..];
-        assert!(node.store.view(WALL_MS).row(last).unwrap().is_some());
-        took < OPENING_MAX
-    });
-    assert!(in_time, "no start took less than {OPENING_MAX:?}");
-}
-
-#[test]
-fn the_largest_unapplied_log_opens_in_time() {
-    opens_in_time("one row a record", set);
-    opens_in_time("50,000 rows a record", mset);
-    opens_in_time("a hash of one field a record", hset);
 }
 
 /// Appends records with these bodies, whose checksums are right, to a store's log.

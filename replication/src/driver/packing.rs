@@ -3,6 +3,8 @@
 //! A small chunk, of which there are many, goes on from what the small ones before it on the same
 //! connection had in common. A large one is a frame by itself, made once for all slaves.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
@@ -59,8 +61,8 @@ impl Packer {
         if chunk.frames.len() < PACKED_BYTES_MIN {
             return;
         }
-        if self.untried > 0 {
-            self.untried -= 1;
+        if let Some(untried) = self.untried.checked_sub(1) {
+            self.untried = untried;
             return;
         }
         let (packed, packing) = if chunk.frames.len() < FRAME_BYTES_MIN {
@@ -102,7 +104,7 @@ impl Packer {
 }
 
 fn has_paid(raw: &[u8], packed: &[u8]) -> bool {
-    packed.len() < raw.len() - raw.len() / 10
+    packed.len() < raw.len().saturating_sub(raw.len() / 10)
 }
 
 fn encoder() -> io::Result<Encoder<'static>> {
@@ -163,8 +165,8 @@ impl Frames {
             has_paid(raw, &packed).then_some(packed)
         };
         if !self.has_paid {
-            let from = (raw.len() - SAMPLE_BYTES) / 2;
-            pack(&raw[from..from + SAMPLE_BYTES])?;
+            let from = raw.len().saturating_sub(SAMPLE_BYTES) / 2;
+            pack(&raw[from..][..SAMPLE_BYTES])?;
         }
         pack(raw).map(Bytes::from)
     }
@@ -231,7 +233,7 @@ impl Unpacker {
             Entry::Vacant(none) => none.insert(decoder()?),
         };
         // One more, to see where there is more than was said.
-        let mut raw = Vec::with_capacity(raw_bytes + 1);
+        let mut raw = Vec::with_capacity(raw_bytes.saturating_add(1));
         let mut input = InBuffer::around(packed);
         let mut output = OutBuffer::around(&mut raw);
         while input.pos < packed.len() && output.pos() < output.capacity() {

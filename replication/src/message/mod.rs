@@ -1,5 +1,7 @@
 //! What replicas say to each other. `docs/format/wire-replication.md` has the bytes.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 mod codec;
 mod read;
 #[cfg(test)]

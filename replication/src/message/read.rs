@@ -97,7 +97,7 @@ impl Reader {
         let log = self.optional(Self::log_id)?;
         let tail = self.tail()?;
         let count = self.u32("count of epochs")? as usize;
-        if count > EPOCHS_MAX || count * EPOCH_START_BYTES > self.0.len() {
+        if count > EPOCHS_MAX || count.saturating_mul(EPOCH_START_BYTES) > self.0.len() {
             return Err(malformed("count of epochs"));
         }
         let epochs = (0..count).map(|_| self.epoch_start()).collect::<Result<Vec<_>>>()?;

@@ -161,7 +161,8 @@ fn verdict(it: &Verdict, out: &mut BytesMut) {
 }
 
 fn records(it: &Records, out: &mut BytesMut) {
-    out.reserve(128 + it.chunk.as_ref().map_or(0, |chunk| chunk.frames.len()));
+    let frames = it.chunk.as_ref().map_or(0, |chunk| chunk.frames.len());
+    out.reserve(frames.saturating_add(128));
     out.put_u8(kind::RECORDS);
     out.put_u64_le(it.session.0);
     optional(it.committed, out, position);

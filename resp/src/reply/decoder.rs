@@ -115,7 +115,7 @@ impl ReplyDecoder {
     fn place(&mut self, mut value: Value) -> Option<Value> {
         while let Some(aggregate) = self.open.last_mut() {
             aggregate.values.push(value);
-            aggregate.left -= 1;
+            aggregate.left = aggregate.left.saturating_sub(1);
             if aggregate.left > 0 {
                 return None;
             }
@@ -130,8 +130,9 @@ impl ReplyDecoder {
             self.scanned = buffer.len();
             return self.within_bytes(buffer.len()).map(|()| Part::Incomplete);
         };
-        let end = self.scanned + found;
-        self.within_bytes(end + 1)?;
+        let end = self.scanned.saturating_add(found);
+        let after = end.saturating_add(1);
+        self.within_bytes(after)?;
         let (kind, text) = match &buffer[..end] {
             [kind, text @ .., b'\r'] => (*kind, text),
             _ => return Err(ProtocolError::InvalidReply { what: "line end" }),
@@ -139,15 +140,16 @@ impl ReplyDecoder {
         let part = self.understand(kind, text)?;
         let part = match part {
             Some(part) => {
-                buffer.advance(end + 1);
+                buffer.advance(after);
                 part
             }
             None => {
-                let line = buffer.split_to(end + 1).freeze();
-                Part::Value(text_value(kind, line.slice(1..end - 1)))
+                let mut line = buffer.split_to(after).freeze();
+                line.truncate(end.saturating_sub(1));
+                Part::Value(text_value(kind, line.slice(1..)))
             }
         };
-        self.taken += end + 1;
+        self.taken = self.taken.saturating_add(after);
         self.scanned = 0;
         Ok(part)
     }
@@ -227,17 +229,18 @@ impl ReplyDecoder {
         kind: StringKind,
         length: usize,
     ) -> Result<Part, ProtocolError> {
-        self.within_bytes(length.saturating_add(2))?;
-        if buffer.len() < length + 2 {
+        let whole = length.saturating_add(2);
+        self.within_bytes(whole)?;
+        if buffer.len() < whole {
             self.string = Some((kind, length));
             return Ok(Part::Incomplete);
         }
-        if &buffer[length..length + 2] != b"\r\n" {
+        if &buffer[length..whole] != b"\r\n" {
             return Err(ProtocolError::InvalidReply { what: "end of string" });
         }
         let text = buffer.split_to(length).freeze();
         buffer.advance(2);
-        self.taken += length + 2;
+        self.taken = self.taken.saturating_add(whole);
         kind.value(text).map(Part::Value)
     }
 
@@ -255,7 +258,7 @@ impl ReplyDecoder {
         if self.elements >= elements_max {
             return Err(ProtocolError::TooManyElements { elements_max });
         }
-        self.elements += 1;
+        self.elements = self.elements.saturating_add(1);
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl DoubleText {
     fn parts(&self) -> (&[u8], bool, i32) {
         let text = self.as_bytes();
         let mark = text.iter().position(|&byte| byte == b'e').unwrap_or(text.len());
-        let exponent = std::str::from_utf8(text.get(mark + 1..).unwrap_or_default())
+        let exponent = std::str::from_utf8(text.get(mark.saturating_add(1)..).unwrap_or_default())
             .ok()
             .and_then(|exponent| exponent.parse().ok())
             .unwrap_or(0);
@@ -66,14 +66,15 @@ impl DoubleText {
     }
 
     fn push_bytes(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        let end = self.len.saturating_add(bytes.len());
+        self.bytes[self.len..end].copy_from_slice(bytes);
+        self.len = end;
     }
 }
 
 impl Write for DoubleText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.len() > TEXT_BYTES_MAX - self.len {
+        if text.len() > TEXT_BYTES_MAX.saturating_sub(self.len) {
             return Err(fmt::Error);
         }
         self.push_bytes(text.as_bytes());

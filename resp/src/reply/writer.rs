@@ -96,7 +96,8 @@ impl<'a> ReplyWriter<'a> {
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
         let header = NumberLine::unsigned(b'$', bytes.len() as u64);
-        self.out.reserve(header.as_bytes().len() + bytes.len() + 2);
+        let length = header.as_bytes().len().saturating_add(bytes.len());
+        self.out.reserve(length.saturating_add(2));
         self.out.extend_from_slice(header.as_bytes());
         self.out.extend_from_slice(bytes);
         self.out.extend_from_slice(b"\r\n");
@@ -122,7 +123,7 @@ impl<'a> ReplyWriter<'a> {
     /// Begins a map; `pairs` times a key and a value follow. In RESP2 a flat array.
     pub fn map(&mut self, pairs: usize) {
         match self.protocol {
-            Protocol::Resp2 => self.aggregate(b'*', pairs * 2),
+            Protocol::Resp2 => self.aggregate(b'*', pairs.saturating_mul(2)),
             Protocol::Resp3 => self.aggregate(b'%', pairs),
         }
     }
@@ -169,7 +170,7 @@ impl<'a> ReplyWriter<'a> {
         match self.protocol {
             Protocol::Resp2 => self.bulk(text.as_bytes()),
             Protocol::Resp3 => {
-                self.aggregate(b'=', text.len() + 4);
+                self.aggregate(b'=', text.len().saturating_add(4));
                 self.out.extend_from_slice(b"txt:");
                 self.out.extend_from_slice(text.as_bytes());
                 self.out.extend_from_slice(b"\r\n");
@@ -192,7 +193,7 @@ impl<'a> ReplyWriter<'a> {
 
     #[inline]
     fn text_line(&mut self, kind: u8, text: &[u8]) {
-        self.out.reserve(text.len() + 3);
+        self.out.reserve(text.len().saturating_add(3));
         self.out.extend_from_slice(&[kind]);
         let start = self.out.len();
         self.out.extend_from_slice(text);

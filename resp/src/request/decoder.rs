@@ -167,7 +167,8 @@ impl Decoder {
 
     /// Bytes of memory held beside the caller's buffer.
     pub fn memory_bytes(&self) -> usize {
-        self.spans.capacity() * size_of::<Span>() + self.ends.capacity() * size_of::<u32>()
+        let spans = self.spans.capacity().saturating_mul(size_of::<Span>());
+        spans.saturating_add(self.ends.capacity().saturating_mul(size_of::<u32>()))
     }
 
     fn take_pipeline(&mut self, buffer: &mut BytesMut, consumed: usize) -> Pipeline {
@@ -214,16 +215,16 @@ impl Decoder {
                 },
             };
             let at = self.progress.at;
-            let next = at + length + 2;
+            let next = at.saturating_add(length).saturating_add(2);
             if bytes.len() < next {
                 self.progress.bulk = Some(length);
-                let lacking = next - bytes.len();
+                let lacking = next.saturating_sub(bytes.len());
                 self.missing = lacking.min(WANTED_BYTES.max(bytes.len()));
                 return Ok(Step::Incomplete);
             }
             self.push((at as u32, length as u32));
             self.progress.at = next;
-            self.progress.args_left -= 1;
+            self.progress.args_left = self.progress.args_left.saturating_sub(1);
         }
         Ok(Step::Whole)
     }
@@ -231,25 +232,25 @@ impl Decoder {
     /// Understands the line `*count`. Negative counts are 0.
     #[inline]
     fn count(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
-        let at = self.progress.at;
-        if let Some((count, next)) = short_length(&bytes[at + 1..])
+        let digits = self.progress.at.saturating_add(1);
+        if let Some((count, next)) = short_length(&bytes[digits..])
             && count <= self.limits.args_max
         {
-            self.progress.at = at + 1 + next;
+            self.progress.at = digits.saturating_add(next);
             self.progress.scanned = 0;
             return Ok(Some(count));
         }
         let Some(end) = self.line_end(bytes, b'\r', ProtocolError::TooBigMultibulkCount)? else {
             return Ok(None);
         };
-        let count = decimal(&bytes[at + 1..end])
+        let count = decimal(&bytes[digits..end])
             .filter(|&count| count <= i64::from(i32::MAX))
             .ok_or(ProtocolError::InvalidMultibulkLength)?;
         let count = usize::try_from(count).unwrap_or(0);
         if count > self.limits.args_max {
             return Err(self.too_many_args());
         }
-        self.progress.at = end + 2;
+        self.progress.at = end.saturating_add(2);
         Ok(Some(count))
     }
 
@@ -262,7 +263,7 @@ impl Decoder {
         };
         match short_length(rest) {
             Some((length, next)) if length <= self.limits.bulk_bytes_max => {
-                self.progress.at = at + 1 + next;
+                self.progress.at = at.saturating_add(1).saturating_add(next);
                 self.progress.scanned = 0;
                 self.fits(length).map(|()| Some(length))
             }
@@ -279,7 +280,7 @@ impl Decoder {
         if bytes[at] != b'$' {
             return Err(ProtocolError::ExpectedDollar { found: bytes[at] });
         }
-        let length = decimal(&bytes[at + 1..end])
+        let length = decimal(&bytes[at.saturating_add(1)..end])
             .and_then(|length| usize::try_from(length).ok())
             .ok_or(ProtocolError::InvalidBulkLength)?;
         if length > self.limits.bulk_bytes_max {
@@ -290,7 +291,7 @@ impl Decoder {
                 ProtocolError::InvalidBulkLength
             });
         }
-        self.progress.at = end + 2;
+        self.progress.at = end.saturating_add(2);
         self.fits(length).map(|()| Some(length))
     }
 
@@ -298,7 +299,8 @@ impl Decoder {
     #[inline]
     fn fits(&self, length: usize) -> Result<(), ProtocolError> {
         let bytes_max = self.limits.request_bytes_max;
-        let bytes = (self.progress.at - self.progress.start).saturating_add(length + 2);
+        let before = self.progress.at.saturating_sub(self.progress.start);
+        let bytes = before.saturating_add(length).saturating_add(2);
         if bytes > bytes_max { Err(ProtocolError::TooBigRequest { bytes_max }) } else { Ok(()) }
     }
 
@@ -328,9 +330,9 @@ impl Decoder {
             line[..unquoted.len()].copy_from_slice(&unquoted);
         }
         for &(at, len) in &spans {
-            self.push((start as u32 + at, len));
+            self.push(((start as u32).saturating_add(at), len));
         }
-        self.progress.at = end + 1;
+        self.progress.at = end.saturating_add(1);
         Ok(if spans.is_empty() { Step::Skipped } else { Step::Whole })
     }
 
@@ -343,16 +345,16 @@ impl Decoder {
         too_long: ProtocolError,
     ) -> Result<Option<usize>, ProtocolError> {
         let Progress { at, scanned, .. } = self.progress;
-        let bound = at + self.limits.inline_bytes_max + 1;
+        let bound = at.saturating_add(self.limits.inline_bytes_max).saturating_add(1);
         let window = &bytes[at..bytes.len().min(bound)];
         let found = memchr(terminator, &window[scanned.min(window.len())..]);
-        match found.map(|index| at + scanned + index) {
-            Some(end) if terminator == b'\n' || end + 1 < bytes.len() => {
+        match found.map(|index| at.saturating_add(scanned).saturating_add(index)) {
+            Some(end) if terminator == b'\n' || end.saturating_add(1) < bytes.len() => {
                 self.progress.scanned = 0;
                 Ok(Some(end))
             }
             Some(end) => {
-                self.progress.scanned = end - at;
+                self.progress.scanned = end.saturating_sub(at);
                 Ok(None)
             }
             None if window.len() > self.limits.inline_bytes_max => Err(too_long),

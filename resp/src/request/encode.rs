@@ -15,7 +15,7 @@ where
     out.extend_from_slice(NumberLine::unsigned(b'*', args.len() as u64).as_bytes());
     for arg in args {
         let arg = arg.as_ref();
-        out.reserve(arg.len() + 16);
+        out.reserve(arg.len().saturating_add(16));
         out.extend_from_slice(NumberLine::unsigned(b'$', arg.len() as u64).as_bytes());
         out.extend_from_slice(arg);
         out.extend_from_slice(b"\r\n");

@@ -27,12 +27,10 @@ fn split_plain(line: &[u8]) -> Vec<Span> {
     let mut spans = Vec::new();
     let mut at = skip_blanks(line, 0);
     while at < line.len() {
-        let start = at;
-        while at < line.len() && !ends_word(line[at]) {
-            at += 1;
-        }
-        spans.push((start as u32, (at - start) as u32));
-        at = skip_blanks(line, at);
+        let rest = &line[at..];
+        let length = rest.iter().position(|&byte| ends_word(byte)).unwrap_or(rest.len());
+        spans.push((at as u32, length as u32));
+        at = skip_blanks(line, at.saturating_add(length));
     }
     spans
 }
@@ -44,7 +42,7 @@ fn split_quoted(line: &[u8]) -> Result<(Vec<u8>, Vec<Span>), ProtocolError> {
     while at < line.len() {
         let start = plain.len();
         at = word(line, at, &mut plain)?;
-        spans.push((start as u32, (plain.len() - start) as u32));
+        spans.push((start as u32, plain.len().saturating_sub(start) as u32));
         at = skip_blanks(line, at);
     }
     Ok((plain, spans))
@@ -55,12 +53,12 @@ fn split_quoted(line: &[u8]) -> Result<(Vec<u8>, Vec<Span>), ProtocolError> {
 fn word(line: &[u8], mut at: usize, plain: &mut Vec<u8>) -> Result<usize, ProtocolError> {
     while let Some(&byte) = line.get(at) {
         match byte {
-            b'"' => return double_quoted(line, at + 1, plain),
-            b'\'' => return single_quoted(line, at + 1, plain),
+            b'"' => return double_quoted(line, at.saturating_add(1), plain),
+            b'\'' => return single_quoted(line, at.saturating_add(1), plain),
             byte if ends_word(byte) => break,
             byte => plain.push(byte),
         }
-        at += 1;
+        at = at.saturating_add(1);
     }
     Ok(at)
 }
@@ -72,16 +70,16 @@ fn double_quoted(line: &[u8], mut at: usize, plain: &mut Vec<u8>) -> Result<usiz
                 if let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low)) =>
             {
                 plain.push(high << 4 | low);
-                at += 4;
+                at = at.saturating_add(4);
             }
             [b'\\', escaped, ..] => {
                 plain.push(unescaped(*escaped));
-                at += 2;
+                at = at.saturating_add(2);
             }
-            [b'"', rest @ ..] => return after_quote(rest, at + 1),
+            [b'"', rest @ ..] => return after_quote(rest, at.saturating_add(1)),
             [byte, ..] => {
                 plain.push(*byte);
-                at += 1;
+                at = at.saturating_add(1);
             }
             [] => return Err(ProtocolError::UnbalancedQuotes),
         }
@@ -93,12 +91,12 @@ fn single_quoted(line: &[u8], mut at: usize, plain: &mut Vec<u8>) -> Result<usiz
         match &line[at..] {
             [b'\\', b'\'', ..] => {
                 plain.push(b'\'');
-                at += 2;
+                at = at.saturating_add(2);
             }
-            [b'\'', rest @ ..] => return after_quote(rest, at + 1),
+            [b'\'', rest @ ..] => return after_quote(rest, at.saturating_add(1)),
             [byte, ..] => {
                 plain.push(*byte);
-                at += 1;
+                at = at.saturating_add(1);
             }
             [] => return Err(ProtocolError::UnbalancedQuotes),
         }
@@ -128,7 +126,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 fn skip_blanks(line: &[u8], at: usize) -> usize {
-    line[at..].iter().position(|&byte| !is_blank(byte)).map_or(line.len(), |skipped| at + skipped)
+    let skipped = line[at..].iter().position(|&byte| !is_blank(byte));
+    skipped.map_or(line.len(), |skipped| at.saturating_add(skipped))
 }
 
 /// C's `isspace`.

@@ -42,7 +42,7 @@ impl Pipeline {
     /// The request at `index`. Panics, as indexing does, if there are fewer.
     #[inline]
     pub fn request(&self, index: usize) -> Request<'_> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         Request {
             bytes: &self.bytes,
             spans: &self.spans[start as usize..self.ends[index] as usize],
@@ -62,9 +62,9 @@ impl Pipeline {
     /// Bytes of memory this pipeline keeps from being freed: its requests as sent and the places
     /// of their arguments. What a budget for work not yet executed counts.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes.len()
-            + self.spans.capacity() * size_of::<Span>()
-            + self.ends.capacity() * size_of::<u32>()
+        let spans = self.spans.capacity().saturating_mul(size_of::<Span>());
+        let ends = self.ends.capacity().saturating_mul(size_of::<u32>());
+        self.bytes.len().saturating_add(spans).saturating_add(ends)
     }
 }
 
@@ -201,6 +201,5 @@ impl ExactSizeIterator for Arguments<'_> {}
 
 #[inline]
 fn slice(bytes: &[u8], (offset, len): Span) -> &[u8] {
-    let offset = offset as usize;
-    &bytes[offset..offset + len as usize]
+    &bytes[offset as usize..][..len as usize]
 }

@@ -1,6 +1,21 @@
 //! kvd as a process: what it answers, where it refuses to start, and what its exit codes say.
 
+use std::{fs, path::Path};
+
 use crate::support::{Kvd, ended};
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, to).expect("copied");
+        }
+    }
+}
 
 #[test]
 fn a_node_serves_tells_of_itself_and_finds_its_data_again() {
@@ -64,20 +79,20 @@ fn wrong_command_lines_and_configurations_have_codes_of_their_own() {
 
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("kvd.toml");
-    std::fs::write(&file, "[log]\nsegment_byte = 1\n").expect("written");
+    fs::write(&file, "[log]\nsegment_byte = 1\n").expect("written");
     let path = file.to_str().expect("a path in UTF-8");
     let (code, text) = ended(&["--config", path, "--check-config"]);
     assert!(code == 78 && text.contains("kvd.toml:2:1"), "{code}: {text}");
     assert!(text.contains("did you mean `segment_bytes`?"), "{text}");
 
-    std::fs::write(&file, "\n[tracing]\nlevel = \"debugg\"\n").expect("written");
+    fs::write(&file, "\n[tracing]\nlevel = \"debugg\"\n").expect("written");
     let (code, text) = ended(&["--config", path, "--check-config"]);
     assert!(code == 78 && text.contains("kvd.toml:3:1: tracing.level: "), "{code}: {text}");
-    std::fs::write(&file, "resp = \"127.0.0.1:7000\"\n").expect("written");
+    fs::write(&file, "resp = \"127.0.0.1:7000\"\n").expect("written");
     let (code, text) = ended(&["--config", path, "--admin", "127.0.0.1:7000", "--check-config"]);
     assert!(code == 78 && text.contains("kvd: admin: resp has this port"), "{code}: {text}");
 
-    std::fs::write(&file, "max_clients = 7\n").expect("written");
+    fs::write(&file, "max_clients = 7\n").expect("written");
     let (code, text) = ended(&["--config", path, "--durability", "interval:20", "--check-config"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("max_clients = 7") && text.contains("\"interval:20\""), "{text}");
@@ -103,16 +118,38 @@ fn a_flipped_bit_in_the_log_is_refused_with_its_place() {
     let (code, text) = ended(&["inspect", "state", "--data", path, "--verify", "-o", "json"]);
     assert!(code == 0 && text.contains("\"strings\":20"), "{code}: {text}");
 
-    let segments = std::fs::read_dir(data.path().join("log")).expect("a log");
+    let segments = fs::read_dir(data.path().join("log")).expect("a log");
     let segment = segments.map(|entry| entry.expect("an entry").path()).min().expect("a segment");
-    let mut bytes = std::fs::read(&segment).expect("it is readable");
+    let mut bytes = fs::read(&segment).expect("it is readable");
     let place = bytes.windows(15).position(|part| part == b"some-value-of-5").expect("it is there");
     bytes[place] ^= 0x10;
-    std::fs::write(&segment, bytes).expect("written");
+    fs::write(&segment, bytes).expect("written");
     let (code, text) = ended(&["inspect", "log", "--data", path, "--verify"]);
     assert!(code == 65 && text.contains("damaged at offset"), "{code}: {text}");
     let (code, text) = ended(&["--data", path, "--resp", "127.0.0.1:0"]);
     assert!(code == 65 && text.contains("damaged at offset"), "{code}: {text}");
+}
+
+#[test]
+fn a_data_directory_of_version_1_is_inspected_and_served() {
+    let data = tempfile::tempdir().expect("a directory");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/fixtures/data-v1");
+    copy(&fixture, data.path());
+    let path = data.path().to_str().expect("a path in UTF-8");
+    let (code, text) = ended(&["inspect", "log", "--data", path, "--verify"]);
+    assert!(code == 0 && text.contains("every record decodes"), "{code}: {text}");
+    assert!(text.contains("11 (from 1 to before 12)"), "{text}");
+    let (code, text) = ended(&["inspect", "state", "--data", path, "--verify", "-o", "json"]);
+    assert!(code == 0 && text.contains("\"strings\":3"), "{code}: {text}");
+
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    assert_eq!((client.ask("GET string"), client.line()), ("$7".into(), "another".into()));
+    assert_eq!((client.ask("HGET hash three"), client.line()), ("$1".into(), "3".into()));
+    assert_eq!(client.ask("PEXPIRETIME expiring"), ":4102444800000");
+    assert_eq!(client.ask("EXISTS gone torn"), ":0");
+    assert_eq!(client.ask("DBSIZE"), ":4");
+    assert!(node.http("/metrics").contains("larder_opening_replayed_records 6\n"));
 }
 
 #[test]
@@ -140,7 +177,7 @@ fn a_client_is_shown_to_others_with_the_subcommand_it_ran_last() {
 fn a_client_too_many_is_told_so() {
     let data = tempfile::tempdir().expect("a directory");
     let file = data.path().join("kvd.toml");
-    std::fs::write(&file, "max_clients = 1\n").expect("written");
+    fs::write(&file, "max_clients = 1\n").expect("written");
     let path = file.to_str().expect("a path in UTF-8");
     let node = Kvd::start(&data.path().join("data"), &["--config", path]);
     let mut first = node.client();
@@ -154,7 +191,7 @@ fn a_client_too_many_is_told_so() {
 fn a_password_is_asked_for_and_can_be_changed() {
     let data = tempfile::tempdir().expect("a directory");
     let file = data.path().join("kvd.toml");
-    std::fs::write(&file, "requirepass = \"secret\"\n").expect("written");
+    fs::write(&file, "requirepass = \"secret\"\n").expect("written");
     let path = file.to_str().expect("a path in UTF-8");
     let node = Kvd::start(&data.path().join("data"), &["--config", path]);
     let mut client = node.client();

@@ -1,5 +1,7 @@
 //! The chain of records: what the next record has to continue, wherever its bytes come from.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::cmp::Ordering;
 
 use larder_types::{EpochStart, SequenceNumber};
@@ -99,7 +101,7 @@ impl<'a> CheckedFrames<'a> {
                 |Mismatch { expected, found }| AcceptError { offset: at, expected, found },
             )?;
             records.push(record);
-            at += length;
+            at = at.saturating_add(length);
         }
         Ok(Self { bytes, records, before, after })
     }

@@ -3,6 +3,8 @@
 //! Pure functions over slices, no I/O. `docs/format/log.md` is the same as byte tables; a change
 //! here is a change of [`VERSION`]. Little-endian throughout.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use crc32fast::Hasher;
 pub use larder_types::EpochStart;
 use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
@@ -89,7 +91,7 @@ impl ChainPoint {
 
     /// The last record's number as it is stored: 0 for none.
     pub fn last_stored(&self) -> u64 {
-        self.next.as_u64() - 1
+        self.next.as_u64().saturating_sub(1)
     }
 }
 
@@ -184,8 +186,9 @@ impl Header {
         {
             return HeaderRead::Damaged { expected: 0, found: 0 };
         }
-        let expected = crc32fast::hash(&bytes[..length - 4]);
-        let found = u32_at(bytes, length - 4).unwrap_or(0);
+        let crc_at = length.saturating_sub(4);
+        let expected = crc32fast::hash(&bytes[..crc_at]);
+        let found = u32_at(bytes, crc_at).unwrap_or(0);
         if expected != found {
             return HeaderRead::Damaged { expected, found };
         }
@@ -374,13 +377,13 @@ impl Footer {
 
     /// Bytes of the encoded footer.
     pub fn encoded_bytes(&self) -> usize {
-        FOOTER_FIXED_BYTES + self.epochs.len() * FOOTER_EPOCH_BYTES
+        FOOTER_FIXED_BYTES.saturating_add(self.epochs.len().saturating_mul(FOOTER_EPOCH_BYTES))
     }
 
     /// Reads a footer that stands at `offset` and is exactly `bytes`.
     pub fn decode(bytes: &[u8], sums: Sums, segment: SequenceNumber, offset: u64) -> Option<Self> {
         let table_end = bytes.len().checked_sub(FOOTER_TRAILER_BYTES)?;
-        let (covered, crc) = bytes.split_at(table_end + 4);
+        let (covered, crc) = bytes.split_at_checked(table_end.saturating_add(4))?;
         let epochs = u32_at(bytes, 28)? as usize;
         let length = epochs.checked_mul(FOOTER_EPOCH_BYTES)?.checked_add(FOOTER_FIXED_BYTES)?;
         if !bytes.starts_with(&FOOTER_MAGIC)

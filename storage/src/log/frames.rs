@@ -4,6 +4,8 @@
 //! epoch are right; what is not is [`Frame::Bad`] with the reason. What that means, damage or a
 //! torn tail, is decided by the caller.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{io, sync::Arc};
 
 use larder_types::{Epoch, HybridTime, RegionId, SequenceNumber};
@@ -162,7 +164,7 @@ impl FrameReader {
         Ok(match self.advance()? {
             Next::Record(header, kind, start) => {
                 let RecordHeader { seq, epoch, hybrid, origin, crc, length, .. } = header;
-                let body = &self.buffer[start + RECORD_HEADER_BYTES..start + length as usize];
+                let body = &self.buffer[start..][RECORD_HEADER_BYTES..length as usize];
                 Frame::Record(Record { seq, epoch, hybrid, origin, kind, body, crc })
             }
             Next::Mark(mark) => Frame::Mark(mark),
@@ -185,7 +187,7 @@ impl FrameReader {
     }
 
     fn advance(&mut self) -> io::Result<Next> {
-        let left = self.end - self.offset;
+        let left = self.left_from(self.offset);
         if left == 0 {
             return Ok(Next::End);
         }
@@ -228,9 +230,9 @@ impl FrameReader {
         if let Err(mismatch) = self.chain.admit(&header, kind, epochs) {
             return Ok(Next::Bad(mismatch));
         }
-        let start = (self.offset - self.buffer_offset) as usize;
-        self.frame = start..start + length as usize;
-        self.offset += u64::from(length);
+        let start = self.place_in_buffer();
+        self.frame = start..start.saturating_add(length as usize);
+        self.pass(u64::from(length));
         Ok(Next::Record(header, kind, start))
     }
 
@@ -251,13 +253,13 @@ impl FrameReader {
                 format!("a mark of {}", mark.durable.map_or(0, |seq| seq.as_u64())),
             )));
         }
-        self.offset += MARK_BYTES as u64;
+        self.pass(MARK_BYTES as u64);
         Ok(Next::Mark(mark))
     }
 
     fn footer(&mut self) -> io::Result<Next> {
-        let (sums, base, offset, left) =
-            (self.sums, self.base, self.offset, self.end - self.offset);
+        let (sums, base, offset) = (self.sums, self.base, self.offset);
+        let left = self.left_from(offset);
         let length = Footer::length(self.window(FOOTER_FIXED_BYTES)?);
         let Some(length) = length.filter(|&length| length as u64 <= left) else {
             return Ok(truncated("a footer", FOOTER_FIXED_BYTES as u64, left));
@@ -271,7 +273,7 @@ impl FrameReader {
                 format!("a footer after record {}", footer.last),
             )));
         }
-        self.offset += length as u64;
+        self.pass(length as u64);
         Ok(Next::Footer(footer))
     }
 
@@ -281,15 +283,15 @@ impl FrameReader {
     pub(super) fn find_later_mark(&self) -> io::Result<Option<(u64, SequenceNumber)>> {
         let finder = memmem::Finder::new(&MARK_MAGIC);
         let last = self.chain.next.prev();
-        let left = |offset: u64| usize::try_from(self.end - offset).unwrap_or(usize::MAX);
+        let left = |offset: u64| usize::try_from(self.left_from(offset)).unwrap_or(usize::MAX);
         let mut buffer = vec![0; left(self.offset).min(CHUNK_BYTES + MARK_BYTES)];
         let mut offset = self.offset;
-        while offset + MARK_BYTES as u64 <= self.end {
+        while left(offset) >= MARK_BYTES {
             let wanted = buffer.len().min(left(offset));
             let read = read_full_at(&*self.file, &mut buffer[..wanted], offset)?;
             for at in finder.find_iter(&buffer[..read]) {
                 let Some(bytes) = buffer[at..read].first_chunk() else { continue };
-                let place = offset + at as u64;
+                let place = offset.saturating_add(at as u64);
                 let Ok(mark) = Mark::decode(bytes, self.sums, self.base, place) else { continue };
                 if let Some(durable) = mark.durable.filter(|_| mark.durable > last) {
                     return Ok(Some((place, durable)));
@@ -299,28 +301,42 @@ impl FrameReader {
                 break;
             }
             // A mark that begins in this chunk's last bytes is whole in the next.
-            offset += read.saturating_sub(MARK_BYTES).clamp(1, CHUNK_BYTES) as u64;
+            let passed = read.saturating_sub(MARK_BYTES).clamp(1, CHUNK_BYTES);
+            offset = offset.saturating_add(passed as u64);
         }
         Ok(None)
     }
 
     /// The bytes from the reader's place on, `wanted` of them or as many as there are.
     fn window(&mut self, wanted: usize) -> io::Result<&[u8]> {
-        let wanted = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(wanted);
-        let at = (self.offset - self.buffer_offset) as usize;
-        if self.buffer.len() < at + wanted {
+        let left = usize::try_from(self.left_from(self.offset)).unwrap_or(usize::MAX);
+        let wanted = left.min(wanted);
+        let at = self.place_in_buffer();
+        if self.buffer.len() < at.saturating_add(wanted) {
             self.buffer.drain(..at.min(self.buffer.len()));
             self.buffer_offset = self.offset;
             let held = self.buffer.len();
-            let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
             self.buffer.resize(left.min(wanted.max(CHUNK_BYTES)), 0);
-            let from = self.offset + held as u64;
+            let from = self.offset.saturating_add(held as u64);
             let read = read_full_at(&*self.file, &mut self.buffer[held..], from)?;
-            self.buffer.truncate(held + read);
+            self.buffer.truncate(held.saturating_add(read));
         }
-        let at = (self.offset - self.buffer_offset) as usize;
-        let end = self.buffer.len().min(at + wanted);
-        Ok(&self.buffer[at..end])
+        let there = &self.buffer[self.place_in_buffer()..];
+        Ok(&there[..there.len().min(wanted)])
+    }
+
+    /// Bytes that may be read from `offset` on.
+    const fn left_from(&self, offset: u64) -> u64 {
+        self.end.saturating_sub(offset)
+    }
+
+    /// Where the frame that comes next begins in the buffer.
+    const fn place_in_buffer(&self) -> usize {
+        self.offset.saturating_sub(self.buffer_offset) as usize
+    }
+
+    const fn pass(&mut self, bytes: u64) {
+        self.offset = self.offset.saturating_add(bytes);
     }
 }
 

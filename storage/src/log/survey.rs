@@ -3,6 +3,8 @@
 //!
 //! Recovery acts on what is found here; verification only reports it.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{
     collections::VecDeque,
     io,
@@ -52,7 +54,7 @@ impl Survey {
         let bases = list_segments(fs, dir)?;
         let mut survey = Self { segments: Vec::with_capacity(bases.len()), unborn: None };
         for (at, &base) in bases.iter().enumerate() {
-            let is_last = at + 1 == bases.len();
+            let is_last = Some(&base) == bases.last();
             match survey_segment(fs, dir, base, is_last, at == 0)? {
                 Some(segment) => {
                     survey.check_order(&segment, is_last)?;
@@ -136,7 +138,7 @@ impl Surveyed {
     /// Where its footer begins, or its end if it has none.
     pub(super) fn footer_offset(&self) -> u64 {
         let footer = self.footer.as_ref().map_or(0, Footer::encoded_bytes);
-        self.bytes - footer as u64
+        self.bytes.saturating_sub(footer as u64)
     }
 
     /// A reader of its frames up to an offset. Files are opened when they are read: a log can
@@ -175,12 +177,12 @@ impl Surveyed {
         each: &mut dyn FnMut(Place, Record<'_>) -> Result<(), LogError>,
     ) -> Result<u64, LogError> {
         let mut reader = self.frames(fs, self.bytes)?;
-        let mut marks = 0;
+        let mut marks = 0_u64;
         loop {
             let place = Place::of(&reader);
             match reader.next().map_err(self.io())? {
                 Frame::Record(record) => each(place, record)?,
-                Frame::Mark(_) => marks += 1,
+                Frame::Mark(_) => marks = marks.saturating_add(1),
                 Frame::Footer(footer) if Some(&footer) == self.footer.as_ref() => {
                     if reader.offset() == self.bytes {
                         return Ok(marks);
@@ -210,7 +212,7 @@ impl Surveyed {
             match reader.next().map_err(self.io())? {
                 Frame::Record(_) => scan.marked = false,
                 Frame::Mark(mark) => {
-                    scan.marks += 1;
+                    scan.marks = scan.marks.saturating_add(1);
                     scan.pass_mark(place, mark.durable);
                 }
                 Frame::UnknownKind(kind) => return Err(self.unknown_kind(place.offset, kind)),
@@ -277,9 +279,9 @@ impl Surveyed {
         loop {
             let read = read_full_at(&*file, &mut buffer, offset).map_err(self.io())?;
             if let Some(at) = buffer[..read].iter().rposition(|byte| *byte != 0) {
-                end = offset + at as u64 + 1;
+                end = offset.saturating_add(at as u64).saturating_add(1);
             }
-            offset += read as u64;
+            offset = offset.saturating_add(read as u64);
             if read < buffer.len() {
                 return Ok(end);
             }
@@ -448,21 +450,23 @@ fn read_footer(file: &dyn File, bytes: u64, header: &Header) -> io::Result<Optio
         return Ok(None);
     }
     let mut trailer = [0; FOOTER_TRAILER_BYTES];
-    let read = read_full_at(file, &mut trailer, bytes - FOOTER_TRAILER_BYTES as u64)?;
+    let trailer_at = bytes.saturating_sub(FOOTER_TRAILER_BYTES as u64);
+    let read = read_full_at(file, &mut trailer, trailer_at)?;
     let length = u32_at(&trailer[..read], 0).unwrap_or(0) as usize;
-    let fits = length >= FOOTER_FIXED_BYTES
-        && (length - FOOTER_FIXED_BYTES).is_multiple_of(FOOTER_EPOCH_BYTES)
+    let table = length.checked_sub(FOOTER_FIXED_BYTES);
+    let fits = table.is_some_and(|table| table.is_multiple_of(FOOTER_EPOCH_BYTES))
         && length as u64 <= room;
     if !fits {
         return Ok(None);
     }
-    let offset = bytes - length as u64;
+    let offset = bytes.saturating_sub(length as u64);
     let mut footer = vec![0; length];
     let read = read_full_at(file, &mut footer, offset)?;
     let base = header.chain.next;
     let footer = Footer::decode(&footer[..read], Sums::new(header.id), base, offset);
     Ok(footer.filter(|footer| {
-        footer.last >= base && footer.count == footer.last.as_u64() - base.as_u64() + 1
+        let before_last = footer.last.as_u64().checked_sub(base.as_u64());
+        before_last.is_some_and(|before| footer.count.checked_sub(1) == Some(before))
     }))
 }
 

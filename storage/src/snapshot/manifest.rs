@@ -1,5 +1,7 @@
 //! What a snapshot consists of.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::collections::HashSet;
 
 use larder_types::{HybridTime, Position};

@@ -7,6 +7,8 @@
 //! records of a masked CRC-32C (4), a length (2), a type (1) and a payload, none across a block's
 //! end; what is left of a block under 7 bytes is zeros.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::{fs, io::ErrorKind, path::Path};
 
 use super::error::StateError;
@@ -47,23 +49,26 @@ fn read(file: &Path) -> std::io::Result<Option<Vec<u8>>> {
 
 /// Where the first damaged record begins.
 fn first_damage(bytes: &[u8]) -> Option<u64> {
-    for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-        let mut at = 0;
+    let mut blocks = bytes.chunks(BLOCK_BYTES).peekable();
+    let mut block_at = 0_usize;
+    while let Some(block) = blocks.next() {
+        let mut at = 0_usize;
         while let Some((header, rest)) = block[at..].split_first_chunk::<HEADER_BYTES>() {
             let [c0, c1, c2, c3, l0, l1, kind] = *header;
             let length = usize::from(u16::from_le_bytes([l0, l1]));
             let expected = u32::from_le_bytes([c0, c1, c2, c3]);
             let Some(payload) = rest.get(..length) else {
-                let is_last = (index + 1) * BLOCK_BYTES >= bytes.len();
+                let is_last = blocks.peek().is_none();
                 let cut_short = is_last && !has_another_length(kind, rest, expected);
-                return (!cut_short).then(|| (index * BLOCK_BYTES + at) as u64);
+                return (!cut_short).then_some(block_at.saturating_add(at) as u64);
             };
             let found = mask(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload));
             if found != expected || !TYPES.contains(&kind) {
-                return Some((index * BLOCK_BYTES + at) as u64);
+                return Some(block_at.saturating_add(at) as u64);
             }
-            at += HEADER_BYTES + length;
+            at = at.saturating_add(HEADER_BYTES).saturating_add(length);
         }
+        block_at = block_at.saturating_add(block.len());
     }
     None
 }

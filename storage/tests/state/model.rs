@@ -1,11 +1,11 @@
-//! Random folds, flushes, crashes, checkpoints and compactions against an ordered map.
+//! Random folds, flushes, crashes, compactions, and checkpoints that are gone on with, against an
+//! ordered map.
 //!
 //! `LARDER_FUZZ_SECONDS` bounds the time (default 5); `LARDER_FUZZ_SEED` repeats a run.
 
 use std::{
     collections::BTreeMap,
     env,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use larder_storage::{
 };
 use larder_types::HybridTime;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tempfile::TempDir;
 
 use crate::support::*;
 
@@ -32,15 +33,42 @@ struct Entry {
 
 type Model = BTreeMap<Vec<u8>, Entry>;
 
+/// Each of these must happen so often a run.
+const EACH_MIN: u64 = 10;
+/// A run goes on so many times longer than it should until they have.
+const PATIENCE: u32 = 12;
+
+/// What happened.
+#[derive(Debug, Default)]
+struct Counts {
+    folds: u64,
+    clears: u64,
+    flushes: u64,
+    crashes: u64,
+    checkpoints: u64,
+    compactions: u64,
+    dropped_by_filter: u64,
+}
+
+impl Counts {
+    fn suffice(&self) -> bool {
+        let Self { folds, clears, flushes, crashes, checkpoints, compactions, .. } = self;
+        let each = [folds, clears, flushes, crashes, checkpoints, compactions];
+        each.into_iter().all(|count| *count >= EACH_MIN) && self.dropped_by_filter > 0
+    }
+}
+
 /// The history of one database, and the model's state after each record of it.
 struct Run {
     random: SmallRng,
     options: DatabaseOptions,
+    /// Where the database is.
+    directory: TempDir,
     model: Model,
     last: Applied,
     /// States by sequence number, from the persisted one on.
     history: BTreeMap<u64, (Applied, Model)>,
-    counts: [u64; 6],
+    counts: Counts,
 }
 
 impl Run {
@@ -132,37 +160,50 @@ impl Run {
         if self.random.random_ratio(1, 300) {
             batch.clear();
             self.model.clear();
-            self.counts[5] += 1;
+            self.counts.clears += 1;
         }
         for _ in 0..self.random.random_range(1..10) {
             self.record(&mut batch);
         }
         database.fold(batch, self.last).unwrap();
-        self.counts[0] += 1;
+        self.counts.folds += 1;
+    }
+
+    fn open(&self) -> Database {
+        Database::open(&self.directory.path().join("state"), &self.options).unwrap()
+    }
+
+    fn close(&mut self, database: Database) {
+        self.counts.dropped_by_filter += database.stats().dropped_by_filter;
     }
 
     /// After a crash the state must be one that was, and no older than what was persisted.
-    fn crash(&mut self, database: Database, path: &Path) -> Database {
+    fn crash(&mut self, database: Database) -> Database {
         let persisted = database.persisted().unwrap();
-        drop(database);
-        let database = Database::open(path, &self.options).unwrap();
+        self.close(database);
+        let database = self.open();
         let applied = database.applied().unwrap();
         let seq = |at: Option<Applied>| at.map_or(0, |at| at.position.seq.as_u64());
         assert!(seq(applied) >= seq(persisted));
         let at = self.history.get(&seq(applied)).expect("the state is one of a record's end");
         (self.last, self.model) = at.clone();
         self.history.split_off(&(seq(applied) + 1));
-        self.counts[1] += 1;
+        self.counts.crashes += 1;
         self.compare(&database);
         database
     }
 
-    fn checkpoint(&mut self, database: &Database) {
+    /// The history goes on with the checkpoint, which is of the last record.
+    fn checkpoint(&mut self, database: Database) -> Database {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("checkpoint");
-        assert_eq!(database.checkpoint(&path).unwrap(), self.last);
-        self.compare(&Database::open(&path, &self.options).unwrap());
-        self.counts[2] += 1;
+        assert_eq!(database.checkpoint(&directory.path().join("state")).unwrap(), self.last);
+        self.close(database);
+        self.directory = directory;
+        let database = self.open();
+        assert_eq!(database.persisted().unwrap(), Some(self.last));
+        self.compare(&database);
+        self.counts.checkpoints += 1;
+        database
     }
 
     /// What is alive by the last record's time must be equal; what is not may be there or not.
@@ -206,37 +247,34 @@ fn any_history_with_crashes_and_compactions_equals_the_model() {
     let seed = number("LARDER_FUZZ_SEED").unwrap_or_else(|| SmallRng::from_os_rng().random());
     let budget = Duration::from_secs(number("LARDER_FUZZ_SECONDS").unwrap_or(5));
     println!("LARDER_FUZZ_SEED={seed}");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("state");
     let options = options().with_write_buffer_bytes(SMALL_BUFFER_BYTES);
     let first = applied(1);
     let mut run = Run {
         random: SmallRng::seed_from_u64(seed),
-        options: options.clone(),
+        options,
+        directory: tempfile::tempdir().unwrap(),
         model: Model::new(),
         last: first,
         history: BTreeMap::from([(1, (first, Model::new()))]),
-        counts: [0; 6],
+        counts: Counts::default(),
     };
-    let mut database = Database::open(&path, &options).unwrap();
+    let mut database = run.open();
     database.fold(FoldBatch::new(), first).unwrap();
     database.flush().unwrap();
-    let (start, mut dropped) = (Instant::now(), 0);
-    while start.elapsed() < budget {
+    let start = Instant::now();
+    while start.elapsed() < budget || (!run.counts.suffice() && start.elapsed() < budget * PATIENCE)
+    {
         run.fold(&database);
         match run.random.random_range(0..200) {
             0..8 => {
                 database.flush().unwrap();
-                run.counts[3] += 1;
+                run.counts.flushes += 1;
             }
-            8..12 => {
-                dropped += database.stats().dropped_by_filter;
-                database = run.crash(database, &path);
-            }
-            12..14 => run.checkpoint(&database),
+            8..12 => database = run.crash(database),
+            12..14 => database = run.checkpoint(database),
             14..16 => {
                 database.compact().unwrap();
-                run.counts[4] += 1;
+                run.counts.compactions += 1;
             }
             16..30 => run.compare(&database),
             _ => {}
@@ -246,12 +284,7 @@ fn any_history_with_crashes_and_compactions_equals_the_model() {
         assert_eq!(database.background_errors(), 0);
     }
     run.compare(&database);
-    dropped += database.stats().dropped_by_filter;
-    let [folds, crashes, checkpoints, flushes, compactions, clears] = run.counts;
-    println!(
-        "{folds} folds, {} records, {flushes} flushes, {crashes} crashes, {checkpoints} \
-         checkpoints, {compactions} compactions, {clears} clears, {dropped} dropped by the filter",
-        run.last.position.seq
-    );
-    assert!(crashes > 0 && compactions > 0 && dropped > 0, "the run was too short to mean much");
+    run.close(database);
+    println!("{} records, {:?}", run.last.position.seq, run.counts);
+    assert!(run.counts.suffice(), "too few of something: each at least {EACH_MIN} times");
 }

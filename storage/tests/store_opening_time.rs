@@ -1,0 +1,156 @@
+//! The largest logs that the bounds let stay unapplied open in time, by the wall clock.
+//!
+//! The only test of its file, so that nothing runs beside what it measures.
+
+#![cfg(feature = "state")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod store_support;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use larder_storage::{StoreOptions, Txn, state::DatabaseOptions};
+use larder_types::limits::{
+    LAYER_BYTES_MAX, SEGMENT_BYTES_MAX, UNAPPLIED_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use store_support::{Node, WALL_MS};
+
+const OPENING_MAX: Duration = Duration::from_secs(5);
+/// A machine that others share stalls at times: what took too long is measured once more.
+const STARTS_MAX: u64 = 2;
+/// Of a value with which the bounds on bytes and on changes are reached together.
+const MIDDLING_BYTES: usize = 430;
+
+/// Writes one record, whose keys or fields are the numbers after `number`, which is raised.
+type Write = fn(&mut Txn<'_>, number: &mut u64);
+
+/// As short as it can be where there are so many.
+fn name(number: u64) -> [u8; 5] {
+    number.to_be_bytes()[3..].try_into().unwrap()
+}
+
+fn next(number: &mut u64) -> [u8; 5] {
+    *number += 1;
+    name(*number)
+}
+
+fn string(txn: &mut Txn<'_>, number: &mut u64, bytes: usize) {
+    txn.put_string(&next(number), &vec![b'v'; bytes], None).unwrap();
+}
+
+fn hash(txn: &mut Txn<'_>, number: &mut u64, bytes: usize) {
+    txn.hash_put(&next(number), &[(b"field", &vec![b'v'; bytes])]).unwrap();
+}
+
+fn field(txn: &mut Txn<'_>, number: &mut u64, bytes: usize) {
+    txn.hash_put(b"hash", &[(&next(number), &vec![b'v'; bytes])]).unwrap();
+}
+
+/// As many of the smallest strings as a record can hold.
+fn most_strings(txn: &mut Txn<'_>, number: &mut u64) {
+    while txn.put_string(&name(*number + 1), b"", None).is_ok() {
+        *number += 1;
+    }
+}
+
+/// As many as a record can hold of deletions of what was written first and is still there.
+fn most_deletions(txn: &mut Txn<'_>, number: &mut u64) {
+    let live = (1..=*number).skip_while(|at| txn.view().row(&name(*at)).unwrap().is_none());
+    let mut live = live.collect::<Vec<_>>().into_iter();
+    while live.next().is_some_and(|at| txn.delete(&name(at)).is_ok()) {}
+}
+
+fn append(node: &mut Node, number: &mut u64, write: Write) {
+    let mut txn = node.writer.transaction(WALL_MS);
+    write(&mut txn, number);
+    txn.commit().unwrap();
+    if node.writer.pending_bytes() > 1 << 20 {
+        node.commit();
+    }
+}
+
+/// Writes until one record more would pass a bound of what is unapplied, then `last`.
+fn fill(node: &mut Node, number: &mut u64, bounds: (u64, u64), write: Write, last: Write) {
+    let unapplied = |node: &Node| {
+        let stats = node.store.stats();
+        (stats.unapplied_bytes, stats.unapplied_changes)
+    };
+    let (mut at, mut step) = (unapplied(node), (0, 0));
+    while at.0 + step.0 < bounds.0 && at.1 + step.1 < bounds.1 {
+        append(node, number, write);
+        let now = unapplied(node);
+        (at, step) = (now, (now.0 - at.0, now.1 - at.1));
+    }
+    append(node, number, last);
+    node.commit();
+}
+
+fn options() -> StoreOptions {
+    // Write buffers that RocksDB never finds full: it persists nothing by itself.
+    let database = DatabaseOptions::new(64 << 20, 1 << 30).with_write_buffer_bytes(4 << 30);
+    StoreOptions {
+        segment_bytes: SEGMENT_BYTES_MAX,
+        layer_bytes: LAYER_BYTES_MAX,
+        unapplied_bytes_max: UNAPPLIED_BYTES_MAX,
+        ..StoreOptions::new(database)
+    }
+}
+
+/// The worst that the bounds allow, at the highest that can be configured, in one segment: a layer that is
+/// folded, another that is folded while the first is flushed, and as much unfolded as there may be before
+/// writes wait. Each ends with a record as large as there can be, which comes just before its bound is
+/// reached.
+fn leave_behind(root: &Path, write: Write, lasts: [Write; 3]) -> u64 {
+    let bounds = options();
+    let mut node = Node::open(root, bounds.clone()).unwrap();
+    let mut number = 0;
+    let of_layer = (bounds.layer_bytes, bounds.layer_changes);
+    let of_unapplied = (bounds.unapplied_bytes_max, bounds.unapplied_changes_max);
+    let [first, second, third] = lasts;
+    for last in [first, second] {
+        fill(&mut node, &mut number, of_layer, write, last);
+        node.fold();
+        assert_eq!(node.store.stats().unapplied_records, 0, "it made a layer");
+        assert!(node.folder.owes_flush());
+    }
+    fill(&mut node, &mut number, of_unapplied, write, third);
+    assert!(!node.writer.has_room(), "writes wait");
+    let marks = node.store.watermarks();
+    assert_eq!(marks.persisted, 0, "something was flushed");
+    marks.durable
+}
+
+fn opens_in_time(what: &str, write: Write, lasts: [Write; 3]) {
+    let root = tempfile::tempdir().unwrap();
+    let durable = leave_behind(root.path(), write, lasts);
+    let in_time = (0..STARTS_MAX).any(|start| {
+        let began = Instant::now();
+        let node = Node::open(root.path(), options()).unwrap();
+        let took = began.elapsed();
+        let (records, bytes) = (node.replayed, node.store.log().bytes() >> 20);
+        let changes = node.store.stats().unapplied_changes;
+        println!("{what}: {records} records, {changes} changes, {bytes} MiB, opened in {took:?}");
+        assert_eq!(records, durable + start, "with the record of each epoch that a start begins");
+        if took >= OPENING_MAX {
+            println!("{what}: that is too long; measured once more");
+        }
+        took < OPENING_MAX
+    });
+    assert!(in_time, "{what}: no start took less than {OPENING_MAX:?}");
+}
+
+#[test]
+fn the_largest_unapplied_log_opens_in_time() {
+    let rows: [Write; 3] = [most_strings; 3];
+    opens_in_time("tiny strings", |txn, number| string(txn, number, 1), rows);
+    let deletions: [Write; 3] = [most_strings, most_deletions, most_strings];
+    opens_in_time("tiny strings, and deletions", |txn, number| string(txn, number, 1), deletions);
+    opens_in_time("tiny hashes", |txn, number| hash(txn, number, 1), rows);
+    opens_in_time("tiny fields of one hash", |txn, number| field(txn, number, 1), rows);
+    opens_in_time("middling hashes", |txn, number| hash(txn, number, MIDDLING_BYTES), rows);
+    opens_in_time("large strings", |txn, number| string(txn, number, VALUE_BYTES_MAX), rows);
+    opens_in_time("large fields", |txn, number| field(txn, number, VALUE_BYTES_MAX), rows);
+}
