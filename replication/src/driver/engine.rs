@@ -73,7 +73,7 @@ pub(super) enum Input {
         answer: oneshot::Sender<Result<Outcome, Refusal>>,
     },
     Reach {
-        seq: SequenceNumber,
+        written: Option<Position>,
         need: Need,
         deadline: Time,
         answer: oneshot::Sender<(bool, u32)>,
@@ -333,10 +333,10 @@ impl Engine {
                 self.requests.insert(request, answer);
                 self.events.push_back(Event::Request { request, what });
             }
-            Input::Reach { seq, need, deadline, answer } => {
+            Input::Reach { written, need, deadline, answer } => {
                 let request = self.next_request();
                 self.reaches.insert(request, answer);
-                self.events.push_back(Event::Await { request, seq, need, deadline });
+                self.events.push_back(Event::Await { request, written, need, deadline });
             }
             Input::Status(answer) => {
                 let _ = answer.send(self.core.status(self.clock.now()));

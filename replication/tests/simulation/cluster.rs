@@ -93,7 +93,7 @@ impl Cluster {
             queue: Queue::new(),
             book: Book::default(),
             snapshots: Snapshots::default(),
-            clients: Clients::default(),
+            clients: Clients::new(seed),
             operator: Operator::default(),
             lost_disks: Vec::new(),
             forced_terms: BTreeSet::new(),
@@ -260,7 +260,7 @@ impl Process {
             rewinding: false,
             retain: None,
             waiting: Default::default(),
-            raised: Default::default(),
+            asked: Default::default(),
         }
     }
 

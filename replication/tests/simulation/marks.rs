@@ -29,11 +29,13 @@ pub(crate) enum Mark {
     MemberRemoved,
     LateMessage,
     AcknowledgedThenParted,
+    WaitedFor,
+    WaitedForLost,
 }
 
 impl Mark {
     /// Every mark.
-    pub(crate) const EACH: [Self; 26] = [
+    pub(crate) const EACH: [Self; 28] = [
         Self::Promotion,
         Self::ForcedPromotion,
         Self::PromotionRefused,
@@ -60,6 +62,8 @@ impl Mark {
         Self::MemberRemoved,
         Self::LateMessage,
         Self::AcknowledgedThenParted,
+        Self::WaitedFor,
+        Self::WaitedForLost,
     ];
 }
 

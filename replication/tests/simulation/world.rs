@@ -100,7 +100,10 @@ impl Cluster {
         match turn {
             Turn::Write if !self.clients.resting => self.write(),
             Turn::Write => {}
-            Turn::Read => self.read(),
+            Turn::Read => {
+                self.read();
+                self.wait();
+            }
             Turn::GiveUp(write) => self.give_up(write),
             Turn::Restart(node) if self.nodes[node].process.is_none() => self.start(node),
             Turn::Restart(_) => {}
