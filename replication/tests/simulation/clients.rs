@@ -179,6 +179,12 @@ impl Cluster {
         let write = &mut self.clients.writes[number];
         if write.reply == Reply::Pending && write.committed && write.reached {
             write.reply = Reply::Acknowledged;
+            self.marks.reach(match write.level {
+                AckLevel::Local => Mark::AcknowledgedAtLocal,
+                AckLevel::Near => Mark::AcknowledgedAtNear,
+                AckLevel::Majority => Mark::AcknowledgedAtMajority,
+                AckLevel::All => Mark::AcknowledgedAtAll,
+            });
             self.facts.push(Fact::Acknowledged { write: number });
         }
     }
