@@ -307,7 +307,7 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, input: Input) {
+    pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Connected(fresh) => {
                 let (link, peer) = self.links.open(*fresh);

@@ -131,7 +131,7 @@ pub fn start(options: Options, found: Found, port: Port) -> Result<(Driver, Thre
     }
 }
 
-fn engine(
+pub(super) fn engine(
     options: Options,
     found: Found,
     port: Port,
