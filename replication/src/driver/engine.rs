@@ -23,7 +23,7 @@ use super::{
     log_state, packing,
     rewind::{Rewinding, Worked, marker_of},
     served::Served,
-    snapshot::{Fetched, Given, Pace},
+    snapshot::{Fetched, Gathering, Given, Pace},
     standing::Keeper,
     works::Works,
 };
@@ -150,6 +150,7 @@ pub(super) struct Engine {
     pub(super) ending: Option<u64>,
     pub(super) served: Served,
     pub(super) pace: Pace,
+    pub(super) gathering: Gathering,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
