@@ -164,9 +164,10 @@ pub enum Action {
     Reached {
         /// The waiter.
         request: RequestId,
-        /// Whether the need was met before the deadline, in this epoch.
+        /// Whether the need was met before the deadline, in this epoch. If not, the record may be
+        /// lost, or get there yet.
         reached: bool,
-        /// Replicas beside the master that have the record.
+        /// Replicas beside the master that are known to have the record.
         replicas: u32,
     },
     /// Answers [`Event::Request`](super::Event::Request).

@@ -5,7 +5,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use larder_types::AckLevel;
+use larder_types::{AckLevel, Position};
 
 use super::{Action, Core, Member, Need, Part, ReplicaSet, RequestId, Time, planted::planted};
 
@@ -229,11 +229,19 @@ impl Core {
     }
 
     /// Somebody waits for a record.
-    pub(super) fn on_await(&mut self, request: RequestId, seq: u64, need: Need, deadline: Time) {
-        let added = match &mut self.part {
-            Part::Leading(leading) => leading.awaits.add(request, seq, need, deadline),
-            _ => false,
-        };
+    pub(super) fn on_await(
+        &mut self,
+        request: RequestId,
+        written: Option<Position>,
+        need: Need,
+        deadline: Time,
+    ) {
+        let by_number = planted!(self.config, AwaitedByNumber);
+        let added = self.leading_mut().is_some_and(|(log, leading)| {
+            let seq = written.map_or(1, |written| written.seq.as_u64());
+            let is_here = written.is_none_or(|written| leading.has(log, written)) || by_number;
+            is_here && leading.awaits.add(request, seq, need, deadline)
+        });
         if added {
             self.answer_awaits();
         } else {

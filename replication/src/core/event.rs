@@ -138,12 +138,13 @@ pub enum Event {
         why: String,
     },
     /// Somebody waits until a record has been acknowledged further than the namespace's level
-    /// asks. Answered by [`Action::Reached`](super::Action::Reached), by `deadline` at the latest.
+    /// asks. Answered by [`Action::Reached`](super::Action::Reached), by `deadline` at the latest; at
+    /// once where the record is not in this node's log, or this node is not the master.
     Await {
         /// Named in the answer.
         request: RequestId,
-        /// The record; one that this node wrote in its current epoch.
-        seq: SequenceNumber,
+        /// The record; any at all for `None`.
+        written: Option<Position>,
         /// How far it has to get.
         need: Need,
         /// When to give up.

@@ -65,6 +65,12 @@ impl Leading {
         log.set().is_none_or(|placed| self.settled >= placed.seq.max(self.first).as_u64())
     }
 
+    /// Whether this very record is in the log, or on its way to the disk; of one that is older than
+    /// the log's table of epochs nobody knows. It stays there as long as this node leads.
+    pub(super) fn has(&self, log: &LogView, record: Position) -> bool {
+        record.epoch == self.epoch || log.holds(record)
+    }
+
     /// What each member has, and the master, which may be none.
     pub(super) fn holdings<'a>(&'a self, config: &'a Config, log: &'a LogView) -> Holdings<'a> {
         let acked = |slave: &Slave| slave.acked.map_or(0, |acked| acked.seq.as_u64());

@@ -196,8 +196,8 @@ impl Core {
             }
             Event::SnapshotInstalled(state) => self.on_snapshot_installed(state),
             Event::SnapshotFailed { link, why } => self.on_snapshot_failed(link, why),
-            Event::Await { request, seq, need, deadline } => {
-                self.on_await(request, seq.as_u64(), need, deadline);
+            Event::Await { request, written, need, deadline } => {
+                self.on_await(request, written, need, deadline);
             }
             Event::Request { request, what } => self.on_request(request, what),
             Event::Digested { at, digest } => self.on_digested(at, digest),

@@ -53,12 +53,14 @@ pub enum Planted {
     RewindWithoutMarker,
     /// The clock stands still with the process.
     ClockStandsStill,
+    /// Whoever waits for a record is told of the one with its number.
+    AwaitedByNumber,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Planted {
     /// Every fault.
-    pub const EACH: [Self; 14] = [
+    pub const EACH: [Self; 15] = [
         Self::PositionWithoutEpoch,
         Self::AckBeforeFsync,
         Self::CutToShorterUpstream,
@@ -73,5 +75,6 @@ impl Planted {
         Self::DetachedLeavesDenominator,
         Self::RewindWithoutMarker,
         Self::ClockStandsStill,
+        Self::AwaitedByNumber,
     ];
 }

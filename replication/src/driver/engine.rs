@@ -23,7 +23,7 @@ use super::{
     log_state, packing,
     rewind::{Rewinding, Worked, marker_of},
     served::Served,
-    snapshot::{Fetched, Given, Pace},
+    snapshot::{Fetched, Gathering, Given, Pace},
     standing::Keeper,
     works::Works,
 };
@@ -73,7 +73,7 @@ pub(super) enum Input {
         answer: oneshot::Sender<Result<Outcome, Refusal>>,
     },
     Reach {
-        seq: SequenceNumber,
+        written: Option<Position>,
         need: Need,
         deadline: Time,
         answer: oneshot::Sender<(bool, u32)>,
@@ -150,6 +150,7 @@ pub(super) struct Engine {
     pub(super) ending: Option<u64>,
     pub(super) served: Served,
     pub(super) pace: Pace,
+    pub(super) gathering: Gathering,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
@@ -307,7 +308,7 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, input: Input) {
+    pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Connected(fresh) => {
                 let (link, peer) = self.links.open(*fresh);
@@ -333,10 +334,10 @@ impl Engine {
                 self.requests.insert(request, answer);
                 self.events.push_back(Event::Request { request, what });
             }
-            Input::Reach { seq, need, deadline, answer } => {
+            Input::Reach { written, need, deadline, answer } => {
                 let request = self.next_request();
                 self.reaches.insert(request, answer);
-                self.events.push_back(Event::Await { request, seq, need, deadline });
+                self.events.push_back(Event::Await { request, written, need, deadline });
             }
             Input::Status(answer) => {
                 let _ = answer.send(self.core.status(self.clock.now()));

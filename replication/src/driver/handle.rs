@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use larder_types::SequenceNumber;
+use larder_types::{Position, SequenceNumber};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -164,20 +164,21 @@ impl Driver {
         answered.await.map_err(|_| Ending)
     }
 
-    /// Waits until a record that this node wrote has got far enough, for at most `patience`. Answers
-    /// whether it has, and how many replicas beside the master have it.
+    /// Waits until a record, any for `None`, has got far enough, for at most `patience`. Answers whether
+    /// it has, and how many replicas beside the master are known to have it: of a record that was
+    /// taken back, none.
     ///
     /// # Errors
     /// [`Ending`] when the node ends meanwhile.
     pub async fn reach(
         &self,
-        seq: SequenceNumber,
+        written: Option<Position>,
         need: Need,
         patience: Duration,
     ) -> Result<(bool, u32), Ending> {
         let (answer, answered) = oneshot::channel();
         let deadline = self.shared.clock.now() + patience;
-        self.send(Input::Reach { seq, need, deadline, answer }).await?;
+        self.send(Input::Reach { written, need, deadline, answer }).await?;
         answered.await.map_err(|_| Ending)
     }
 

@@ -14,6 +14,8 @@
 
 mod clock;
 mod engine;
+#[cfg(test)]
+mod engine_tests;
 mod error;
 mod feed;
 mod handle;

@@ -279,9 +279,10 @@ impl Engine {
 
     fn fetch_snapshot(&mut self, link: Link, session: Session, log: LogId) {
         let Some(connection) = self.links.connection(link).cloned() else { return };
-        let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
+        let place = (self.directory.clone(), self.gathering.clone());
+        let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let fetched = snapshot::fetch(connection, session, log, directory).await;
+            let fetched = snapshot::fetch(connection, session, log, place).await;
             let fetched = fetched.map(Box::new);
             let _ = inputs.send(Input::SnapshotFetched { link, log, fetched }).await;
         });

@@ -102,7 +102,7 @@ impl Engine {
             Some(Closed::Install(link, log, fetched)) => {
                 let name = format!("before-snapshot-{}", unix_ms());
                 self.work(move || match *fetched {
-                    Fetched::State(incoming) => {
+                    Fetched::State(incoming, _turn) => {
                         let installed = incoming.install(&directory, &database, &name);
                         let installed = installed.map_err(|error| error.to_string());
                         Worked::Installed(link, installed.map(|()| None))

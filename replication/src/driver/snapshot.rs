@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::{
     runtime::Handle,
-    sync::mpsc,
+    sync::{Mutex as Turns, OwnedMutexGuard, mpsc},
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -95,9 +95,14 @@ impl Given {
     }
 }
 
+/// Whose turn it is to gather a snapshot: there is one place for it, and who writes there may go on for a
+/// while after its connection broke.
+pub(super) type Gathering = Arc<Turns<()>>;
+
 /// What a slave has fetched.
 pub(super) enum Fetched {
-    State(Incoming),
+    /// The turn lasts until it is installed.
+    State(Incoming, OwnedMutexGuard<()>),
     Nothing,
 }
 
@@ -234,7 +239,7 @@ pub(super) async fn fetch(
     connection: Connection,
     session: Session,
     log: LogId,
-    directory: Arc<Directory>,
+    (directory, gathering): (Arc<Directory>, Gathering),
 ) -> Result<Fetched, String> {
     let text = |error: larder_net::Error| error.to_string();
     let (mut sender, mut receiver) = connection.open(StreamKind::Snapshot).await.map_err(text)?;
@@ -248,13 +253,7 @@ pub(super) async fn fetch(
     if of != log {
         return Err(format!("a snapshot of log {of}, not of {log}"));
     }
-    let begun = spawn_blocking(move || {
-        let mut incoming = Incoming::begin(&directory, manifest)?;
-        let missing = incoming.missing()?;
-        Ok::<_, SnapshotError>((incoming, missing))
-    });
-    let begun = begun.await.map_err(|error| error.to_string())?;
-    let (incoming, missing) = begun.map_err(|error| error.to_string())?;
+    let (incoming, turn, missing) = begin(directory, gathering, manifest).await?;
     let (file, offset) = missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
     let mut begin = BytesMut::with_capacity(PIECE_HEADER_BYTES);
     begin.put_u64_le(file);
@@ -262,20 +261,39 @@ pub(super) async fn fetch(
     sender.send(begin.freeze()).await.map_err(text)?;
 
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
-    let writing = spawn_blocking(move || write_all(incoming, waiting));
+    let writing = spawn_blocking(move || write_all(incoming, turn, waiting));
     while let Some(piece) = next(&mut receiver).await? {
         if pieces.send(piece).await.is_err() {
             break;
         }
     }
     drop(pieces);
-    writing.await.map_err(|error| error.to_string())?.map(Fetched::State)
+    writing.await.map_err(|error| error.to_string())?
 }
 
+/// What is there of a snapshot, the turn to go on with it, and the place of what comes next.
+type Begun = (Incoming, OwnedMutexGuard<()>, Option<(usize, u64)>);
+
+async fn begin(
+    directory: Arc<Directory>,
+    gathering: Gathering,
+    manifest: Manifest,
+) -> Result<Begun, String> {
+    let turn = gathering.lock_owned().await;
+    let begun = spawn_blocking(move || {
+        let mut incoming = Incoming::begin(&directory, manifest)?;
+        let missing = incoming.missing()?;
+        Ok::<_, SnapshotError>((incoming, turn, missing))
+    });
+    begun.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// Writes what comes, also what came before the connection broke.
 fn write_all(
     mut incoming: Incoming,
+    turn: OwnedMutexGuard<()>,
     mut waiting: mpsc::Receiver<Bytes>,
-) -> Result<Incoming, String> {
+) -> Result<Fetched, String> {
     while let Some(mut piece) = waiting.blocking_recv() {
         let (file, offset) = place(&piece).ok_or("a piece of a snapshot without its place")?;
         piece.advance(PIECE_HEADER_BYTES);
@@ -285,7 +303,7 @@ fn write_all(
         incoming.missing().map_err(|error| error.to_string())?;
     }
     match incoming.missing().map_err(|error| error.to_string())? {
-        None => Ok(incoming),
+        None => Ok(Fetched::State(incoming, turn)),
         Some((file, offset)) => Err(format!("the snapshot ends in file {file} at byte {offset}")),
     }
 }
@@ -304,7 +322,49 @@ fn place(frame: &[u8]) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use larder_storage::{StoreOptions, open, state::DatabaseOptions};
+
     use super::*;
+
+    /// How long something is looked for that must not happen.
+    const A_WHILE: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn a_snapshot_is_gone_on_with_once_all_is_written_that_came_before_the_break() {
+        let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let theirs = Directory::open(theirs.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        options.reserve_bytes = 0;
+        let opened = open(&theirs, options, 1, 1).unwrap();
+        let (mut writer, mut syncer) = (opened.writer, opened.syncer);
+        let mut txn = writer.transaction(1);
+        txn.put_string(b"key", b"value", None).unwrap();
+        txn.commit().unwrap();
+        writer.seal();
+        syncer.commit(writer.take_batch().unwrap()).unwrap();
+        opened.store.stop_folding();
+        opened.folder.run().unwrap();
+        let snapshot = opened.store.snapshot(&theirs, 1).unwrap();
+        let manifest = snapshot.manifest().clone();
+        let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
+        let whole = piece(&snapshot, &sizes, &mut 0, &mut 0).unwrap().await.unwrap().unwrap();
+
+        let (directory, gathering) =
+            (Arc::new(Directory::open(ours.path()).unwrap()), Gathering::default());
+        let begin_again = || begin(directory.clone(), gathering.clone(), manifest.clone());
+        let (incoming, turn, missing) = begin_again().await.unwrap();
+        assert_eq!(missing, Some((0, 0)));
+        let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
+        let writing = spawn_blocking(move || write_all(incoming, turn, waiting));
+        let next = begin_again();
+        tokio::pin!(next);
+        assert!(timeout(A_WHILE, &mut next).await.is_err(), "the one before is not over");
+        pieces.send(whole.clone()).await.unwrap();
+        drop(pieces);
+        let (.., missing) = next.await.unwrap();
+        assert_ne!(missing, Some((0, 0)), "what came is written");
+        assert!(writing.await.unwrap().is_err(), "it is not whole");
+    }
 
     /// Sends for a while, and returns how much that was.
     async fn send_for(pace: &Pace, lasting: Duration) -> u64 {

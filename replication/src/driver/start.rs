@@ -25,7 +25,7 @@ use super::{
     packing::{self, Packer, Unpacker},
     rewind::{Rewinding, marker_of},
     served::Served,
-    snapshot::Pace,
+    snapshot::{Gathering, Pace},
     standing,
     works::Works,
 };
@@ -131,7 +131,7 @@ pub fn start(options: Options, found: Found, port: Port) -> Result<(Driver, Thre
     }
 }
 
-fn engine(
+pub(super) fn engine(
     options: Options,
     found: Found,
     port: Port,
@@ -183,6 +183,7 @@ fn engine(
         ending: None,
         served: Served::default(),
         pace: Pace::default(),
+        gathering: Gathering::default(),
         asked: 0,
         requests: HashMap::new(),
         reaches: HashMap::new(),

@@ -1,10 +1,10 @@
 //! Clients: they write where somebody takes writes, read anywhere, and remember what they were
 //! told.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use larder_replication::core::{Event, Need, ReadGate, RequestId};
-use larder_types::{AckLevel, SequenceNumber};
+use larder_types::AckLevel;
 
 use crate::{
     book::{Body, KEYS, RecordId},
@@ -13,7 +13,8 @@ use crate::{
     marks::Mark,
     network::NodeIndex,
     node::Process,
-    queue::SECOND,
+    queue::{SECOND, Time},
+    random::Random,
     world::Turn,
 };
 
@@ -21,15 +22,39 @@ use crate::{
 const WAITING_MAX: usize = 100;
 
 /// All clients together.
-#[derive(Default)]
 pub(crate) struct Clients {
+    /// For what they ask beside: a run is what it would be without.
+    asking: Random,
     pub(crate) writes: Vec<Write>,
     pub(crate) reads: u64,
     /// No more is written.
     pub(crate) resting: bool,
     next_request: u64,
-    /// Level that was asked for, and when an answer is due, of what was not answered yet.
-    pub(crate) awaited: std::collections::BTreeMap<RequestId, u64>,
+    /// What was asked and not answered yet.
+    pub(crate) awaited: BTreeMap<RequestId, Awaited>,
+}
+
+/// A client waits until a record has got far enough.
+pub(crate) struct Awaited {
+    record: RecordId,
+    need: Need,
+    /// When an answer is due.
+    due: Time,
+    /// The write that is acknowledged by the answer, if any.
+    write: Option<usize>,
+}
+
+impl Clients {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            asking: Random::new(!seed),
+            writes: Vec::new(),
+            reads: 0,
+            resting: false,
+            next_request: 0,
+            awaited: BTreeMap::new(),
+        }
+    }
 }
 
 impl Cluster {
@@ -66,35 +91,68 @@ impl Cluster {
         self.with(node, |process| process.waiting.push_back(number));
         self.queue.after(self.options.ack_timeout, Happening::World(Turn::GiveUp(number)));
         if level > self.options.level {
-            self.await_level(node, number, record, Need::Level(level));
+            self.ask(node, record, Need::Level(level), Some(number));
         }
     }
 
-    fn await_level(&mut self, node: NodeIndex, write: usize, record: RecordId, need: Need) {
+    /// A client asks a master how far a write of any time, written at any node, has got.
+    pub(crate) fn wait(&mut self) {
+        let masters = self.masters();
+        if masters.is_empty() || self.clients.writes.is_empty() {
+            return;
+        }
+        let Clients { asking, writes, .. } = &mut self.clients;
+        let node = asking.pick(&masters);
+        let record = writes[asking.below(writes.len() as u64) as usize].record;
+        let count = asking.between(1, self.nodes.len() as u64 - 1) as u32;
+        let level = asking.pick(&AckLevel::EACH);
+        let need = asking.pick(&[Need::Replicas(count), Need::Level(level)]);
+        if self.nodes[node].paused_until > self.now() {
+            return;
+        }
+        if !self.book.holds(self.nodes[node].disk.log.last(), record) {
+            self.marks.reach(Mark::WaitedForLost);
+        }
+        self.ask(node, record, need, None);
+    }
+
+    fn ask(&mut self, node: NodeIndex, record: RecordId, need: Need, write: Option<usize>) {
         self.clients.next_request += 1;
         let request = RequestId(self.clients.next_request);
         let due = self.now() + self.options.ack_timeout;
-        self.clients.awaited.insert(request, due);
+        self.clients.awaited.insert(request, Awaited { record, need, due, write });
         let timeout = Duration::from_micros(self.options.ack_timeout);
         let deadline = self.nodes[node].clock.read(self.now()) + timeout;
-        let number = self.book.number(Some(record));
-        let seq = SequenceNumber::new(number).expect("records are numbered from 1");
+        let written = Some(self.book.position(record));
         self.with(node, |process| {
-            process.raised.insert(request, write);
+            process.asked.insert(request);
         });
-        self.tell(node, Event::Await { request, seq, need, deadline });
+        self.tell(node, Event::Await { request, written, need, deadline });
     }
 
-    /// The core says whether a raised level was reached.
-    pub(crate) fn reached(&mut self, node: NodeIndex, request: RequestId, reached: bool) {
-        self.clients.awaited.remove(&request);
-        let mut write = None;
-        self.with(node, |process| write = process.raised.remove(&request));
-        let Some(write) = write else { return };
+    /// The core says whether a record has got far enough.
+    pub(crate) fn reached(
+        &mut self,
+        node: NodeIndex,
+        request: RequestId,
+        reached: bool,
+        replicas: u32,
+    ) {
+        self.with(node, |process| {
+            process.asked.remove(&request);
+        });
+        let Some(asked) = self.clients.awaited.remove(&request) else { return };
+        let Awaited { record, need, write, .. } = asked;
+        self.facts.push(Fact::Reached { node, record, need, reached, replicas });
+        let Some(write) = write else {
+            if reached {
+                self.marks.reach(Mark::WaitedFor);
+            }
+            return;
+        };
         if reached {
             self.marks.reach(Mark::RaisedLevelReached);
             self.clients.writes[write].reached = true;
-            self.facts.push(Fact::Reached { write });
             self.acknowledge(write);
         } else {
             self.marks.reach(Mark::RaisedLevelMissed);
@@ -121,6 +179,12 @@ impl Cluster {
         let write = &mut self.clients.writes[number];
         if write.reply == Reply::Pending && write.committed && write.reached {
             write.reply = Reply::Acknowledged;
+            self.marks.reach(match write.level {
+                AckLevel::Local => Mark::AcknowledgedAtLocal,
+                AckLevel::Near => Mark::AcknowledgedAtNear,
+                AckLevel::Majority => Mark::AcknowledgedAtMajority,
+                AckLevel::All => Mark::AcknowledgedAtAll,
+            });
             self.facts.push(Fact::Acknowledged { write: number });
         }
     }
@@ -144,11 +208,10 @@ impl Cluster {
     pub(crate) fn unanswer(&mut self, node: NodeIndex, mark: Mark) {
         let Some(process) = &mut self.nodes[node].process else { return };
         let waiting = std::mem::take(&mut process.waiting);
-        let raised = std::mem::take(&mut process.raised);
-        for request in raised.keys() {
-            self.clients.awaited.remove(request);
-        }
-        for write in waiting.into_iter().chain(raised.into_values()) {
+        let asked = std::mem::take(&mut process.asked);
+        let asked = asked.iter().filter_map(|request| self.clients.awaited.remove(request)?.write);
+        let unanswered: Vec<_> = waiting.into_iter().chain(asked).collect();
+        for write in unanswered {
             self.marks.reach(mark);
             self.leave_unknown(write);
         }
@@ -179,7 +242,7 @@ impl Cluster {
 
     /// Questions that should have been answered long ago.
     pub(crate) fn overdue(&self) -> usize {
-        let late = |&&due: &&u64| due + 2 * SECOND < self.now();
+        let late = |asked: &&Awaited| asked.due + 2 * SECOND < self.now();
         self.clients.awaited.values().filter(late).count()
     }
 }

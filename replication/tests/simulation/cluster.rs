@@ -93,7 +93,7 @@ impl Cluster {
             queue: Queue::new(),
             book: Book::default(),
             snapshots: Snapshots::default(),
-            clients: Clients::default(),
+            clients: Clients::new(seed),
             operator: Operator::default(),
             lost_disks: Vec::new(),
             forced_terms: BTreeSet::new(),
@@ -103,6 +103,14 @@ impl Cluster {
             random,
             options,
         }
+    }
+
+    /// The marks that were reached, those of the network among them.
+    pub(crate) fn all_marks(&self) -> Marks {
+        let mut marks = self.marks.clone();
+        marks.reach_often(Mark::PacketLost, self.network.lost);
+        marks.reach_often(Mark::Overtaken, self.network.overtaken);
+        marks
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -147,6 +155,9 @@ impl Cluster {
         this.life += 1;
         this.paused_until = 0;
         this.clock = Clock { started: now, origin, fast, stood: 0 };
+        if fast != 0 {
+            self.marks.reach(Mark::ClockDrifts);
+        }
         if this.disk.rewind.is_some() {
             self.marks.reach(Mark::RewindInterrupted);
         }
@@ -200,7 +211,12 @@ impl Cluster {
         let this = &mut self.nodes[node];
         this.process = None;
         this.life += 1;
+        let appended = this.disk.log.last();
         this.disk.crash(&mut random);
+        self.marks.reach(Mark::Crashed);
+        if this.disk.log.last() != appended {
+            self.marks.reach(Mark::UnsyncedLost);
+        }
         if self.planted == Some(Planted::RewindWithoutMarker) {
             this.disk.rewind = None;
         }
@@ -260,7 +276,7 @@ impl Process {
             rewinding: false,
             retain: None,
             waiting: Default::default(),
-            raised: Default::default(),
+            asked: Default::default(),
         }
     }
 

@@ -44,7 +44,9 @@ impl Cluster {
             Action::Become(role) => self.become_role(node, role),
             Action::Reads(gate) => self.open_gate(node, gate),
             Action::EndRewind => self.end_rewind(node),
-            Action::Reached { request, reached, .. } => self.reached(node, request, reached),
+            Action::Reached { request, reached, replicas } => {
+                self.reached(node, request, reached, replicas);
+            }
             Action::Answer { request, outcome } => self.answered(request, outcome),
             Action::Alert(alert) => self.alert(node, alert),
             Action::EndSnapshot { link } => self.end_snapshot(node, link),

@@ -1,6 +1,6 @@
 //! What has been promised, seen and done in a run: what the invariants judge.
 
-use larder_replication::core::Alert;
+use larder_replication::core::{Alert, Need};
 use larder_types::{AckLevel, Epoch, Position};
 
 use crate::{
@@ -17,8 +17,8 @@ pub(crate) enum Fact {
     Committed { node: NodeIndex, record: RecordId, master: bool },
     /// A node was told to make visible what it does not hold.
     CommittedWithoutRecord { node: NodeIndex, position: Position },
-    /// A write got as far as its client had asked beyond the namespace's level.
-    Reached { write: usize },
+    /// A client was told whether a record has got as far as it had asked, and who has it.
+    Reached { node: NodeIndex, record: RecordId, need: Need, reached: bool, replicas: u32 },
     /// A client was told that its write is acknowledged at a level.
     Acknowledged { write: usize },
     /// A client read.

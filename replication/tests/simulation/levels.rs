@@ -25,16 +25,27 @@ impl Cluster {
     /// Whether a record is where a level wants it, by the replica set in effect at its master, or
     /// by the one before, which a change under way may still count by.
     pub(crate) fn is_held(&self, level: AckLevel, record: RecordId, master: NodeIndex) -> bool {
-        let disk = &self.nodes[master].disk;
-        if !disk.ever_held(&self.book, record) {
-            return false;
-        }
-        let tip = disk.log.last().max(Some(record));
+        self.nodes[master].disk.ever_held(&self.book, record)
+            && self.sets(record, master).any(|set| self.is_held_by(level, record, master, set))
+    }
+
+    /// How many replicas beside the master have a record, by one of the same two sets.
+    pub(crate) fn holders(&self, record: RecordId, master: NodeIndex) -> usize {
+        let has = |member: &&Member| {
+            member.id.node != self.nodes[master].name && self.has_held(member, record)
+        };
+        let counts = self.sets(record, master).map(|set| set.members.iter().filter(has).count());
+        counts.max().unwrap_or(0)
+    }
+
+    /// The replica set in effect at a master, and the one before.
+    fn sets(&self, record: RecordId, master: NodeIndex) -> impl Iterator<Item = &ReplicaSet> {
+        let tip = self.nodes[master].disk.log.last().max(Some(record));
         let sets = self.book.path(tip).filter_map(|id| match &self.book.get(id).body {
             Body::Replicas(set) => Some(set),
             _ => None,
         });
-        sets.take(2).any(|set| self.is_held_by(level, record, master, set))
+        sets.take(2)
     }
 
     fn is_held_by(

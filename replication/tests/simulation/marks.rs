@@ -29,11 +29,30 @@ pub(crate) enum Mark {
     MemberRemoved,
     LateMessage,
     AcknowledgedThenParted,
+    WaitedFor,
+    WaitedForLost,
+    PacketLost,
+    Overtaken,
+    Repeated,
+    CutOneWay,
+    Isolated,
+    Crashed,
+    UnsyncedLost,
+    Restarted,
+    Blackout,
+    DiskReplaced,
+    DiskRolledBack,
+    StoodBeyondLease,
+    ClockDrifts,
+    AcknowledgedAtLocal,
+    AcknowledgedAtNear,
+    AcknowledgedAtMajority,
+    AcknowledgedAtAll,
 }
 
 impl Mark {
     /// Every mark.
-    pub(crate) const EACH: [Self; 26] = [
+    pub(crate) const EACH: [Self; 45] = [
         Self::Promotion,
         Self::ForcedPromotion,
         Self::PromotionRefused,
@@ -60,16 +79,45 @@ impl Mark {
         Self::MemberRemoved,
         Self::LateMessage,
         Self::AcknowledgedThenParted,
+        Self::WaitedFor,
+        Self::WaitedForLost,
+        Self::PacketLost,
+        Self::Overtaken,
+        Self::Repeated,
+        Self::CutOneWay,
+        Self::Isolated,
+        Self::Crashed,
+        Self::UnsyncedLost,
+        Self::Restarted,
+        Self::Blackout,
+        Self::DiskReplaced,
+        Self::DiskRolledBack,
+        Self::StoodBeyondLease,
+        Self::ClockDrifts,
+        Self::AcknowledgedAtLocal,
+        Self::AcknowledgedAtNear,
+        Self::AcknowledgedAtMajority,
+        Self::AcknowledgedAtAll,
     ];
 }
 
 /// How often each mark was reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Marks([u64; Mark::EACH.len()]);
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self([0; Mark::EACH.len()])
+    }
+}
 
 impl Marks {
     pub(crate) fn reach(&mut self, mark: Mark) {
         self.0[mark as usize] += 1;
+    }
+
+    pub(crate) fn reach_often(&mut self, mark: Mark, times: u64) {
+        self.0[mark as usize] += times;
     }
 
     pub(crate) fn add(&mut self, other: &Self) {

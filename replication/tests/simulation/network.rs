@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) open: [bool; 2],
     /// When the last message sent by that end on that stream arrives.
     last: [[Time; STREAMS]; 2],
+    /// The number of the last message of that end that was heard on that stream.
+    heard: [[u64; STREAMS]; 2],
 }
 
 /// A message under way.
@@ -51,6 +53,8 @@ pub(crate) struct Parcel<M> {
     /// The end that sent it.
     pub(crate) from: usize,
     pub(crate) message: M,
+    /// Counts the messages of a run.
+    pub(crate) number: u64,
     /// Whether it is a copy, which only a connection that is gone lets through.
     pub(crate) again: bool,
 }
@@ -60,13 +64,19 @@ pub(crate) struct Network<M> {
     links: Vec<Vec<Link>>,
     connections: BTreeMap<ConnectionId, Connection>,
     next: ConnectionId,
+    /// Messages that were sent.
+    pub(crate) sent: u64,
     held: Vec<(NodeIndex, NodeIndex, usize, Parcel<M>)>,
+    /// Packets that were lost, and messages that overtook one of another stream.
+    pub(crate) lost: u64,
+    pub(crate) overtaken: u64,
     random: Random,
 }
 
 impl<M> Network<M> {
     pub(crate) fn new(links: Vec<Vec<Link>>, random: Random) -> Self {
-        Self { links, connections: BTreeMap::new(), next: 1, held: Vec::new(), random }
+        let (connections, held) = (BTreeMap::new(), Vec::new());
+        Self { links, connections, next: 1, sent: 0, held, lost: 0, overtaken: 0, random }
     }
 
     pub(crate) fn link(&mut self, from: NodeIndex, to: NodeIndex) -> &mut Link {
@@ -82,6 +92,7 @@ impl<M> Network<M> {
         let link = self.links[from][to];
         let mut time = link.delay + self.random.between(0, link.jitter);
         while link.loss > 0 && self.random.chance(link.loss) {
+            self.lost += 1;
             time += 2 * link.delay + self.random.between(10 * MS, 60 * MS);
         }
         time
@@ -91,7 +102,8 @@ impl<M> Network<M> {
     pub(crate) fn connect(&mut self, nodes: [NodeIndex; 2], lives: [u64; 2]) -> ConnectionId {
         let id = self.next;
         self.next += 1;
-        let connection = Connection { nodes, lives, open: [true, true], last: Default::default() };
+        let (last, heard) = Default::default();
+        let connection = Connection { nodes, lives, open: [true, true], last, heard };
         self.connections.insert(id, connection);
         id
     }
@@ -104,6 +116,16 @@ impl<M> Network<M> {
     pub(crate) fn close(&mut self, id: ConnectionId, end: usize) -> bool {
         let connection = self.connections.get_mut(&id).expect("connections are never forgotten");
         std::mem::replace(&mut connection.open[end], false)
+    }
+
+    /// Notes that a message is heard; whether it was heard before.
+    pub(crate) fn hear(&mut self, stream: usize, parcel: &Parcel<M>) -> bool {
+        let connection = self.connections.get_mut(&parcel.connection);
+        let connection = connection.expect("connections are never forgotten");
+        let heard = &mut connection.heard[parcel.from][stream];
+        let again = parcel.number <= *heard;
+        *heard = parcel.number.max(*heard);
+        again
     }
 
     /// The connections that `node` uses, and its end of each.
@@ -129,9 +151,11 @@ impl<M> Network<M> {
         }
         let travel = self.travel(source, target);
         let connection = self.connections.get_mut(&connection).expect("it was looked up above");
-        let last = &mut connection.last[from][stream];
-        *last = (now + travel).max(*last);
-        Sent::Arrives(*last, parcel)
+        let arrives = (now + travel).max(connection.last[from][stream]);
+        connection.last[from][stream] = arrives;
+        let others = connection.last[from].iter();
+        self.overtaken += u64::from(others.into_iter().any(|&last| last > arrives));
+        Sent::Arrives(arrives, parcel)
     }
 
     /// Takes what a cut in this direction has held back, in the order in which it was sent.

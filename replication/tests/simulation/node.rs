@@ -1,6 +1,6 @@
 //! A node: a disk, a clock, and while it runs a process with a core in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use larder_replication::core::{
     Boot, Core, Link, LogState, PlacedSet, ReadGate, RequestId, Role, Time as Stamp,
@@ -69,8 +69,8 @@ pub(crate) struct Process {
     pub(crate) retain: Option<Option<SequenceNumber>>,
     /// Writes that wait for their commit, by their number among all writes.
     pub(crate) waiting: VecDeque<usize>,
-    /// Writes that wait for a level above the namespace's, and whether that was reached.
-    pub(crate) raised: BTreeMap<RequestId, usize>,
+    /// What clients wait for here.
+    pub(crate) asked: BTreeSet<RequestId>,
 }
 
 impl Node {

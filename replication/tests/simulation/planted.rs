@@ -11,6 +11,7 @@ use crate::{run::run, seeds::over};
 const fn budget(fault: Planted) -> u64 {
     match fault {
         Planted::AckBeforeFsync
+        | Planted::AwaitedByNumber
         | Planted::CutToShorterUpstream
         | Planted::DetachedLeavesDenominator
         | Planted::EmptyDiskVotes

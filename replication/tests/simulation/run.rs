@@ -65,10 +65,10 @@ pub(crate) fn run(seed: u64, planted: Option<Planted>, traced: bool) -> Result<S
     }
     match outcome {
         Ok(()) => Ok(Seen {
+            marks: cluster.all_marks(),
             acknowledged: cluster.acknowledged().count() as u64,
             reads: cluster.clients.reads,
             trace: cluster.trace.hash(),
-            marks: cluster.marks,
         }),
         Err((what, why)) => Err(Failure { seed, at: cluster.queue.now(), what, why }),
     }

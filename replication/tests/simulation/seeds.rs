@@ -66,6 +66,7 @@ fn whatever_breaks_the_invariants_hold_and_the_cluster_comes_to_rest() {
     }
     let missed: Vec<_> = Mark::EACH.into_iter().filter(|&it| sum.marks.count(it) == 0).collect();
     assert!(count < MARKS_FROM || missed.is_empty(), "never reached: {missed:?}");
+    assert!(sum.twice >= count / TWICE, "only {} were run twice", sum.twice);
 }
 
 /// The same seed does the same, to the last message.

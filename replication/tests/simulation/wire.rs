@@ -49,8 +49,9 @@ impl Cluster {
         if !self.network.connection(connection).open[from] {
             return;
         }
-        let stream = usize::from(message.stream() == Stream::Log);
-        self.put(stream, Parcel { connection, from, message, again: false });
+        self.network.sent += 1;
+        let number = self.network.sent;
+        self.put(stream_of(&message), Parcel { connection, from, message, number, again: false });
     }
 
     fn put(&mut self, stream: usize, parcel: Parcel<Message>) {
@@ -76,7 +77,7 @@ impl Cluster {
     /// had come over the connection that took its place. One that comes again on a connection
     /// that stands is dropped, as QUIC does.
     pub(crate) fn arrive(&mut self, parcel: Parcel<Message>) {
-        let Parcel { connection, from, ref message, again } = parcel;
+        let Parcel { connection, from, ref message, again, .. } = parcel;
         let (end, about) = (1 - from, self.network.connection(connection));
         let node = about.nodes[end];
         if self.nodes[node].process.is_none() || self.nodes[node].life != about.lives[end] {
@@ -91,10 +92,12 @@ impl Cluster {
         if open == again || (!open && !self.random.chance(self.options.faults.late.max(1))) {
             return;
         }
-        let mut on = connection;
+        let (mut on, peer) = (connection, about.nodes[from]);
+        if self.network.hear(stream_of(message), &parcel) {
+            self.marks.reach(Mark::Repeated);
+        }
         if !open {
             self.marks.reach(Mark::LateMessage);
-            let peer = about.nodes[from];
             let of_session = matches!(message, Message::Ack { .. } | Message::Records(_));
             on = self.newer_connection(node, peer).filter(|_| of_session).unwrap_or(connection);
         }
@@ -155,4 +158,8 @@ impl Cluster {
     fn end_of(&self, connection: ConnectionId, node: NodeIndex) -> usize {
         usize::from(self.network.connection(connection).nodes[1] == node)
     }
+}
+
+fn stream_of(message: &Message) -> usize {
+    usize::from(message.stream() == Stream::Log)
 }

@@ -7,6 +7,7 @@ use crate::{
     book::RecordId,
     cluster::{Cluster, Happening},
     disk::Disk,
+    marks::Mark,
     network::NodeIndex,
     node::newest_set,
     queue::{MS, SECOND, Time},
@@ -100,9 +101,15 @@ impl Cluster {
         match turn {
             Turn::Write if !self.clients.resting => self.write(),
             Turn::Write => {}
-            Turn::Read => self.read(),
+            Turn::Read => {
+                self.read();
+                self.wait();
+            }
             Turn::GiveUp(write) => self.give_up(write),
-            Turn::Restart(node) if self.nodes[node].process.is_none() => self.start(node),
+            Turn::Restart(node) if self.nodes[node].process.is_none() => {
+                self.marks.reach(Mark::Restarted);
+                self.start(node);
+            }
             Turn::Restart(_) => {}
             Turn::Mend { from, to } => self.mend(from, to),
             _ if self.now() >= self.options.faulty => {}
@@ -111,6 +118,7 @@ impl Cluster {
                 self.crash_for_a_while(node, SECOND);
             }
             Turn::Blackout => {
+                self.marks.reach(Mark::Blackout);
                 (0..self.nodes.len()).for_each(|node| self.crash_for_a_while(node, SECOND));
             }
             Turn::Strike(node) => self.crash_for_a_while(node, SECOND),
@@ -126,15 +134,22 @@ impl Cluster {
                     this.clock.stood += end.saturating_sub(this.paused_until.max(now));
                 }
                 this.paused_until = end;
+                if end > now + self.options.lease {
+                    self.marks.reach(Mark::StoodBeyondLease);
+                }
             }
             Turn::Cut => {
                 let (from, to) = (self.any_node(), self.any_node());
                 let time = self.random.around(2 * SECOND);
                 self.cut(from, to, time);
+                if from != to && !self.network.is_cut(to, from) {
+                    self.marks.reach(Mark::CutOneWay);
+                }
             }
             Turn::Isolate => {
                 let node = self.any_node();
                 let time = self.random.around(4 * SECOND);
+                self.marks.reach(Mark::Isolated);
                 for other in 0..self.nodes.len() {
                     self.cut(node, other, time);
                     self.cut(other, node, time);
@@ -227,9 +242,13 @@ impl Cluster {
         let led = self.nodes[node].disk.standing.read().is_some_and(|it| it.led > 0);
         if !led && self.random.chance(300) {
             self.nodes[node].disk.roll_back(&self.book, &mut self.random);
+            if self.nodes[node].disk.rolled_back.is_some() {
+                self.marks.reach(Mark::DiskRolledBack);
+            }
             self.trace.note(self.queue.now(), node, || "loses what it had synced".to_owned());
             return;
         }
+        self.marks.reach(Mark::DiskReplaced);
         self.trace.note(self.queue.now(), node, || "loses its disk".to_owned());
         let blank = Disk::new(DiskId(self.random.bits()));
         let lost = std::mem::replace(&mut self.nodes[node].disk, blank);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_replication::core::Need;
 use larder_resp::Request;
-use larder_types::SequenceNumber;
+use larder_types::Position;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{Connection, End};
@@ -43,19 +43,15 @@ impl Connection {
                  replicas are just local and are not propagated.",
             )));
         }
-        if self.has_lost_its_write() {
-            self.writer().integer(0);
-            return Ok(Ok(()));
-        }
         let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
         let patience = if may_block { timeout } else { Duration::ZERO };
         if wanted > 0 && may_block {
             self.send().await?;
         }
-        let seq = self.session.last_write.map_or(SequenceNumber::FIRST, |written| written.seq);
+        let written = self.session.last_write;
         let waited = async {
             match &node.replica {
-                Some(replica) => have(replica, seq, wanted, patience).await,
+                Some(replica) => have(replica, written, wanted, patience).await,
                 None if wanted == 0 => 0,
                 None => {
                     tokio::time::sleep(patience).await;
@@ -70,15 +66,6 @@ impl Connection {
         };
         self.writer().integer(have.into());
         Ok(Ok(()))
-    }
-
-    /// Whether the last write of this connection was taken back since: nobody will have it, though
-    /// the log may have got as far again.
-    fn has_lost_its_write(&self) -> bool {
-        let Some(position) = self.session.last_write else { return false };
-        let store = self.shard().store();
-        let token = Token { log: store.log().id(), position };
-        matches!(token.whereabouts(&store), Whereabouts::Lost)
     }
 
     /// `KV.AFTER token timeout-ms`: until this node shows the write that the token names. Answers
@@ -147,8 +134,13 @@ impl Connection {
     }
 }
 
-async fn have(replica: &Replica, seq: SequenceNumber, wanted: u32, patience: Duration) -> u32 {
-    let reached = replica.driver.reach(seq, Need::Replicas(wanted), patience).await;
+async fn have(
+    replica: &Replica,
+    written: Option<Position>,
+    wanted: u32,
+    patience: Duration,
+) -> u32 {
+    let reached = replica.driver.reach(written, Need::Replicas(wanted), patience).await;
     reached.map_or(0, |(_, replicas)| replicas)
 }
 

@@ -103,7 +103,7 @@ impl Replica {
     /// time.
     pub async fn reach(&self, written: Position, level: AckLevel) -> bool {
         let need = Need::Level(level);
-        let reached = self.driver.reach(written.seq, need, self.ack_timeout).await;
+        let reached = self.driver.reach(Some(written), need, self.ack_timeout).await;
         let reached = reached.is_ok_and(|(reached, _)| reached);
         if !reached {
             self.unreached.fetch_add(1, Ordering::Relaxed);

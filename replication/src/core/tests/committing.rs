@@ -122,7 +122,7 @@ fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
         world.nodes[at].disk_hangs = true;
     }
     world.write(0, 1);
-    let seq = sequence(world.tail(0));
+    let written = world.last(0);
     let deadline = world.now + SECOND;
     let needs = [
         Need::Level(AckLevel::Local),
@@ -133,7 +133,7 @@ fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
     ];
     for (number, need) in (0..).zip(needs) {
         let request = RequestId(number);
-        world.tell(0, Event::Await { request, seq, need, deadline });
+        world.tell(0, Event::Await { request, written, need, deadline });
     }
     assert_eq!(world.nodes[0].reached, [(0, true)].into());
     world.nodes[1].disk_hangs = false;
@@ -142,6 +142,26 @@ fn whoever_asks_for_more_waits_for_it_or_for_the_deadline() {
     world.run(SECOND);
     let given_up = [2, 4].map(|request| world.nodes[0].reached[&request]);
     assert_eq!(given_up, [false, false]);
+}
+
+#[test]
+fn nobody_is_told_that_others_have_a_write_that_was_taken_back() {
+    let mut world = World::parted();
+    let parted = world.last(0);
+    world.heal();
+    world.run(5 * SECOND);
+    world.switch(1, 0, 2);
+    world.run(2 * SECOND);
+    assert_eq!(world.masters(), [0]);
+    world.write(0, 20);
+    assert!(parted.is_some_and(|parted| parted.seq.as_u64() < world.tail(0)));
+    let inherited = Some(world.nodes[0].log.as_ref().unwrap()[2].position);
+    let deadline = world.now + SECOND;
+    for (number, written) in (0..).zip([parted, inherited, world.last(0), None]) {
+        let (request, need) = (RequestId(number), Need::Replicas(2));
+        world.tell(0, Event::Await { request, written, need, deadline });
+    }
+    assert_eq!(world.nodes[0].reached, [(0, false), (1, true), (2, true), (3, true)].into());
 }
 
 #[test]

@@ -596,6 +596,12 @@ impl World {
         self.nodes[at].log.as_ref().map_or(0, |log| log.len() as u64)
     }
 
+    /// The last record of a node's log.
+    pub(super) fn last(&self, at: usize) -> Option<Position> {
+        let log = self.nodes[at].log.as_ref()?;
+        log.last().map(|last| last.position)
+    }
+
     pub(super) fn term(&self, at: usize) -> u32 {
         self.core(at).status(self.now).epoch.map_or(0, |epoch| epoch.term)
     }

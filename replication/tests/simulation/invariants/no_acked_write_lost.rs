@@ -1,6 +1,9 @@
 //! An acknowledged write is, when it is acknowledged, where its level says; it stands on one line
 //! with every write acknowledged before it; and at the end it is in the log: unless an operator
-//! forced a promotion past it. And no copy of one is cut that a master counts on.
+//! forced a promotion past it. And no copy of one is cut that a master counts on. Nobody is told that a
+//! write has got further than it has.
+
+use larder_replication::core::Need;
 
 use super::Invariant;
 use crate::{book::RecordId, cluster::Cluster, history::Fact, network::NodeIndex};
@@ -17,15 +20,8 @@ impl Invariant for NoAckedWriteLost {
 
     fn see(&mut self, fact: &Fact, cluster: &Cluster) -> Result<(), String> {
         match *fact {
-            Fact::Reached { write } => {
-                let write = &cluster.clients.writes[write];
-                match cluster.is_held(write.level, write.record, write.node) {
-                    true => Ok(()),
-                    false => {
-                        let position = cluster.book.position(write.record);
-                        Err(format!("{position} has not reached {}, as was said", write.level))
-                    }
-                }
+            Fact::Reached { node, record, need, reached, replicas } => {
+                was_told_truly(node, record, need, reached, replicas, cluster)
             }
             Fact::Acknowledged { write } => {
                 let write = &cluster.clients.writes[write];
@@ -48,6 +44,35 @@ impl Invariant for NoAckedWriteLost {
             Fact::Settled => all_are_there(cluster),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whoever asked how far a write has got was told no more than there is: nothing of one that the
+/// master's log does not hold, whatever is there in its place.
+fn was_told_truly(
+    master: NodeIndex,
+    record: RecordId,
+    need: Need,
+    reached: bool,
+    replicas: u32,
+    cluster: &Cluster,
+) -> Result<(), String> {
+    let position = cluster.book.position(record);
+    let is_here = cluster.book.holds(cluster.nodes[master].disk.log.last(), record);
+    if !is_here && (reached || replicas > 0) {
+        return Err(format!("{replicas} are said to have {position}, which {master} has not"));
+    }
+    let holders = cluster.holders(record, master);
+    if replicas as usize > holders {
+        return Err(format!("{replicas} are said to have {position}, not {holders}"));
+    }
+    let is_met = match need {
+        Need::Level(level) => cluster.is_held(level, record, master),
+        Need::Replicas(count) => holders >= count as usize,
+    };
+    match is_met || !reached {
+        true => Ok(()),
+        false => Err(format!("{position} has not reached {need:?}, as was said")),
     }
 }
 
