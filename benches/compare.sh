@@ -31,7 +31,7 @@ done
 [ "$pairs" -ge 5 ] || die "--pairs $pairs: the medians of fewer than 5 say nothing"
 [ "${#lines[@]}" -gt 0 ] || lines=(set-p1 set-p16 get-p1 get-p16 set1k-p1 set1k-p16 get1k-p1 get1k-p16 incr hset hget mset)
 
-install_packages "the peer and its benchmark" redis-server redis-tools
+install_packages "the peer and its benchmark, and to ask kvd for its batches" redis-server redis-tools curl
 install_build_tools
 build larder-server larder-benches
 kvd="$CARGO_TARGET_DIR/release/kvd"
@@ -46,12 +46,12 @@ trap finish EXIT
 free_port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)); }
 wait_for() { for _ in $(seq 200); do redis-cli -p "$1" ping >/dev/null 2>&1 && return 0; sleep 0.05; done; die "no server on port $1"; }
 
-redis_port="$(free_port)" kvd_port="$(free_port)"
+redis_port="$(free_port)" kvd_port="$(free_port)" admin_port="$(free_port)"
 mkdir "$work/redis" "$work/kvd"
 redis-server --port "$redis_port" --bind 127.0.0.1 --appendonly yes --appendfsync always --save '' --dir "$work/redis" >"$work/redis.log" &
 pids+=($!)
 printf '[state]\nhot_cache_bytes = "2 GiB"\n' >"$work/kvd.toml"
-"$kvd" --config "$work/kvd.toml" --data "$work/kvd" --resp "127.0.0.1:$kvd_port" 2>"$work/kvd.log" &
+"$kvd" --config "$work/kvd.toml" --data "$work/kvd" --resp "127.0.0.1:$kvd_port" --admin "127.0.0.1:$admin_port" 2>"$work/kvd.log" &
 pids+=($!)
 wait_for "$redis_port"
 wait_for "$kvd_port"
@@ -82,6 +82,22 @@ run() {
     # shellcheck disable=SC2046
     redis-benchmark -p "$1" $(arguments "$2") | tail -n 1 | tr -d '"' | awk -F, '{print $(NF-6), $(NF-1)}'
 }
+# run_kvd LINE: the same of kvd, and in $work/batch the records that it fsynced at a time, on average.
+run_kvd() {
+    local before after
+    before="$(synced)"
+    run "$kvd_port" "$1"
+    after="$(synced)"
+    awk -v before="$before" -v after="$after" 'BEGIN {
+        split(before, b); split(after, a)
+        printf "%.0f\n", a[2] > b[2] ? (a[1] - b[1]) / (a[2] - b[2]) : 0
+    }' >>"$work/batch"
+}
+# Records that kvd has on disk, and fsyncs of its log.
+synced() {
+    curl -fsS "http://127.0.0.1:$admin_port/metrics" |
+        awk '$1 == "larder_log_durable_seq" {r = $2} $1 == "larder_log_fsync_seconds_count" {s = $2} END {print r, s}'
+}
 median() { sort -g | awk '{v[NR]=$1} END {print (NR % 2) ? v[(NR+1)/2] : (v[NR/2]+v[NR/2+1])/2}'; }
 
 # What a line reads is there before it runs: a million keys, or a million fields of one hash.
@@ -99,21 +115,33 @@ populate() {
 printf '%-10s %4s %12s %12s %7s %10s %10s\n' line pair redis/s kvd/s ratio redis-p99 kvd-p99
 summary=()
 populated=
+declare -A batch
 for line in "${lines[@]}"; do
     if [ "${line%-*}" != "$populated" ]; then populate "$line"; populated="${line%-*}"; fi
-    : >"$work/r"; : >"$work/k"; : >"$work/rp"; : >"$work/kp"
+    : >"$work/r"; : >"$work/k"; : >"$work/rp"; : >"$work/kp"; : >"$work/batch"
     for pair in $(seq "$pairs"); do
         # The order within a pair alternates, so that neither always runs on the warmer machine.
         if [ $((pair % 2)) -eq 1 ]; then
-            read -r r rp <<<"$(run "$redis_port" "$line")"; read -r k kp <<<"$(run "$kvd_port" "$line")"
+            read -r r rp <<<"$(run "$redis_port" "$line")"; read -r k kp <<<"$(run_kvd "$line")"
         else
-            read -r k kp <<<"$(run "$kvd_port" "$line")"; read -r r rp <<<"$(run "$redis_port" "$line")"
+            read -r k kp <<<"$(run_kvd "$line")"; read -r r rp <<<"$(run "$redis_port" "$line")"
         fi
         echo "$r" >>"$work/r"; echo "$k" >>"$work/k"; echo "$rp" >>"$work/rp"; echo "$kp" >>"$work/kp"
         printf '%-10s %4s %12.0f %12.0f %7.2f %10.2f %10.2f\n' "$line" "$pair" "$r" "$k" "$(awk "BEGIN{print $k/$r}")" "$rp" "$kp"
     done
     summary+=("$line $(median <"$work/r") $(median <"$work/k") $(median <"$work/rp") $(median <"$work/kp")")
+    batch[$line]="$(median <"$work/batch")"
 done
+
+# Bytes of the log that a record of a line takes: its header, a key of 16, the value, and 12 or 13 around
+# them; and those of the mark before each batch (docs/format/log.md).
+mark_bytes=48
+record_bytes() {
+    case "$1" in
+        set-*) echo 140 ;;
+        set1k-*) echo 1101 ;;
+    esac
+}
 
 # The least ratio of a line, where there is one.
 floor() {
@@ -154,9 +182,13 @@ if [ -n "$ceilings" ]; then
         read -r c _ <<<"$(run "$ceiling_port" "$line")"
         printf '  a RESP server that does nothing, %-8s %12.0f/s\n' "$line" "$c"
     done
-    for records in 25 50 400 800; do
-        printf '  append and fsync, %4s records of 150 B a batch: ' "$records"
-        "$CARGO_TARGET_DIR/release/fsync-ceiling" --dir "$work" --batch-bytes $((records * 150)) --batch-records "$records" --seconds 3
+    # What kvd wrote in the line, in batches of the size that it wrote.
+    for line in "${lines[@]}"; do
+        records="$(printf '%.0f' "${batch[$line]}")"
+        bytes="$(record_bytes "$line")"
+        if [ -z "$bytes" ] || [ "$records" -eq 0 ]; then continue; fi
+        printf '  write and fsync, %-9s %4s records of %4s B a batch: ' "$line" "$records" "$bytes"
+        "$CARGO_TARGET_DIR/release/fsync-ceiling" --dir "$work" --batch-bytes $((mark_bytes + records * bytes)) --batch-records "$records" --seconds 3
     done
 fi
 
