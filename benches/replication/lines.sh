@@ -201,8 +201,9 @@ line_wan() {
 
 # Starts a slave on an empty disk.
 resync_kvd() { kvd_start tianjin-1; }
-resynced_kvd() {
-    kvd_streams 2 && [ "$(ask GET tianjin-1 /metrics | awk '/^larder_replication_snapshots_taken_total/ {print $2}')" -gt 0 ]
+resynced_kvd() { linked "${resp[tianjin-1]}"; }
+took_a_snapshot() {
+    [ "$(ask GET "$1" /metrics | awk '/^larder_replication_snapshots_taken_total/ {print $2}')" -gt 0 ]
 }
 resync_redis() {
     redis redis-replica-new everysec --replicaof 127.0.0.1 "$redis_port"
@@ -247,6 +248,7 @@ line_snapshot() {
         seconds_taken="$(awk "BEGIN{print ($(date +%s%N) - $began) / 1e9}")"
         kill -TERM "$load_pid"
         load_end
+        [ "$side" = redis ] || took_a_snapshot tianjin-1 || die "tianjin-1 has taken no snapshot"
         during="$(jq .batch_ms.p99 "$work/load")"
         note snapshot.rate "$side" "$(awk "BEGIN{print $snapshot_mib * 1.048576 / $seconds_taken}")"
         note snapshot.seconds "$side" "$seconds_taken"

@@ -34,13 +34,13 @@ forget() {
 
 free_port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)); }
 
-# until_true WHAT SECONDS COMMAND...: asks until it is so.
+# until_true WHAT SECONDS COMMAND...: asks until it is so; seldom enough that it does not disturb what is measured.
 until_true() {
     local what="$1" deadline=$((SECONDS + $2))
     shift 2
     until "$@" >/dev/null 2>&1; do
         [ "$SECONDS" -lt "$deadline" ] || die "$what: not within the time; logs: $(tail -qn 2 "$work"/*.log 2>/dev/null | tail -n 12)"
-        sleep 0.05
+        sleep 0.2
     done
 }
 

@@ -161,10 +161,11 @@ fn slave(replica: &Replica, durable: u64, out: &mut String) {
     };
     line!(out, "master_host", master.map_or_else(String::new, |master| master.ip().to_string()));
     line!(out, "master_port", master.map_or(0, |master| master.port()));
-    line!(out, "master_link_status", if master.is_some() { "up" } else { "down" });
+    let may_read = replica.driver.may_read();
+    line!(out, "master_link_status", if master.is_some() && may_read { "up" } else { "down" });
     let staleness = replica.driver.staleness();
     line!(out, "master_last_io_seconds_ago", staleness.map_or(-1, |stale| stale.as_secs() as i64));
-    line!(out, "master_sync_in_progress", u8::from(!replica.driver.may_read()));
+    line!(out, "master_sync_in_progress", u8::from(!may_read));
     line!(out, "slave_repl_offset", durable);
     line!(out, "slave_read_only", 1);
 }
