@@ -17,14 +17,17 @@ use crate::process::Server;
 /// survives two that something else on the machine has spoilt.
 const ROUNDS: usize = 5;
 /// Latencies beyond the bound are measured anew, and must then be within it so often in a row: a machine
-/// that others share stalls for seconds at times. Nothing else is tried again.
-const ANEW: usize = 2;
+/// that others share stalls for seconds at times. Once in a run of all trials, and nothing else is tried
+/// again.
+const ANEW: usize = 3;
+/// Whether that was done.
+static IS_SPENT: AtomicBool = AtomicBool::new(false);
 /// Connections of others, which must outlive the attack.
 const BYSTANDERS: usize = 20;
 /// The well-behaved client's p99 may grow to this multiple.
 const LATENCY_FACTOR: u32 = 5;
-/// A quiet p99 below this counts as this: beneath it the scheduler of a small machine, on which
-/// attackers and server share the processors, is what is measured.
+/// A quiet p99 below this counts as this: where attackers and server share two processors, one large
+/// command (thousands of keys to watch, a reply of 2 MiB) holds up for 2 to 3 ms who comes behind it.
 const LATENCY_FLOOR: Duration = Duration::from_millis(1);
 
 /// Who is attacked.
@@ -151,7 +154,8 @@ pub struct Verdict {
 /// Runs an attack against `server`.
 ///
 /// # Errors
-/// When the server ended, somebody else's connection was cut, or a bound was exceeded.
+/// When the server ended, somebody else's connection was cut, or a bound was exceeded; that of latencies
+/// once in a run of all trials only when it is exceeded again.
 pub fn trial(
     name: &str,
     server: &mut Server,
@@ -162,7 +166,10 @@ pub fn trial(
     let mut verdict = measure(name, server, target, attack, bounds)?;
     verdict.expect_cheap(bounds)?;
     let Err(slow) = verdict.expect_unnoticed() else { return Ok(verdict) };
-    println!("hostile: {name}: {slow}; measured anew");
+    if IS_SPENT.swap(true, Ordering::Relaxed) {
+        return Err(slow.context("and another trial of this run was measured anew already"));
+    }
+    println!("hostile: {name}: {slow}; measured anew, once in this run");
     for _ in 0..ANEW {
         verdict = measure(name, server, target, attack, bounds)?;
         verdict.expect_cheap(bounds)?;
