@@ -2,9 +2,7 @@
 
 use larder_tests::client::encoded;
 use larder_tests::process::skip;
-
-const KEY_BYTES_MAX: usize = 64 << 10;
-const VALUE_BYTES_MAX: usize = 8 << 20;
+use larder_types::limits::{FIELD_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 type Command = Vec<Vec<u8>>;
 
@@ -12,27 +10,30 @@ fn command(parts: &[&[u8]]) -> Command {
     parts.iter().map(|part| part.to_vec()).collect()
 }
 
-/// Commands that reach a limit exactly, each beside one that passes it by one byte.
-fn edges() -> Vec<(Command, Command)> {
-    let long = |length: usize| vec![b'x'; length];
-    let (key, key_over) = (long(KEY_BYTES_MAX), long(KEY_BYTES_MAX + 1));
-    let (value, value_over) = (long(VALUE_BYTES_MAX), long(VALUE_BYTES_MAX + 1));
-    let last = (VALUE_BYTES_MAX - 1).to_string();
-    let past = VALUE_BYTES_MAX.to_string();
-    vec![
-        (command(&[b"SET", &key, b"v"]), command(&[b"SET", &key_over, b"v"])),
-        (command(&[b"HSET", b"h", &key, b"v"]), command(&[b"HSET", b"h", &key_over, b"v"])),
-        (command(&[b"SET", b"k", &value]), command(&[b"SET", b"k", &value_over])),
-        (command(&[b"HSET", b"h", b"f", &value]), command(&[b"HSET", b"h", b"f", &value_over])),
-        (
-            command(&[b"SETRANGE", b"r", last.as_bytes(), b"x"]),
-            command(&[b"SETRANGE", b"r", past.as_bytes(), b"x"]),
-        ),
-    ]
+/// A command that needs so many bytes of what is bounded.
+type Needing = fn(usize) -> Command;
+
+/// Every way to reach a bound, with the bound.
+const EDGES: &[(&str, usize, Needing)] = &[
+    ("a key", KEY_BYTES_MAX, |length| command(&[b"SET", &long(length), b"v"])),
+    ("the key of a hash", KEY_BYTES_MAX, |length| {
+        command(&[b"HSET", &[b"h", &*long(length - 1)].concat(), b"f", b"v"])
+    }),
+    ("a field", FIELD_BYTES_MAX, |length| command(&[b"HSET", b"h", &long(length), b"v"])),
+    ("a value", VALUE_BYTES_MAX, |length| command(&[b"SET", b"k", &long(length)])),
+    ("a field's value", VALUE_BYTES_MAX, |length| command(&[b"HSET", b"h", b"f", &long(length)])),
+    ("a value that SETRANGE makes longer", VALUE_BYTES_MAX, |length| {
+        command(&[b"SETRANGE", b"r", (length - 1).to_string().as_bytes(), b"x"])
+    }),
+];
+
+fn long(length: usize) -> Vec<u8> {
+    vec![b'x'; length]
 }
 
 #[test]
-fn a_key_field_or_value_beyond_its_limit_is_refused_and_one_at_the_limit_is_not() {
+fn a_key_field_or_value_a_byte_beyond_its_limit_is_refused_and_one_at_the_limit_or_a_byte_below_is_not()
+ {
     let binaries = match crate::binaries() {
         Ok(binaries) => binaries,
         Err(missing) => return skip("differential, limits", &missing),
@@ -40,9 +41,14 @@ fn a_key_field_or_value_beyond_its_limit_is_refused_and_one_at_the_limit_is_not(
     let servers = crate::Servers::start(&binaries).unwrap();
     let mut reference = servers.reference.client().unwrap();
     let mut subject = servers.subject.client().unwrap();
-    for (within, beyond) in edges() {
-        let expected = reference.call(&within).unwrap();
-        assert_eq!(expected, subject.call(&within).unwrap(), "at the limit");
+    for &(what, limit, needing) in EDGES {
+        for length in [limit - 1, limit] {
+            let within = needing(length);
+            let expected = reference.call(&within).unwrap();
+            assert!(!expected.is_error(), "{what} of {length} bytes: {}", expected.describe());
+            assert_eq!(expected, subject.call(&within).unwrap(), "{what} of {length} bytes");
+        }
+        let beyond = needing(limit + 1);
         assert!(!reference.call(&beyond).unwrap().is_error());
         if binaries.kvd.is_none() {
             continue;
@@ -51,13 +57,12 @@ fn a_key_field_or_value_beyond_its_limit_is_refused_and_one_at_the_limit_is_not(
         // error may be lost when that happens while the argument is still being sent.
         let mut outsider = servers.subject.client().unwrap();
         let sent = outsider.send_raw(&encoded(&beyond));
-        let name = beyond[0].escape_ascii();
         match sent.and_then(|()| outsider.reply()) {
             Ok(refused) => {
-                println!("{name} beyond its limit: {}", refused.reply.describe());
-                assert!(refused.reply.is_error(), "{name} beyond the limit");
+                println!("{what} beyond its limit: {}", refused.reply.describe());
+                assert!(refused.reply.is_error(), "{what} beyond its limit");
             }
-            Err(cut) => println!("{name} beyond its limit: cut off ({cut:#})"),
+            Err(cut) => println!("{what} beyond its limit: cut off ({cut:#})"),
         }
         subject.expect_ok(&["PING"]).unwrap();
     }

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Flips of the last segment are half of them this near to its end, where the last batch is.
-const LAST_BATCH_BYTES: u64 = 256;
+/// Flips of the last segment are half of them this near to the end of what was written to it, where the
+/// last batch is. Behind that is room.
+const LAST_BATCH_BYTES: u64 = 128;
 
 /// What a file of a data directory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,31 @@ pub enum FileKind {
     Options,
     /// RocksDB's identity, its own log for people, and the like.
     Other,
+}
+
+impl FileKind {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::Format,
+        Self::SealedSegment,
+        Self::LastSegment,
+        Self::Table,
+        Self::Manifest,
+        Self::Current,
+        Self::Options,
+        Self::Other,
+    ];
+}
+
+/// A file of a data directory.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    /// Where it is, below the data directory.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// Where the zeros begin that it ends with; its length if it ends otherwise.
+    pub written: u64,
 }
 
 /// A bit that is, or is to be, flipped.
@@ -56,16 +82,19 @@ impl fmt::Display for Flip {
 impl Flip {
     /// A bit of one of the files of `kind`, or `None` where there is no such file.
     pub fn choose(
-        files: &BTreeMap<FileKind, Vec<(PathBuf, u64)>>,
+        files: &BTreeMap<FileKind, Vec<DataFile>>,
         kind: FileKind,
         random: &mut StdRng,
     ) -> Option<Self> {
         let candidates = files.get(&kind)?;
-        let (file, bytes) = candidates.get(random.random_range(0..candidates.len()))?;
-        let near_the_end = kind == FileKind::LastSegment && random.random_bool(0.5);
-        let first = if near_the_end { bytes.saturating_sub(LAST_BATCH_BYTES) } else { 0 };
-        let offset = random.random_range(first..*bytes);
-        Some(Self { kind, file: file.clone(), offset, bit: random.random_range(0..8) })
+        let file = candidates.get(random.random_range(0..candidates.len()))?;
+        let range = if kind == FileKind::LastSegment && random.random_bool(0.5) {
+            file.written.saturating_sub(LAST_BATCH_BYTES)..file.written
+        } else {
+            0..file.bytes
+        };
+        let offset = random.random_range(range);
+        Some(Self { kind, file: file.path.clone(), offset, bit: random.random_range(0..8) })
     }
 
     /// Flips it in the data directory `data`.
@@ -81,21 +110,22 @@ impl Flip {
     }
 }
 
-/// The files of a data directory that are not empty, with their sizes, by kind.
+/// The files of a data directory that are not empty, by kind.
 ///
 /// # Errors
 /// When a directory cannot be read.
-pub fn files_by_kind(data: &Path) -> Result<BTreeMap<FileKind, Vec<(PathBuf, u64)>>> {
+pub fn files_by_kind(data: &Path) -> Result<BTreeMap<FileKind, Vec<DataFile>>> {
     let mut paths = Vec::new();
     collect(data, Path::new(""), &mut paths)?;
     paths.sort();
     let last_segment = paths.iter().rfind(|path| is_segment(path)).cloned();
     let mut kinds = BTreeMap::<_, Vec<_>>::new();
     for path in paths {
-        let bytes = fs::metadata(data.join(&path))?.len();
-        if bytes > 0 {
+        let content = fs::read(data.join(&path))?;
+        if let Some(last) = content.iter().rposition(|byte| *byte != 0) {
             let kind = kind_of(&path, last_segment.as_deref());
-            kinds.entry(kind).or_default().push((path, bytes));
+            let (bytes, written) = (content.len() as u64, last as u64 + 1);
+            kinds.entry(kind).or_default().push(DataFile { path, bytes, written });
         }
     }
     Ok(kinds)

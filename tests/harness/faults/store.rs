@@ -3,14 +3,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::client::Client;
 use crate::deadline::Deadline;
 use crate::process::{Missing, READY_DEADLINE, Server, free_address, kvd_path};
 use crate::redis::redis_path;
+
+/// How long a flush of the little that tests write may take.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Which program serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,4 +154,27 @@ impl Setup {
 pub fn terminate(server: &Server) -> Result<()> {
     let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
     kill_process(pid, Signal::TERM).context("sending SIGTERM")
+}
+
+/// Has `kvd` flush its state, and waits until all that was written is in it on disk.
+///
+/// # Errors
+/// When it is refused, or does not come in time.
+pub fn flush(client: &mut Client) -> Result<()> {
+    let watermark = |info: &str, name: &str| -> Result<u64> {
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(value.with_context(|| format!("{name} in INFO"))?.parse()?)
+    };
+    let written = watermark(&info(client)?, "log_visible_seq")?;
+    client.expect_ok(&["BGSAVE"])?;
+    let mut last = String::new();
+    let flushed = Deadline::after(FLUSH_DEADLINE).wait_for("the state to be flushed", || {
+        last = info(client)?;
+        Ok((watermark(&last, "state_persisted_seq")? >= written).then_some(()))
+    });
+    flushed.with_context(|| format!("BGSAVE after record {written}; INFO at the end:\n{last}"))
+}
+
+fn info(client: &mut Client) -> Result<String> {
+    Ok(String::from_utf8_lossy(client.expect_ok(&["INFO"])?.text()).into_owned())
 }
