@@ -14,7 +14,7 @@ use crate::{
     clock::wall_ms,
     command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
     node::Node,
-    shard::{Task, Transaction, WatchedKeys, Work},
+    shard::{Task, Transaction, WatchedKeys, Work, evaluate_reads},
 };
 
 /// A transaction being queued.
@@ -248,12 +248,15 @@ impl Connection {
         let touched = self.watched.touched.clone();
         let work = Work::of(Task::Watch { keys, touched, present: Vec::new() });
         let work = self.submit(work).await?;
-        if let Some(refusal) = work.refusal {
-            return Ok(Err(CommandError::Message(refusal)));
-        }
-        let Task::Watch { keys, present, .. } = work.task else {
+        let Task::Watch { keys, present, touched } = work.task else {
             unreachable!("work comes back as it went")
         };
+        if let Some(refusal) = work.refusal {
+            // Watched they may be all the same.
+            let keys = keys.into_iter().map(|key| (key, false)).collect();
+            self.shard().watches().remove(&keys, &touched);
+            return Ok(Err(CommandError::Message(refusal)));
+        }
         self.watched.add(keys, present);
         self.writer().simple("OK");
         Ok(Ok(()))
@@ -288,9 +291,15 @@ impl Connection {
             touched,
             aborted: false,
         };
+        let reads_here = !transaction.writes() && self.reads_what_others_commit();
         let mut work = Work::of(Task::Transaction(transaction));
         work.reply_share = self.reply_share.take();
-        let mut work = self.submit(work).await?;
+        let mut work = if reads_here {
+            self.read_here(&mut work);
+            work
+        } else {
+            self.submit(work).await?
+        };
         if let Task::Transaction(done) = &work.task {
             self.shard().watches().remove(&done.watched, &done.touched);
         }
@@ -306,6 +315,19 @@ impl Connection {
         }
         self.assemble(&done, &work.replies).await?;
         Ok(Ok(()))
+    }
+
+    /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
+    /// was queued may be long ago.
+    fn read_here(&self, work: &mut Work) {
+        let replica = self.node.replica.as_ref();
+        match replica.map_or(Ok(()), |replica| replica.admit_reads(&self.session)) {
+            Ok(()) => {
+                self.turn.count_read();
+                evaluate_reads(work, &self.shard().store().steady_view(wall_ms()));
+            }
+            Err(refusal) => work.refusal = Some(refusal.to_string().into()),
+        }
     }
 
     /// Puts the replies of a transaction together: those of the writer, and those of the commands

@@ -75,7 +75,7 @@ impl Connection {
 
     /// Whether records that this node has may not be read yet, and it cannot commit them itself: the
     /// writer, which sees them, is then not asked.
-    fn reads_what_others_commit(&self) -> bool {
+    pub(super) fn reads_what_others_commit(&self) -> bool {
         self.node
             .replica
             .as_ref()

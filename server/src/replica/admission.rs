@@ -73,10 +73,15 @@ impl Replica {
                 "TRYAGAIN this node is not the master, and does not know where it is; try again",
             )));
         }
-        self.admit_read(&duty, session)
+        self.admit_reads(session)
     }
 
-    fn admit_read(&self, duty: &Duty, session: &Session) -> Result<(), CommandError> {
+    /// Whether reads of this session are answered now.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    pub fn admit_reads(&self, session: &Session) -> Result<(), CommandError> {
+        let duty = self.duty();
         if !self.driver.may_read() {
             return Err(CommandError::message(if duty.is_master() {
                 "TRYAGAIN this master has not heard from enough of its followers, so that there may be a \

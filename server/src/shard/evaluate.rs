@@ -1,30 +1,26 @@
 //! Evaluates work with the shard's writer: commands become replies and log records.
 
-use std::{borrow::Cow, sync::atomic::Ordering};
+use std::borrow::Cow;
 
-use larder_resp::ReplyWriter;
-use larder_storage::{Position, Touched, Txn, parted::PartedRecord};
+use larder_resp::{ReplyWriter, Request};
+use larder_storage::{Position, Touched, Txn, View, parted::PartedRecord};
 
 use super::{
     combine::Desk,
     watch::Watches,
     work::{Run, Task, Transaction, Work},
 };
-use crate::command::{CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX};
+use crate::command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX};
 
 /// A run stops when its replies have grown beyond this; the connection sends them first.
 const REPLY_BYTES: usize = 1 << 20;
 
 /// Does the work at this wall clock, in milliseconds since the Unix epoch.
 pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_ms: u64) {
-    let Work { task, replies, reply_share, protocol, written, refusal, .. } = work;
-    if let Some(share) = reply_share
-        && share.budget().excess() > 0
-        && task.reads()
-    {
-        *refusal = Some(share.budget().refusal().into());
+    if lacks_room(work) {
         return;
     }
+    let Work { task, replies, protocol, written, .. } = work;
     let mut replies = ReplyWriter::new(replies, *protocol);
     match task {
         Task::Run(run) => evaluate_run(run, desk, watches, now_ms, &mut replies, written),
@@ -45,7 +41,42 @@ pub(super) fn evaluate(work: &mut Work, desk: &mut Desk, watches: &Watches, now_
         }
         Task::Seal => *written = desk.writer.seal(),
     }
-    if let Some(share) = reply_share {
+    hold_room(work);
+}
+
+/// Does the work of a transaction that writes nothing, in this view: all of it is read as of what the
+/// view shows, and waits for nothing.
+pub(crate) fn evaluate_reads(work: &mut Work, view: &View<'_>) {
+    if lacks_room(work) {
+        return;
+    }
+    let Work { task: Task::Transaction(transaction), replies, protocol, .. } = work else {
+        return;
+    };
+    // What the view shows has told the watchers before.
+    if transaction.is_overtaken(view) {
+        transaction.aborted = true;
+        return;
+    }
+    let mut replies = ReplyWriter::new(replies, *protocol);
+    run_each(transaction, &mut replies, |command, request, replies| {
+        read(command, request, view, replies)
+    });
+    hold_room(work);
+}
+
+/// Whether the replies of all clients take so much that this work is refused.
+fn lacks_room(work: &mut Work) -> bool {
+    let Some(share) = &work.reply_share else { return false };
+    let lacks = share.budget().excess() > 0 && work.task.reads();
+    if lacks {
+        work.refusal = Some(share.budget().refusal().into());
+    }
+    lacks
+}
+
+fn hold_room(work: &mut Work) {
+    if let Some(share) = &mut work.reply_share {
         share.hold(work.replies.len());
     }
 }
@@ -117,39 +148,54 @@ fn evaluate_transaction(
 ) {
     let admitted = admit(desk);
     let mut txn = desk.writer.transaction(now_ms);
-    let expired = transaction
-        .watched
-        .iter()
-        .any(|(key, present)| *present && !txn.view().row(key).is_ok_and(|row| row.is_some()));
-    if expired || transaction.touched.load(Ordering::Acquire) {
+    if transaction.is_overtaken(&txn.view()) {
         transaction.aborted = true;
         return;
     }
+    run_each(transaction, replies, |command, request, replies| match command.handler {
+        Handler::Write(write) => match &admitted {
+            Ok(()) => write(request, &mut txn, replies),
+            Err(refusal) => Err(CommandError::Message(refusal.clone())),
+        },
+        _ => read(command, request, &txn.view(), replies),
+    });
+    finish(txn, watches, written);
+}
+
+/// Runs the commands of a transaction one after the other.
+fn run_each(
+    transaction: &mut Transaction,
+    replies: &mut ReplyWriter<'_>,
+    mut run: impl FnMut(&Command, Request<'_>, &mut ReplyWriter<'_>) -> Outcome,
+) {
     replies.set_room(REPLY_BYTES_MAX);
     for (index, command) in transaction.commands.iter().enumerate() {
-        let request = transaction.requests[index].request(0);
         let start = replies.position();
         replies.set_protocol(transaction.protocols[index]);
-        let outcome = match command.handler {
-            Handler::Read(read) | Handler::ReadMany(read) => read(request, &txn.view(), replies),
-            Handler::Write(write) => match &admitted {
-                Ok(()) => write(request, &mut txn, replies),
-                Err(refusal) => Err(CommandError::Message(refusal.clone())),
-            },
-            Handler::Loop(LoopCommand::Dbsize) => txn.view().count_keys().map_or_else(
-                |error| Err(error.into()),
-                |keys| {
-                    replies.integer(i64::try_from(keys).unwrap_or(i64::MAX));
-                    Ok(())
-                },
-            ),
-            Handler::Session(_) | Handler::Loop(_) => Ok(()),
-        };
+        let outcome = run(command, transaction.requests[index].request(0), replies);
         transaction.refused.push(outcome.is_err());
         write_refusal(outcome, start, replies);
         transaction.reply_ends.push(replies.position());
     }
-    finish(txn, watches, written);
+}
+
+/// Runs a command of a transaction that writes nothing; those that touch no keys are left to the
+/// connection.
+fn read(
+    command: &Command,
+    request: Request<'_>,
+    view: &View<'_>,
+    replies: &mut ReplyWriter<'_>,
+) -> Outcome {
+    match command.handler {
+        Handler::Read(read) | Handler::ReadMany(read) => read(request, view, replies),
+        Handler::Loop(LoopCommand::Dbsize) => {
+            let keys = view.count_keys()?;
+            replies.integer(i64::try_from(keys).unwrap_or(i64::MAX));
+            Ok(())
+        }
+        Handler::Session(_) | Handler::Loop(_) | Handler::Write(_) => Ok(()),
+    }
 }
 
 /// Ends a transaction: tells the watchers, then appends the record.

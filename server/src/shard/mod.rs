@@ -23,6 +23,7 @@ mod watch;
 mod work;
 
 pub(crate) use awaiting::undecided;
+pub(crate) use evaluate::evaluate_reads;
 pub use mailbox::Mailbox;
 pub use pause::Ending;
 pub use replicate::OrderError;

@@ -151,26 +151,16 @@ mod tests {
     use bytes::BytesMut;
     use larder_resp::{Decoder, Limits, encode_request};
     use larder_storage::{Directory, StoreOptions, Visibility, state::DatabaseOptions};
-    use larder_types::AckLevel;
+    use larder_types::{AckLevel, SequenceNumber};
 
     use super::*;
     use crate::{
         command::lookup,
-        shard::{Replicated, Run, Task, Work},
+        shard::{Replicated, Run, Task, Threads, Work},
     };
 
-    fn set() -> Work {
-        let mut wire = BytesMut::new();
-        encode_request(&mut wire, ["SET", "key", "value"]);
-        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
-        let commands = vec![lookup(b"SET").unwrap()];
-        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
-    }
-
-    #[test]
-    fn a_write_that_reaches_the_disk_while_the_store_is_closed_is_answered_before_that_is_over() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = Arc::new(Directory::open(root.path()).unwrap());
+    fn started(root: &std::path::Path) -> (Arc<Shard>, Threads) {
+        let directory = Arc::new(Directory::open(root).unwrap());
         let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
         (options.reserve_bytes, options.visibility) = (0, Visibility::Committed);
         let replicated = Replicated {
@@ -183,6 +173,46 @@ mod tests {
         let (shard, threads) = Shard::start(directory, options, Some(replicated), failed).unwrap();
         shard.begin_epoch(Epoch { term: 1, run: 0, id: 1 }).unwrap();
         shard.admit_clients(None).unwrap();
+        (shard, threads)
+    }
+
+    #[tokio::test]
+    async fn whoever_watches_a_key_waits_for_what_was_written_to_it_before() {
+        let root = tempfile::tempdir().unwrap();
+        let (shard, threads) = started(root.path());
+        let written = shard.submit(set(), None);
+        let (keys, touched) = (vec![Arc::from(&b"key"[..])], Arc::default());
+        let watching = Task::Watch { keys, touched, present: Vec::new() };
+        let mut watched = shard.submit(Work::of(watching), None);
+        shard.commit_staged();
+        let ended = shard.submit(Work::of(Task::Seal), None);
+        shard.commit_staged();
+        // It is on the disk, and what is on the disk has been answered.
+        let durable = ended.await.unwrap();
+        assert!(
+            durable.refusal.is_none() && watched.try_recv().is_err(),
+            "it may yet be taken back"
+        );
+        let seq = shard.store().watermarks().durable;
+        shard.store().commit(SequenceNumber::new(seq).unwrap());
+        shard.release(seq);
+        assert!(watched.await.unwrap().refusal.is_none());
+        assert!(written.await.unwrap().refusal.is_none());
+        threads.stop();
+    }
+
+    fn set() -> Work {
+        let mut wire = BytesMut::new();
+        encode_request(&mut wire, ["SET", "key", "value"]);
+        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
+        let commands = vec![lookup(b"SET").unwrap()];
+        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+    }
+
+    #[test]
+    fn a_write_that_reaches_the_disk_while_the_store_is_closed_is_answered_before_that_is_over() {
+        let root = tempfile::tempdir().unwrap();
+        let (shard, threads) = started(root.path());
         // It is not committed before the store is closed.
         let mut answer = shard.submit(set(), None);
         shard.close_store("LOADING this log parted".into()).unwrap();

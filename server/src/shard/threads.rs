@@ -271,7 +271,7 @@ pub(super) fn sync_until_closed(
                     Some(awaiting) => {
                         let Watermarks { durable, .. } = store.watermarks();
                         let (resting, free): (Vec<_>, Vec<_>) =
-                            works.into_iter().partition(|work| work.task.shows_records());
+                            works.into_iter().partition(|work| work.task.rests_on_records());
                         mailbox::answer(free);
                         awaiting.add(durable, resting);
                         // After adding: what is committed meanwhile is not missed.

@@ -2,12 +2,15 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::BytesMut;
 use larder_resp::{Pipeline, Protocol};
-use larder_storage::parted::PartedRecord;
+use larder_storage::{View, parted::PartedRecord};
 use larder_types::Position;
 use tokio::sync::oneshot;
 
@@ -102,11 +105,12 @@ impl Task {
         handlers.any(|handler| matches!(handler, Handler::Read(_) | Handler::ReadMany(_)))
     }
 
-    /// Whether its answer tells what records did, so that it waits for them to be committed.
-    pub(super) const fn shows_records(&self) -> bool {
+    /// Whether its answer rests on records, so that it waits for them to be committed. What is watched
+    /// is read by its client next, who is to see what was there when it was watched.
+    pub(super) const fn rests_on_records(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Transaction(_) | Self::Reapply { .. } => true,
-            Self::Watch { .. } | Self::Seal => false,
+            Self::Run(_) | Self::Transaction(_) | Self::Watch { .. } | Self::Reapply { .. } => true,
+            Self::Seal => false,
         }
     }
 }
@@ -143,4 +147,18 @@ pub struct Transaction {
     pub touched: Arc<AtomicBool>,
     /// Whether the transaction was given up because of it.
     pub aborted: bool,
+}
+
+impl Transaction {
+    /// Whether any of its commands may write.
+    pub fn writes(&self) -> bool {
+        self.commands.iter().any(|command| matches!(command.handler, Handler::Write(_)))
+    }
+
+    /// Whether a watched key changed, or, as this view shows, has expired.
+    pub(super) fn is_overtaken(&self, view: &View<'_>) -> bool {
+        let is_gone = |key: &[u8]| !view.row(key).is_ok_and(|row| row.is_some());
+        self.touched.load(Ordering::Acquire)
+            || self.watched.iter().any(|(key, present)| *present && is_gone(key))
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use larder_tests::client::Client;
+use larder_tests::client::{Client, encoded};
 use larder_tests::cluster::{Cluster, Cut, Plan};
 use larder_tests::deadline::Deadline;
 use larder_tests::reply::Reply;
+use serde_json::Value as Json;
 
 use crate::support::{LOAD_DEADLINE, SOON, cluster, wait_for_value};
 
@@ -170,6 +171,51 @@ fn keys_that_are_written_together_are_read_together_at_a_slave() -> Result<()> {
          and {exec} EXECs at a slave, each of one record"
     );
     cluster.tell("reading together", &what);
+    Ok(())
+}
+
+#[test]
+fn a_transaction_that_reads_at_a_slave_does_not_wait_for_what_nobody_commits() -> Result<()> {
+    let Some(cluster) = cluster(&Plan::three("majority"))? else { return Ok(()) };
+    let keys = ["a".to_owned(), "b".to_owned()];
+    let (mut writer, mut reader) = (cluster.nodes[0].client()?, cluster.nodes[1].client()?);
+    set_all(&mut writer, &keys, 1)?;
+    wait_for_value(&cluster.nodes[1], "b", "1")?;
+    // Somebody who wants to read nothing stale begins while nothing is.
+    let (mut strict, mut other) = (cluster.nodes[1].client()?, cluster.nodes[1].client()?);
+    for client in [&mut strict, &mut other] {
+        client.expect_ok(&["KV.MAXLAG", "1000"])?;
+    }
+    Deadline::after(SOON)
+        .wait_for("a fresh read", || Ok((!strict.call(&["GET", "a"])?.is_error()).then_some(())))?;
+    strict.expect_ok(&["MULTI"])?;
+    strict.expect_ok(&["GET", "a"])?;
+    // The slaves hear the master, which does not hear them.
+    cluster.cut(1, 0, Cut::OneWay)?;
+    cluster.cut(2, 0, Cut::OneWay)?;
+    writer.send_raw(&encoded(&["MSET", "a", "2", "b", "2"]))?;
+    let holds = |view: &Json| view["durable"].as_u64() > view["committed"].as_u64();
+    cluster.wait_for_view(1, "a write that is not committed", SOON, holds)?;
+    for command in [&["MULTI"][..], &["GET", "a"], &["DBSIZE"], &["GET", "b"]] {
+        reader.expect_ok(command)?;
+    }
+    let began = Instant::now();
+    let read = reader.expect_ok(&["EXEC"])?;
+    let took = began.elapsed();
+    let found: Vec<_> = read.items().iter().map(Reply::describe).collect();
+    ensure!(found.len() == 3 && read.items()[1].integer() == Some(2), "{found:?}");
+    ensure!(read.items()[0].text() == b"1" && read.items()[2].text() == b"1", "{found:?}");
+    Deadline::after(SOON).wait_for("a stale read to be refused", || {
+        Ok(other.call(&["GET", "a"])?.is_error().then_some(()))
+    })?;
+    let refused = text(&mut strict, &["EXEC"])?;
+    ensure!(refused.starts_with("STALE "), "{refused}");
+    cluster.heal()?;
+    // Undecided or done: the slaves have it.
+    writer.reply()?;
+    wait_for_value(&cluster.nodes[1], "b", "2")?;
+    cluster
+        .tell("a transaction of reads", &format!("answered by a slave in {took:?}, of one record"));
     Ok(())
 }
 

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// A cluster, while no other runs.
 pub(crate) struct Alone {
     cluster: Cluster,
-    /// The writers' journals: another directory than any node's.
+    /// The writers' journals: on another file system than any node's data.
     pub(crate) journals: TempDir,
     began: Instant,
     is_told: Cell<bool>,
@@ -87,7 +89,7 @@ pub(crate) fn cluster(plan: &Plan) -> Result<Option<Alone>> {
     match kvd_path() {
         Ok(binary) => {
             let cluster = Cluster::start(&binary, plan)?;
-            let journals = TempDir::with_prefix("larder-journals-")?;
+            let journals = beside(&cluster.nodes)?;
             Ok(Some(Alone { cluster, journals, began, is_told: Cell::new(false), _alone: alone }))
         }
         Err(missing) => {
@@ -95,6 +97,17 @@ pub(crate) fn cluster(plan: &Plan) -> Result<Option<Alone>> {
             Ok(None)
         }
     }
+}
+
+/// A directory on another file system than the data of any of these nodes.
+fn beside(nodes: &[Node]) -> Result<TempDir> {
+    let device = |path: &Path| Ok::<_, anyhow::Error>(std::fs::metadata(path)?.dev());
+    let theirs = nodes.iter().map(|node| device(node.data())).collect::<Result<Vec<_>>>()?;
+    let places = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+    let is_free = |place: &&PathBuf| device(place).is_ok_and(|own| !theirs.contains(&own));
+    let place = places.iter().find(is_free);
+    let place = place.context("no file system but the nodes' for journals: mount /dev/shm")?;
+    Ok(TempDir::with_prefix_in("larder-journals-", place)?)
 }
 
 /// Lets time pass in which something else is counted or has its effect.

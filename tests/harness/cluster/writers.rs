@@ -1,5 +1,5 @@
-//! Writers outside of the cluster, each with one write under way at a time, whose journal is kept in
-//! another directory than any node's: who wrote what at which level, when it was sent, and what was
+//! Writers outside of the cluster, each with one write under way at a time, whose journal is kept on
+//! another file system than any node's data: who wrote what at which level, when it was sent, and what was
 //! answered when.
 
 use std::fmt;
