@@ -49,6 +49,25 @@ fn refusal(config: &Config) -> String {
 }
 
 #[test]
+fn a_log_kept_for_followers_in_more_segments_than_open_in_time_is_refused() {
+    let mut config = cluster(AckLevel::Local, &[("b", "east")]);
+    config.log.segment_bytes = ByteSize(1 << 16);
+    config.replication.retain_bytes_max = ByteSize(LOG_SEGMENTS_MAX << 16);
+    config.validate().expect("it is accepted");
+    config.replication.retain_bytes_max = ByteSize((LOG_SEGMENTS_MAX << 16) + 1);
+    assert_eq!(
+        refusal(&config),
+        "replication.retain_bytes_max: 1073741825 is more than 1073741824, 16384 segments of \
+         log.segment_bytes = 65536, up to which a start after a crash takes less than 5 s; write \
+         \"1024 MiB\" or less, or make the segments larger"
+    );
+    // A node alone keeps nothing for followers.
+    config.node = None;
+    config.replication.first_master = None;
+    config.validate().expect("it is accepted");
+}
+
+#[test]
 fn three_nodes_in_three_regions_are_accepted_at_every_level_but_near() {
     let peers = [("b", "east"), ("c", "west")];
     for level in [AckLevel::Local, AckLevel::Majority, AckLevel::All] {

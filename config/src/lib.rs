@@ -21,7 +21,7 @@ mod tests;
 use std::{net::SocketAddr, path::PathBuf};
 
 use larder_types::limits::{
-    LAYER_BYTES_MAX, RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    LAYER_BYTES_MAX, LOG_SEGMENTS_MAX, RECORD_BYTES_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
     UNAPPLIED_BYTES_MAX,
 };
 use serde::{Deserialize, Serialize};
@@ -237,6 +237,9 @@ impl Config {
             &self.lab,
             self.namespace.durability,
         )?;
+        if self.node.is_some() {
+            few_segments(segment, self.replication.retain_bytes_max.0)?;
+        }
         self.filter()?;
         if self.admin.is_some_and(|admin| collide(admin, self.resp)) {
             return Err(ConfigError::invalid("admin", "resp has this port too; give it another"));
@@ -290,6 +293,21 @@ impl Config {
         }
         toml::to_string(&shown).map_err(|error| ConfigError::invalid("data", error.to_string()))
     }
+}
+
+/// Refuses a log kept for followers in more segments than a start can look at in time.
+fn few_segments(segment: u64, retain: u64) -> Result<(), ConfigError> {
+    let most = segment.saturating_mul(LOG_SEGMENTS_MAX);
+    if retain <= most {
+        return Ok(());
+    }
+    let reason = format!(
+        "{retain} is more than {most}, {LOG_SEGMENTS_MAX} segments of log.segment_bytes = {segment}, up to \
+         which a start after a crash takes less than 5 s; write \"{} MiB\" or less, or make the segments \
+         larger",
+        most >> 20
+    );
+    Err(ConfigError::invalid("replication.retain_bytes_max", reason))
 }
 
 /// Whether the two cannot both be listened on. Port 0 stands for any that is free.

@@ -1,6 +1,6 @@
 //! The largest logs that the bounds let stay unapplied open in time, by the wall clock.
 //!
-//! The only test of its file, so that nothing runs beside what it measures.
+//! In a file of their own, one after the other, so that nothing runs beside what they measure.
 
 #![cfg(feature = "state")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -8,21 +8,26 @@
 mod store_support;
 
 use std::{
+    fs,
     path::Path,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use larder_storage::{StoreOptions, Txn, state::DatabaseOptions};
 use larder_types::limits::{
-    LAYER_BYTES_MAX, SEGMENT_BYTES_MAX, UNAPPLIED_BYTES_MAX, VALUE_BYTES_MAX,
+    LAYER_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES_MAX, UNAPPLIED_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use store_support::{Node, WALL_MS};
 
+static ALONE: Mutex<()> = Mutex::new(());
 const OPENING_MAX: Duration = Duration::from_secs(5);
 /// A machine that others share stalls at times: what took too long is measured once more.
 const STARTS_MAX: u64 = 2;
 /// Of a value with which the bounds on bytes and on changes are reached together.
 const MIDDLING_BYTES: usize = 430;
+/// What `log.segment_bytes` can be at least.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Writes one record, whose keys or fields are the numbers after `number`, which is raised.
 type Write = fn(&mut Txn<'_>, number: &mut u64);
@@ -61,6 +66,18 @@ fn most_deletions(txn: &mut Txn<'_>, number: &mut u64) {
     let live = (1..=*number).skip_while(|at| txn.view().row(&name(*at)).unwrap().is_none());
     let mut live = live.collect::<Vec<_>>().into_iter();
     while live.next().is_some_and(|at| txn.delete(&name(at)).is_ok()) {}
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
 }
 
 fn append(node: &mut Node, number: &mut u64, write: Write) {
@@ -123,12 +140,11 @@ fn leave_behind(root: &Path, write: Write, lasts: [Write; 3]) -> u64 {
     marks.durable
 }
 
-fn opens_in_time(what: &str, write: Write, lasts: [Write; 3]) {
-    let root = tempfile::tempdir().unwrap();
-    let durable = leave_behind(root.path(), write, lasts);
+/// Opens a store that had written `durable` records and persisted none.
+fn opens_in_time(what: &str, root: &Path, options: &StoreOptions, durable: u64) {
     let in_time = (0..STARTS_MAX).any(|start| {
         let began = Instant::now();
-        let node = Node::open(root.path(), options()).unwrap();
+        let node = Node::open(root, options.clone()).unwrap();
         let took = began.elapsed();
         let (records, bytes) = (node.replayed, node.store.log().bytes() >> 20);
         let changes = node.store.stats().unapplied_changes;
@@ -144,6 +160,12 @@ fn opens_in_time(what: &str, write: Write, lasts: [Write; 3]) {
 
 #[test]
 fn the_largest_unapplied_log_opens_in_time() {
+    let _alone = ALONE.lock();
+    let opens_in_time = |what, write: Write, lasts| {
+        let root = tempfile::tempdir().unwrap();
+        let durable = leave_behind(root.path(), write, lasts);
+        opens_in_time(what, root.path(), &options(), durable);
+    };
     let rows: [Write; 3] = [most_strings; 3];
     opens_in_time("tiny strings", |txn, number| string(txn, number, 1), rows);
     let deletions: [Write; 3] = [most_strings, most_deletions, most_strings];
@@ -153,4 +175,25 @@ fn the_largest_unapplied_log_opens_in_time() {
     opens_in_time("middling hashes", |txn, number| hash(txn, number, MIDDLING_BYTES), rows);
     opens_in_time("large strings", |txn, number| string(txn, number, VALUE_BYTES_MAX), rows);
     opens_in_time("large fields", |txn, number| field(txn, number, VALUE_BYTES_MAX), rows);
+}
+
+/// As many as may be kept for followers, and all that is not applied in segments as small as can be.
+#[test]
+fn a_log_of_very_many_segments_opens_in_time() {
+    let _alone = ALONE.lock();
+    let unapplied = UNAPPLIED_BYTES_MAX + 2 * LAYER_BYTES_MAX;
+    let segments = LOG_SEGMENTS_MAX + unapplied / SEGMENT_BYTES_MIN;
+    // In memory, where a sync for each segment costs nothing; a segment of one record is one of many.
+    let made = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = StoreOptions { segment_bytes: 1, ..options() };
+    let mut node = Node::open(made.path(), options.clone()).unwrap();
+    for number in 1..segments {
+        node.put("key", &number.to_string());
+    }
+    let durable = node.store.watermarks().durable;
+    assert_eq!(node.store.log().segments().len() as u64, segments);
+    drop(node);
+    let root = tempfile::tempdir().unwrap();
+    copy(made.path(), root.path());
+    opens_in_time("very many segments", root.path(), &options, durable);
 }

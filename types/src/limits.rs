@@ -6,8 +6,10 @@ pub const RECORD_BYTES_MAX: usize = 16 << 20;
 /// A log segment is sealed when it has grown to this size (default; set by `[log] segment_bytes`).
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// The most that `[log] segment_bytes` may say: a start reads all of the last segment. Logs of this
-/// and the next two bounds open in time: `storage/tests/store_opening_time.rs`.
+/// and the next three bounds open in time: `storage/tests/store_opening_time.rs`.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Segments that `[replication] retain_bytes_max` may keep: a start looks at each of them.
+pub const LOG_SEGMENTS_MAX: u64 = 16_384;
 /// The most that `[state] layer_bytes` may say: a start replays up to two layers that were folded.
 pub const LAYER_BYTES_MAX: u64 = 128 << 20;
 /// The most that `[state] unapplied_bytes_max` may say: a start replays all of it.
