@@ -33,7 +33,7 @@ const PIECE_BYTES: usize = 128 << 10;
 const PIECES_WAITING_MAX: usize = 64;
 /// Sent at most, of all snapshots together: clients of a busy machine wait behind what goes faster
 /// (docs/adr/0012-paced-snapshots.md).
-const BYTES_PER_SECOND: u64 = 128 << 20;
+const BYTES_PER_SECOND: u64 = 112 << 20;
 /// What was not sent in time is made up for as far as this.
 const BEHIND_MAX: Duration = Duration::from_millis(5);
 /// A peer must say what it wants, and then take or send a piece, within this time.
