@@ -90,7 +90,7 @@ run_kvd() {
     after="$(synced)"
     awk -v before="$before" -v after="$after" 'BEGIN {
         split(before, b); split(after, a)
-        printf "%.0f\n", a[2] > b[2] ? (a[1] - b[1]) / (a[2] - b[2]) : 0
+        if (a[2] > b[2]) printf "%.0f\n", (a[1] - b[1]) / (a[2] - b[2]); else print 0
     }' >>"$work/batch"
 }
 # Records that kvd has on disk, and fsyncs of its log.
