@@ -12,8 +12,8 @@ refuse_overrides
 suites=(
     "unit|300|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
     "storage|450|cargo test --locked --release -p larder-storage -- --nocapture"
-    "no-rocksdb|95|cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture"
-    "simulation|150|cargo test --locked --release -p larder-replication --no-default-features --features planted-bugs --test simulation -- --nocapture"
+    "no-rocksdb|150|cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture"
+    "simulation|240|cargo test --locked --release -p larder-replication --no-default-features --features planted-bugs --test simulation -- --nocapture"
     "harness|150|cargo test --locked --release -p larder-tests --lib"
     "arrows|85|cargo test --locked --release -p larder-tests --test arrows"
     "differential|85|cargo test --locked --release -p larder-tests --test differential -- --nocapture"
@@ -36,7 +36,7 @@ check_for_planted_bugs() {
 }
 
 if [ "${1:-}" = --list ]; then
-    printf '%s\n' "${suites[@]}" | column -t -s '|'
+    printf '%s\n' "${suites[@]}" | awk -F '|' '{printf "%-14s %5s  %s\n", $1, $2, $3}'
     exit 0
 fi
 wanted=("$@")

@@ -13,7 +13,7 @@ pub const LOG_SEGMENTS_MAX: u64 = 16_384;
 /// The most that `[state] layer_bytes` may say: a start replays up to two layers that were folded.
 pub const LAYER_BYTES_MAX: u64 = 128 << 20;
 /// The most that `[state] unapplied_bytes_max` may say: a start replays all of it.
-pub const UNAPPLIED_BYTES_MAX: u64 = 512 << 20;
+pub const UNAPPLIED_BYTES_MAX: u64 = 256 << 20;
 /// A user key.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// A hash field's name.

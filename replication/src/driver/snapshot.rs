@@ -38,6 +38,9 @@ const BYTES_PER_SECOND: u64 = 112 << 20;
 const BEHIND_MAX: Duration = Duration::from_millis(5);
 /// A peer must say what it wants, and then take or send a piece, within this time.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A slave reads what it has of a snapshot before it says where it goes on; where its connection breaks,
+/// that is noticed sooner.
+const PATIENCE_AT_BEGIN: Duration = Duration::from_secs(600);
 /// How long a store may take until it has folded something.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(20);
 const FLUSH_STEP: Duration = Duration::from_millis(10);
@@ -187,7 +190,8 @@ async fn send_state(
     let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
     let encoded = manifest.encode().map_err(|error| error.to_string())?;
     sender.send(encoded.into()).await.map_err(text)?;
-    let begin = timeout(PATIENCE, receiver.next()).await.map_err(|_| "the slave is silent")?;
+    let begin = timeout(PATIENCE_AT_BEGIN, receiver.next()).await;
+    let begin = begin.map_err(|_| "the slave is silent")?;
     let begin = begin.map_err(text)?.ok_or("the slave has ended the stream")?;
     let Some((mut file, mut offset)) = place(&begin) else {
         return Err("the slave asks for no place".to_owned());
@@ -253,7 +257,11 @@ pub(super) async fn fetch(
     if of != log {
         return Err(format!("a snapshot of log {of}, not of {log}"));
     }
-    let (incoming, turn, missing) = begin(directory, gathering, manifest).await?;
+    let (incoming, turn, missing) = tokio::select! {
+        begun = begin(directory, gathering, manifest) => begun?,
+        // Who waits for a turn that it cannot use any more would keep those behind it from theirs.
+        error = connection.closed() => return Err(error.to_string()),
+    };
     let (file, offset) = missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
     let mut begin = BytesMut::with_capacity(PIECE_HEADER_BYTES);
     begin.put_u64_le(file);

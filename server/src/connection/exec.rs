@@ -291,15 +291,11 @@ impl Connection {
             touched,
             aborted: false,
         };
-        let reads_here = !transaction.writes() && self.reads_what_others_commit();
+        let reads_here = transaction.only_reads() && self.reads_what_others_commit();
         let mut work = Work::of(Task::Transaction(transaction));
         work.reply_share = self.reply_share.take();
-        let mut work = if reads_here {
-            self.read_here(&mut work);
-            work
-        } else {
-            self.submit(work).await?
-        };
+        let mut work =
+            if reads_here { self.read_here(work).await? } else { self.submit(work).await? };
         if let Task::Transaction(done) = &work.task {
             self.shard().watches().remove(&done.watched, &done.touched);
         }
@@ -319,15 +315,19 @@ impl Connection {
 
     /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
     /// was queued may be long ago.
-    fn read_here(&self, work: &mut Work) {
+    async fn read_here(&self, mut work: Work) -> Result<Work, End> {
         let replica = self.node.replica.as_ref();
-        match replica.map_or(Ok(()), |replica| replica.admit_reads(&self.session)) {
-            Ok(()) => {
-                self.turn.count_read();
-                evaluate_reads(work, &self.shard().store().steady_view(wall_ms()));
-            }
-            Err(refusal) => work.refusal = Some(refusal.to_string().into()),
+        if let Err(refusal) = replica.map_or(Ok(()), |replica| replica.admit_reads(&self.session)) {
+            work.refusal = Some(refusal.to_string().into());
+            return Ok(work);
         }
+        let shard = self.shard().clone();
+        // On a thread that may block: nobody bounds what a transaction reads.
+        let read = move || {
+            evaluate_reads(&mut work, &shard.store().steady_view(wall_ms()));
+            work
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| End::ShardEnded)
     }
 
     /// Puts the replies of a transaction together: those of the writer, and those of the commands

@@ -68,10 +68,11 @@ impl Replica {
                     .unwrap_or_else(|| CommandError::message(why))),
             };
         }
-        if session.redirect == Redirect::All && !duty.is_master() {
-            return Err(self.moved(&duty, command, request).unwrap_or(CommandError::message(
-                "TRYAGAIN this node is not the master, and does not know where it is; try again",
-            )));
+        if session.redirect == Redirect::All
+            && !duty.is_master()
+            && let Some(moved) = self.moved(&duty, command, request)
+        {
+            return Err(moved);
         }
         self.admit_reads(session)
     }
@@ -82,6 +83,11 @@ impl Replica {
     /// What the client is told instead.
     pub fn admit_reads(&self, session: &Session) -> Result<(), CommandError> {
         let duty = self.duty();
+        if session.redirect == Redirect::All && !duty.is_master() {
+            return Err(CommandError::message(
+                "TRYAGAIN this node is not the master, and does not know where it is; try again",
+            ));
+        }
         if !self.driver.may_read() {
             return Err(CommandError::message(if duty.is_master() {
                 "TRYAGAIN this master has not heard from enough of its followers, so that there may be a \

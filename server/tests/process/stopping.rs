@@ -1,23 +1,23 @@
 //! A stop ends in time, whatever is in its way.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::Write as _,
     net::TcpStream,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, mknodat},
+    fs::{CWD, FileType, Mode, OFlags, mknodat},
     process::Signal,
 };
 
 use crate::support::{Kvd, Process, wait_for};
 
 /// What a stop may take beside `drain_ms`.
-const CLOSING_MAX: Duration = Duration::from_secs(10);
+const CLOSING_MAX: Duration = Duration::from_secs(30);
 const KILLED: Option<i32> = Some(9);
 const MIB: usize = 1 << 20;
 
@@ -79,7 +79,11 @@ impl Held {
 
     fn go_on(&self) {
         let line = fs::read(&self.kept).expect("it is kept");
-        fs::write(&self.format, line).expect("kvd reads it");
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        wait_for("kvd to read its format", || {
+            options.open(&self.format).is_ok_and(|mut pipe| pipe.write_all(&line).is_ok())
+        });
     }
 
     fn give_back(self) {
@@ -133,6 +137,6 @@ fn a_stop_while_the_opening_hangs_ends_by_itself_and_says_what_was_left() {
     let (status, log) = process.end();
     assert_eq!(status.signal(), KILLED, "{log:?}");
     assert!(began.elapsed() >= CLOSING_MAX, "it took {:?}", began.elapsed());
-    let told = log.iter().find(|line| line.contains("the stop took longer than 10s"));
+    let told = log.iter().find(|line| line.contains("the stop took longer than 30s"));
     assert!(told.expect("why is told").contains("the opening of the store"), "{told:?}");
 }

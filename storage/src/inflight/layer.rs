@@ -379,10 +379,10 @@ impl<'a> FieldsAt<'a> {
         let beyond = after.map_or(Unbounded, Excluded);
         for field in fields.in_order().range::<[u8], _>((beyond, Unbounded)) {
             looked += 1;
-            let Some(change) = self.change(&generation, field) else { continue };
             if page.passes_over(|last| last < field) {
                 break;
             }
+            let Some(change) = self.change(&generation, field) else { continue };
             page.offer(field.clone(), change);
         }
         looked

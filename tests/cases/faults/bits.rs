@@ -29,13 +29,12 @@ const FLIPS: usize = 480;
 /// Flips of each kind of file a run, at least.
 const FLIPS_OF_A_KIND: usize = 40;
 /// What flips must have come to in a run.
-const MUST_OCCUR: [(FileKind, Outcome); 11] = [
+const MUST_OCCUR: [(FileKind, Outcome); 10] = [
     (FileKind::Format, Outcome::Refused),
     (FileKind::SealedSegment, Outcome::Refused),
     (FileKind::LastSegment, Outcome::Refused),
     (FileKind::LastSegment, Outcome::Right),
     (FileKind::LastSegment, Outcome::Torn),
-    (FileKind::Table, Outcome::Refused),
     (FileKind::Table, Outcome::RefusedReads),
     (FileKind::Manifest, Outcome::Refused),
     (FileKind::Current, Outcome::Refused),

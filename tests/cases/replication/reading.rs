@@ -194,7 +194,10 @@ fn a_transaction_that_reads_at_a_slave_does_not_wait_for_what_nobody_commits() -
     cluster.cut(1, 0, Cut::OneWay)?;
     cluster.cut(2, 0, Cut::OneWay)?;
     writer.send_raw(&encoded(&["MSET", "a", "2", "b", "2"]))?;
-    let holds = |view: &Json| view["durable"].as_u64() > view["committed"].as_u64();
+    let holds = |view: &Json| {
+        let committed = view["committed"].as_u64();
+        committed.is_some() && view["durable"].as_u64() > committed
+    };
     cluster.wait_for_view(1, "a write that is not committed", SOON, holds)?;
     for command in [&["MULTI"][..], &["GET", "a"], &["DBSIZE"], &["GET", "b"]] {
         reader.expect_ok(command)?;
