@@ -21,7 +21,7 @@ use crate::{
 
 /// How long a stop may take beyond `drain_ms`: for opening that is under way, for the end of
 /// replication, for folding, flushing and closing.
-const CLOSING_MAX: Duration = Duration::from_secs(30);
+const CLOSING_MAX: Duration = Duration::from_secs(20);
 /// How long the last line of the log may take: nobody may be reading it.
 const LAST_LINE_MAX: Duration = Duration::from_secs(1);
 

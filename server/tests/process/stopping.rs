@@ -17,7 +17,7 @@ use rustix::{
 use crate::support::{Kvd, Process, wait_for};
 
 /// What a stop may take beside `drain_ms`.
-const CLOSING_MAX: Duration = Duration::from_secs(30);
+const CLOSING_MAX: Duration = Duration::from_secs(20);
 const KILLED: Option<i32> = Some(9);
 const MIB: usize = 1 << 20;
 
@@ -137,6 +137,6 @@ fn a_stop_while_the_opening_hangs_ends_by_itself_and_says_what_was_left() {
     let (status, log) = process.end();
     assert_eq!(status.signal(), KILLED, "{log:?}");
     assert!(began.elapsed() >= CLOSING_MAX, "it took {:?}", began.elapsed());
-    let told = log.iter().find(|line| line.contains("the stop took longer than 30s"));
+    let told = log.iter().find(|line| line.contains("the stop took longer than 20s"));
     assert!(told.expect("why is told").contains("the opening of the store"), "{told:?}");
 }

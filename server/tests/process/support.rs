@@ -13,7 +13,9 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at what is waited for.
+const POLL: Duration = Duration::from_millis(1);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A kvd that serves; killed when dropped.
 pub(crate) struct Kvd {
@@ -169,7 +171,7 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come");
-        thread::yield_now();
+        thread::park_timeout(POLL);
     }
 }
 
