@@ -13,8 +13,6 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Between two looks at what is waited for.
-const POLL: Duration = Duration::from_millis(1);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A kvd that serves; killed when dropped.
@@ -171,7 +169,7 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come");
-        thread::park_timeout(POLL);
+        thread::yield_now();
     }
 }
 
