@@ -15,7 +15,7 @@ use std::{
 
 use larder_storage::{OpenAs, StoreOptions, store::FORMAT_VERSION};
 use larder_types::{Epoch, HybridTime, SequenceNumber};
-use store_support::{Content, Node, WALL_MS, tiny};
+use store_support::{Content, Node, WALL_MS, copy, tiny};
 
 const EXPIRY: u64 = 4_102_444_800_000;
 /// What of the state is needed to open it.
@@ -100,18 +100,6 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path()).collect();
     names.sort();
     names
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for path in names(from) {
-        let to = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            fs::copy(&path, to).unwrap();
-        }
-    }
 }
 
 /// Writes `fixtures/data-v1` once; a released fixture is never written again.

@@ -26,22 +26,9 @@ use larder_storage::{
 };
 use larder_types::{Epoch, HybridTime, SequenceNumber};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-use store_support::{DEADLINE, Node, WALL_MS, seed, tiny, wait_for};
+use store_support::{DEADLINE, Node, WALL_MS, copy, seed, tiny, wait_for};
 
 const CLEARS: u64 = 20_000;
-
-fn copy(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
-}
 
 fn refusal(root: &Path) -> StoreError {
     Node::open(root, tiny()).err().expect("the store must be refused")

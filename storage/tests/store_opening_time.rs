@@ -8,7 +8,6 @@
 mod store_support;
 
 use std::{
-    fs,
     path::Path,
     sync::Mutex,
     time::{Duration, Instant},
@@ -18,7 +17,7 @@ use larder_storage::{StoreOptions, Txn, state::DatabaseOptions};
 use larder_types::limits::{
     LAYER_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES_MAX, UNAPPLIED_BYTES_MAX, VALUE_BYTES_MAX,
 };
-use store_support::{Node, WALL_MS};
+use store_support::{Node, WALL_MS, copy};
 use tempfile::TempDir;
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -72,18 +71,6 @@ fn most_deletions(txn: &mut Txn<'_>, number: &mut u64) {
     let live = (1..=*number).skip_while(|at| txn.view().row(&name(*at)).unwrap().is_none());
     let mut live = live.collect::<Vec<_>>().into_iter();
     while live.next().is_some_and(|at| txn.delete(&name(at)).is_ok()) {}
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 fn append(node: &mut Node, number: &mut u64, write: Write) {

@@ -13,7 +13,7 @@ use larder_storage::{
 };
 use larder_types::SequenceNumber;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use store_support::{Node, WALL_MS, seed, tiny, write_randomly};
+use store_support::{Node, WALL_MS, copy, seed, tiny, write_randomly};
 
 /// A master that has folded and trimmed a good deal, and has more in flight.
 fn busy_master(root: &Path) -> Node {
@@ -274,18 +274,6 @@ fn a_state_that_has_folded_nothing_has_no_snapshot_yet_and_leaves_nothing_of_one
     let nothing = matches!(refused, SnapshotError::State(StateError::NothingApplied { .. }));
     assert!(nothing, "{refused}");
     assert_eq!(fs::read_dir(node.directory.snapshots()).unwrap().count(), 0);
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 #[test]
