@@ -295,15 +295,10 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-    use larder_resp::{Decoder, Limits, encode_request};
     use larder_storage::{Directory, StoreOptions, open, state::DatabaseOptions};
 
     use super::*;
-    use crate::{
-        command::lookup,
-        shard::{Run, Task, queue::Taken},
-    };
+    use crate::shard::queue::Taken;
 
     const MIB: usize = 1 << 20;
     const WORKS: usize = 20;
@@ -315,12 +310,7 @@ mod tests {
     }
 
     fn put(number: usize) -> Work {
-        let mut wire = BytesMut::new();
-        let (key, value) = (format!("key:{number}"), "v".repeat(VALUE_BYTES));
-        encode_request(&mut wire, ["SET", &key, &value]);
-        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
-        let commands = vec![lookup(b"SET").unwrap()];
-        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+        Work::sets(&[(&format!("key:{number}"), &"v".repeat(VALUE_BYTES))])
     }
 
     #[test]
@@ -394,14 +384,10 @@ mod tests {
 
     /// A pipeline of so many SETs.
     fn sets(number: usize) -> Work {
-        let mut wire = BytesMut::new();
-        for key in 0..RUN {
-            let key = format!("key:{number}:{key}");
-            encode_request(&mut wire, [b"set", key.as_bytes(), &[b'x'; SMALL_BYTES]]);
-        }
-        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, RUN).unwrap();
-        let commands = vec![lookup(b"set").unwrap(); pipeline.len()];
-        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+        let value = "x".repeat(SMALL_BYTES);
+        let keys: Vec<_> = (0..RUN).map(|key| format!("key:{number}:{key}")).collect();
+        let pairs: Vec<_> = keys.iter().map(|key| (key.as_str(), value.as_str())).collect();
+        Work::sets(&pairs)
     }
 
     #[test]

@@ -148,16 +148,11 @@ impl Shard {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use bytes::BytesMut;
-    use larder_resp::{Decoder, Limits, encode_request};
     use larder_storage::{Directory, StoreOptions, Visibility, state::DatabaseOptions};
     use larder_types::{AckLevel, SequenceNumber};
 
     use super::*;
-    use crate::{
-        command::lookup,
-        shard::{Replicated, Run, Task, Threads, Work},
-    };
+    use crate::shard::{Replicated, Task, Threads, Work};
 
     fn started(root: &std::path::Path) -> (Arc<Shard>, Threads) {
         let directory = Arc::new(Directory::open(root).unwrap());
@@ -180,7 +175,7 @@ mod tests {
     async fn whoever_watches_a_key_waits_for_what_was_written_to_it_before() {
         let root = tempfile::tempdir().unwrap();
         let (shard, threads) = started(root.path());
-        let written = shard.submit(set(), None);
+        let written = shard.submit(Work::sets(&[("key", "value")]), None);
         let (keys, touched) = (vec![Arc::from(&b"key"[..])], Arc::default());
         let watching = Task::Watch { keys, touched, present: Vec::new() };
         let mut watched = shard.submit(Work::of(watching), None);
@@ -201,20 +196,12 @@ mod tests {
         threads.stop();
     }
 
-    fn set() -> Work {
-        let mut wire = BytesMut::new();
-        encode_request(&mut wire, ["SET", "key", "value"]);
-        let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
-        let commands = vec![lookup(b"SET").unwrap()];
-        Work::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
-    }
-
     #[test]
     fn a_write_that_reaches_the_disk_while_the_store_is_closed_is_answered_before_that_is_over() {
         let root = tempfile::tempdir().unwrap();
         let (shard, threads) = started(root.path());
         // It is not committed before the store is closed.
-        let mut answer = shard.submit(set(), None);
+        let mut answer = shard.submit(Work::sets(&[("key", "value")]), None);
         shard.close_store("LOADING this log parted".into()).unwrap();
         let work = answer.try_recv().expect("what comes next is of another history");
         assert!(work.refusal.is_some_and(|why| why.starts_with("UNDECIDED ")));

@@ -166,3 +166,18 @@ impl Transaction {
             || self.watched.iter().any(|(key, present)| *present && is_gone(key))
     }
 }
+
+#[cfg(test)]
+impl Work {
+    /// A pipeline of `SET`s, as a connection hands it in.
+    pub(super) fn sets(pairs: &[(&str, &str)]) -> Self {
+        let mut wire = BytesMut::new();
+        for (key, value) in pairs {
+            larder_resp::encode_request(&mut wire, ["SET", key, value]);
+        }
+        let mut decoder = larder_resp::Decoder::new(larder_resp::Limits::AFTER_AUTH);
+        let pipeline = decoder.decode(&mut wire, pairs.len()).unwrap();
+        let commands = vec![crate::command::lookup(b"SET").unwrap(); pipeline.len()];
+        Self::of(Task::Run(Run { pipeline, next: 0, commands, refused: Vec::new() }))
+    }
+}
