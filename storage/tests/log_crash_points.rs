@@ -89,7 +89,7 @@ impl Story {
     }
 
     fn step(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(15) {
             0 => self.trim(),
             1 => self.opened().syncer.mark_idle().unwrap(),
             2 => {
@@ -99,6 +99,7 @@ impl Story {
                 self.open();
             }
             3 => self.write_manifest(),
+            4..=6 => self.opened().preparer.prepare().unwrap(),
             _ => self.commit_some(),
         }
     }

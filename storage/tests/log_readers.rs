@@ -16,7 +16,7 @@ use std::{
 
 use larder_storage::{
     fs::RealFs,
-    log::{self, Log, LogOptions, OpenedLog, ReadError, Record, RecordKind},
+    log::{self, Appender, Log, LogOptions, OpenedLog, ReadError, Record, RecordKind},
 };
 use larder_types::{Epoch, HybridTime, RegionId, SequenceNumber};
 
@@ -37,18 +37,18 @@ fn open(root: &Path, options: LogOptions, each: &mut dyn FnMut()) -> OpenedLog {
         .unwrap()
 }
 
-fn begin(opened: &mut OpenedLog) {
-    opened.appender.begin_epoch(Epoch { term: 1, run: 1, id: 1 }, HybridTime::ZERO);
+fn begin(appender: &mut Appender) {
+    appender.begin_epoch(Epoch { term: 1, run: 1, id: 1 }, HybridTime::ZERO);
 }
 
 /// The body of a record tells its number and has a length of its own.
-fn append(opened: &mut OpenedLog) {
-    let number = opened.appender.next_seq().as_u64();
+fn append(appender: &mut Appender) {
+    let number = appender.next_seq().as_u64();
     let body = |out: &mut Vec<u8>| {
         out.extend_from_slice(&number.to_le_bytes());
         out.resize(out.len() + (number % 91) as usize, number as u8);
     };
-    opened.appender.append(HybridTime::new(number, 0), body).unwrap();
+    appender.append(HybridTime::new(number, 0), body).unwrap();
 }
 
 /// Follows the log to its end, beginning again where it was trimmed; returns the records read.
@@ -99,11 +99,13 @@ fn readers_never_skip_while_segments_are_sealed_and_trimmed_under_them() {
         hot_tail_bytes: 40_000,
         origin: RegionId(0),
     };
-    let mut opened = open(root.path(), options, &mut || {});
-    begin(&mut opened);
-    let log = opened.log.clone();
+    let OpenedLog { mut appender, mut syncer, preparer, log, .. } =
+        open(root.path(), options, &mut || {});
+    begin(&mut appender);
     let (stop, lowest) = (AtomicBool::new(false), AtomicU64::new(1));
     thread::scope(|scope| {
+        // Writes over what was trimmed and nobody reads.
+        let preparing = scope.spawn(|| preparer.run());
         let follower = scope.spawn(|| follow(&log, false));
         let slow = scope.spawn(|| follow(&log, true));
         let trimmer = scope.spawn(|| {
@@ -115,17 +117,19 @@ fn readers_never_skip_while_segments_are_sealed_and_trimmed_under_them() {
                 thread::yield_now();
             }
         });
-        while opened.appender.next_seq() <= seq(RECORDS) {
+        while appender.next_seq() <= seq(RECORDS) {
             for _ in 0..60 {
-                append(&mut opened);
+                append(&mut appender);
             }
-            let batch = opened.appender.take_batch().unwrap();
-            opened.syncer.commit(batch).unwrap();
+            let batch = appender.take_batch().unwrap();
+            syncer.commit(batch).unwrap();
         }
         let (read, trimmed) = follower.join().unwrap();
         let (slowly_read, slowly_trimmed) = slow.join().unwrap();
         stop.store(true, Ordering::Release);
         trimmer.join().unwrap();
+        syncer.close().unwrap();
+        preparing.join().unwrap();
         println!("followed {read} ({trimmed} times trimmed), {slowly_read} ({slowly_trimmed})");
         assert!(trimmed > 0 || read == RECORDS, "what was not trimmed was read");
     });
@@ -138,9 +142,9 @@ fn a_log_of_many_segments_is_opened_with_few_files() {
     let options =
         LogOptions { segment_bytes: 1, reserve_bytes: 0, hot_tail_bytes: 0, origin: RegionId(0) };
     let mut opened = open(root.path(), options.clone(), &mut || {});
-    begin(&mut opened);
+    begin(&mut opened.appender);
     for _ in 0..300 {
-        append(&mut opened);
+        append(&mut opened.appender);
         let batch = opened.appender.take_batch().unwrap();
         opened.syncer.commit(batch).unwrap();
     }

@@ -46,7 +46,7 @@ const STARTING: &str = "LOADING this node does not know yet whether it is the ma
 /// What works while a store is open, beside the desk.
 pub(super) struct Parts {
     folder: Folder,
-    /// Ends when the desk is closed or the log fails, and then lets the fold end.
+    /// Ends when the desk is closed or the log fails, and then lets the preparer end, and the fold.
     syncer: JoinHandle<()>,
     store: Store,
 }
@@ -81,7 +81,7 @@ impl Plan {
             Some(_) => (OpenAs::Follower { log: new_log }, Some(STARTING.into())),
         };
         let opened = open_as(&self.directory, self.options.clone(), role)?;
-        let Opened { writer, syncer, folder, store, recovered, replayed, .. } = opened;
+        let Opened { writer, syncer, preparer, folder, store, recovered, replayed } = opened;
         if let Some(replicated) = &self.replicated {
             let tell = replicated.tell.clone();
             store.on_durable(move |seq| tell(Happened::Durable(seq)));
@@ -89,6 +89,7 @@ impl Plan {
         let staged = Arc::new(Queue::new());
         let waits_for_others = self.options.visibility == Visibility::Committed;
         let desk = Desk { writer, staged: staged.clone(), closed_to_clients, waits_for_others };
+        let preparing = spawn("preparer", move || preparer.run())?;
         let sync = {
             let (store, failed, awaiting) =
                 (store.clone(), self.failed.clone(), self.awaiting.clone());
@@ -98,6 +99,8 @@ impl Plan {
                     staged.close();
                     failed(error.into());
                 }
+                // It works in the log's directory, which others may take over from now on.
+                preparing.join().expect("a panic ends the process");
                 store.stop_folding();
             }
         };

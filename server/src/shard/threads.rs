@@ -1,4 +1,4 @@
-//! A shard from its opening to its end: its handle, and its two threads.
+//! A shard from its opening to its end: its handle, and its threads.
 
 use std::{
     io,

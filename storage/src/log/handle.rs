@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     LogOptions,
+    ahead::{self, Ahead},
     error::{LogError, ReadError, ReserveError},
     format::Sums,
     hot::HotTail,
@@ -47,8 +48,10 @@ pub(super) struct Shared {
     written_bytes: AtomicU64,
     poisoned: AtomicBool,
     cause: Mutex<Option<String>>,
-    /// Files out of the index that are still to be unlinked, oldest first.
-    doomed: Mutex<Vec<(PathBuf, u64)>>,
+    /// Segments out of the index whose files are still to be removed, oldest first.
+    doomed: Mutex<Vec<Arc<Segment>>>,
+    pub(super) segment_bytes: u64,
+    pub(super) ahead: Ahead,
     reserve: Mutex<Reserve>,
     reserve_bytes: u64,
 }
@@ -89,7 +92,9 @@ impl Shared {
             written_bytes: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
             cause: Mutex::new(None),
-            doomed: Mutex::new(Vec::new()),
+            doomed: Mutex::default(),
+            segment_bytes: options.segment_bytes,
+            ahead: Ahead::default(),
             reserve: Mutex::default(),
             reserve_bytes: options.reserve_bytes,
         }
@@ -138,6 +143,13 @@ impl Shared {
         }
         let cause = self.cause.lock().clone().unwrap_or_default();
         Err(LogError::Poisoned { cause })
+    }
+
+    /// Whether the disk has room for so many segments beside the reserve, and what others may write.
+    pub(super) fn has_room_for(&self, segments: u64) -> bool {
+        let available = self.fs.available_bytes(&self.dir).unwrap_or(u64::MAX);
+        let wanted = self.reserve.lock().wanted.max(self.reserve_bytes);
+        available >= wanted.saturating_add(self.segment_bytes.saturating_mul(segments))
     }
 
     /// The segment that holds, or will hold, `seq`; `None` if it has been trimmed.
@@ -243,10 +255,10 @@ impl Log {
         Cursor::open(Arc::clone(&self.shared), from)
     }
 
-    /// Removes the sealed segments whose records all lie below `floor`, oldest first; returns
-    /// the bytes freed. Readers inside such a segment keep it until they leave it. A segment
-    /// leaves the index before its file is unlinked, and each unlink is made durable before the
-    /// next, so that what is left after a crash never has a hole.
+    /// Takes out the sealed segments whose records all lie below `floor`, oldest first; returns
+    /// their bytes, of which one segment's may be kept as room. Readers inside such a segment keep it
+    /// until they leave it. A segment leaves the index before its file loses its name, durably before
+    /// the next one does, so that what is left after a crash never has a hole.
     ///
     /// # Errors
     /// [`LogError::Io`] if a file cannot be removed; the next call tries it again.
@@ -271,16 +283,9 @@ impl Log {
             self.drop_from_index(floor, limit, bytes_max, &mut doomed);
         }
         let mut freed = 0;
-        while let Some((path, bytes)) = doomed.first() {
-            match shared.fs.remove(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LogError::io("remove log segment", path)(error));
-                }
-                _ => {}
-            }
-            let synced = shared.fs.sync_dir(&shared.dir);
-            synced.map_err(LogError::io("sync the directory of", path))?;
-            freed += bytes;
+        while let Some(segment) = doomed.first() {
+            ahead::retire(shared, segment)?;
+            freed += segment.bytes();
             doomed.remove(0);
         }
         Ok(freed)
@@ -296,7 +301,7 @@ impl Log {
         floor: SequenceNumber,
         limit: SequenceNumber,
         bytes_max: u64,
-        doomed: &mut Vec<(PathBuf, u64)>,
+        doomed: &mut Vec<Arc<Segment>>,
     ) {
         let mut segments = self.shared.segments.write();
         let mut left: u64 = segments.iter().map(|segment| segment.bytes()).sum();
@@ -308,8 +313,7 @@ impl Log {
         // The last segment is being written and stays, whatever the floor.
         let count = segments[..segments.len() - 1].iter().take_while(|segment| goes(segment));
         let count = count.count();
-        doomed
-            .extend(segments.drain(..count).map(|segment| (segment.path.clone(), segment.bytes())));
+        doomed.extend(segments.drain(..count));
         let trimmed = segments[0].base().as_u64() - 1;
         let before = self.shared.trimmed.swap(trimmed, Ordering::AcqRel);
         assert!(before <= trimmed, "trimmed never goes back");
@@ -341,7 +345,12 @@ impl Log {
             reserve.checked = Some((now, written));
         }
         if reserve.available < reserve.wanted {
-            return Err(ReserveError { available: reserve.available, reserve: reserve.wanted });
+            let refused = ReserveError { available: reserve.available, reserve: reserve.wanted };
+            if !fresh {
+                drop(reserve);
+                ahead::release(shared);
+            }
+            return Err(refused);
         }
         Ok(())
     }

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! - [`mod@format`] is the bytes; `docs/format/log.md` shows them as tables.
+//! - The [`Preparer`]'s thread makes the next segment's file ahead; nobody waits for it.
 //! - Every batch is preceded by a mark that names the tail which was durable before it. So only
 //!   the last batch can be torn by a crash, and damage below a mark is told from a torn tail.
 //! - Records form one chain of checksums through all segments; segments are sealed by footers.
 //! - A failed write or sync poisons the log: nothing is retried, nothing is written after it.
 //! - `trimmed <= durable <= appended`, asserted wherever one moves.
 
+mod ahead;
 mod append;
 mod chain;
 mod create;
@@ -34,6 +36,7 @@ use std::path::PathBuf;
 
 use larder_types::{Epoch, HybridTime, LogId, RegionId, SequenceNumber, limits};
 
+pub use ahead::{Preparer, remove_left};
 pub use append::{Appender, Batch};
 pub use chain::CheckedFrames;
 pub use create::{Extent, create, extent, head};
@@ -79,6 +82,8 @@ pub struct OpenedLog {
     pub appender: Appender,
     /// For the thread that writes and syncs.
     pub syncer: Syncer,
+    /// For a thread of its own, which makes what the syncer needs next.
+    pub preparer: Preparer,
     /// For everyone.
     pub log: Log,
     /// What was found.

@@ -10,6 +10,7 @@ use rand::{TryRngCore, rngs::OsRng};
 
 use super::{
     LogOptions, OpenedLog, Recovered,
+    ahead::{self, Preparer},
     append::{Appender, Pool},
     error::LogError,
     format::{ChainPoint, Header},
@@ -122,6 +123,7 @@ impl<'a> Opening<'a> {
         if let Some(last) = self.survey.segments.last() {
             self.recovered.torn = repair_tail(&*self.fs, quarantine, last, self.tail.as_ref())?;
         }
+        ahead::remove_left(&*self.fs, self.dir)?;
         // The run that made a name may have ended before it synced the directory.
         self.fs.sync_dir(self.dir).map_err(LogError::io("sync directory", self.dir))?;
         Ok(())
@@ -129,7 +131,7 @@ impl<'a> Opening<'a> {
 
     fn replay(&mut self, from: SequenceNumber, replay: Replay<'_>) -> Result<(), LogError> {
         for surveyed in &self.survey.segments {
-            let segment = Segment::new(self.dir, surveyed.header.chain);
+            let segment = Segment::found(self.dir, surveyed.header.chain);
             let mut each = |place: Place, record: Record<'_>| {
                 let Place { offset, chain } = place;
                 segment.note(IndexEntry { seq: record.seq, offset, prev_crc: chain.crc });
@@ -180,7 +182,7 @@ impl<'a> Opening<'a> {
             _ => {
                 let id = self.recovered.id;
                 let header = Header { id, origin: options.origin, chain: self.chain };
-                let active = create_segment(&*self.fs, self.dir, &header)?;
+                let active = create_segment(&*self.fs, self.dir, &header, None)?;
                 self.segments.push(Arc::clone(&active.segment));
                 active
             }
@@ -197,13 +199,8 @@ impl<'a> Opening<'a> {
         let (shared, pool) = (Arc::new(shared), Arc::new(Pool::default()));
         Ok(OpenedLog {
             appender: Appender::new(Arc::clone(&shared), Arc::clone(&pool), self.chain),
-            syncer: Syncer::new(
-                Arc::clone(&shared),
-                pool,
-                options.segment_bytes,
-                active,
-                self.chain,
-            ),
+            syncer: Syncer::new(Arc::clone(&shared), pool, active, self.chain),
+            preparer: Preparer::new(Arc::clone(&shared)),
             log: Log { shared },
             recovered,
         })

@@ -43,6 +43,8 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     /// The chain before its first record; `chain.next` is its base.
     pub(super) chain: ChainPoint,
+    /// Whether this opening of the log has made it, and not one before.
+    pub(super) made_here: bool,
     /// Number of its last durable record, 0 while it has none.
     last: AtomicU64,
     /// Bytes written, the footer included.
@@ -54,10 +56,17 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(dir: &Path, chain: ChainPoint) -> Self {
+    /// One that was found.
+    pub(super) fn found(dir: &Path, chain: ChainPoint) -> Self {
+        Self { made_here: false, ..Self::made(dir, chain) }
+    }
+
+    /// One that is made now.
+    pub(super) fn made(dir: &Path, chain: ChainPoint) -> Self {
         Self {
             path: dir.join(segment_name(chain.next)),
             chain,
+            made_here: true,
             last: AtomicU64::new(0),
             bytes: AtomicU64::new(HEADER_BYTES as u64),
             sealed: AtomicBool::new(false),

@@ -5,6 +5,7 @@ use std::{io, path::Path, sync::Arc};
 use larder_types::{Epoch, EpochStart, SequenceNumber};
 
 use super::{
+    ahead::{Prepared, ZEROS},
     append::{Batch, Pool},
     error::LogError,
     format::{ChainPoint, Footer, Header, MARK_BYTES, Mark},
@@ -19,7 +20,10 @@ use crate::fs::{File, Fs, OpenMode, write_all_at};
 const ROOM_BYTES: u64 = 256 << 10;
 /// Batches above this lengthen the file themselves: for them the journal costs less than the zeros.
 const ROOM_BATCH_BYTES: u64 = 64 << 10;
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The next segment's file is asked for when this part of one has been written: a store that hardly
+/// takes writes does not fill the disk with room.
+const NEXT_WANTED_AT: u64 = 4;
 
 /// A segment with this many epochs is sealed whatever its size: bounds the footer's table.
 const SEGMENT_EPOCHS_MAX: usize = 1024;
@@ -32,7 +36,6 @@ const SEGMENT_EPOCHS_MAX: usize = 1024;
 pub struct Syncer {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
-    segment_bytes: u64,
     active: Active,
     /// The chain after the last record written.
     written: ChainPoint,
@@ -61,11 +64,10 @@ impl Syncer {
     pub(super) fn new(
         shared: Arc<Shared>,
         pool: Arc<Pool>,
-        segment_bytes: u64,
         active: Active,
         tail: ChainPoint,
     ) -> Self {
-        Self { shared, pool, segment_bytes, active, written: tail, durable: tail }
+        Self { shared, pool, active, written: tail, durable: tail }
     }
 
     /// Writes a batch and makes it durable: [`Syncer::write`], then [`Syncer::sync`]. Returns the
@@ -145,7 +147,7 @@ impl Syncer {
 
     fn write_batch(&mut self, mut batch: Batch) -> Result<SequenceNumber, LogError> {
         assert_eq!(batch.first(), self.written.next, "batches are written in order");
-        let full = self.active.offset >= self.segment_bytes
+        let full = self.active.offset >= self.shared.segment_bytes
             || self.active.epochs.len() >= SEGMENT_EPOCHS_MAX;
         if full && self.written.next > self.active.segment.base() {
             self.rotate()?;
@@ -162,6 +164,9 @@ impl Syncer {
             self.active.segment.note(IndexEntry { offset: offset + place.offset, ..*place });
         }
         self.written = batch.chain;
+        if self.active.offset >= self.shared.segment_bytes / NEXT_WANTED_AT {
+            self.shared.ahead.want();
+        }
         let last = batch.last();
         self.shared.hot.push(batch.first(), batch.chain, &batch.bytes[MARK_BYTES..]);
         self.pool.give(batch.bytes);
@@ -202,7 +207,10 @@ impl Syncer {
         self.sync_active()?;
         segment.set_sealed();
         let header = Header { id: self.shared.id, origin: self.shared.origin, chain: self.durable };
-        self.active = create_segment(&*self.shared.fs, &self.shared.dir, &header)?;
+        let Shared { fs, dir, ahead, .. } = &*self.shared;
+        // Whoever removes files by hand costs the log speed, not its end.
+        let prepared = ahead.take().filter(|next| fs.open(&next.path, OpenMode::Read).is_ok());
+        self.active = create_segment(&**fs, dir, &header, prepared)?;
         self.shared.segments.write().push(Arc::clone(&self.active.segment));
         Ok(())
     }
@@ -214,7 +222,7 @@ impl Syncer {
         if end <= *length || batch_bytes > ROOM_BATCH_BYTES {
             return Ok(());
         }
-        let room_end = (end + ROOM_BYTES).min(self.segment_bytes);
+        let room_end = (end + ROOM_BYTES).min(self.shared.segment_bytes);
         while *length < room_end {
             let zeros = (room_end - *length).min(ZEROS.len() as u64);
             match write_all_at(&**file, &ZEROS[..zeros as usize], *length) {
@@ -272,23 +280,52 @@ impl Syncer {
     }
 }
 
-/// Makes a segment file with this header, durably.
-pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: &Header) -> Result<Active, LogError> {
-    let segment = Segment::new(dir, header.chain);
-    let file = fs
-        .open(&segment.path, OpenMode::CreateNew)
-        .map_err(LogError::io("create log segment", &segment.path))?;
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.shared.ahead.close();
+    }
+}
+
+/// Makes a segment file with this header, durably, out of one that was prepared if there is one: its
+/// header is on the disk before the name is.
+pub(super) fn create_segment(
+    fs: &dyn Fs,
+    dir: &Path,
+    header: &Header,
+    prepared: Option<Prepared>,
+) -> Result<Active, LogError> {
+    let segment = Segment::made(dir, header.chain);
     let bytes = header.encode();
+    let file = match &prepared {
+        Some(prepared) => Arc::clone(&prepared.file),
+        None => fs
+            .open(&segment.path, OpenMode::CreateNew)
+            .map_err(LogError::io("create log segment", &segment.path))?,
+    };
     write_all_at(&*file, &bytes, 0).map_err(LogError::io("write the header of", &segment.path))?;
     file.sync_data().map_err(LogError::io("sync", &segment.path))?;
+    if let Some(prepared) = &prepared {
+        name_segment(fs, &prepared.path, &segment.path)?;
+    }
     fs.sync_dir(dir).map_err(LogError::io("sync directory", dir))?;
+    let offset = bytes.len() as u64;
     Ok(Active {
         segment: Arc::new(segment),
         file,
-        offset: bytes.len() as u64,
-        length: bytes.len() as u64,
+        offset,
+        length: prepared.map_or(0, |prepared| prepared.length).max(offset),
         epochs: Vec::new(),
         marked: true,
         dirty: false,
     })
+}
+
+/// Gives a prepared file its name, which nothing may have yet: a rename would replace it.
+fn name_segment(fs: &dyn Fs, from: &Path, to: &Path) -> Result<(), LogError> {
+    let free = match fs.open(to, OpenMode::Read) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    free.and_then(|()| fs.rename(from, to)).map_err(LogError::io("create log segment", to))
 }

@@ -22,7 +22,7 @@ use crate::{
     fs::RealFs,
     inflight::{InFlight, Layer},
     log::{
-        self, LogError, LogOptions, Record, RecordKind, Recovered,
+        self, LogError, LogOptions, Preparer, Record, RecordKind, Recovered,
         format::{ChainPoint, Header},
     },
     state::{Database, DatabaseOptions, ReplicasRecord, StateError},
@@ -199,6 +199,8 @@ pub struct Opened {
     pub writer: Writer,
     /// For the sync thread.
     pub syncer: Syncer,
+    /// For a thread that makes the log's next segment ahead. Ends after the syncer.
+    pub preparer: Preparer,
     /// For the fold thread.
     pub folder: Folder,
     /// For everyone else.
@@ -241,6 +243,8 @@ pub fn open_as(
     if let OpenAs::Follower { log } = role {
         prepare_followed(directory, log)?;
     }
+    // Before the database, which may need what room takes of a full disk.
+    log::remove_left(&RealFs, &directory.log())?;
     let database = Database::open(&directory.state(), &options.database)?;
     let persisted = database.persisted()?;
     let mut replay = Replay::new(&options, persisted);
@@ -268,6 +272,7 @@ pub fn open_as(
     let mut opened = Opened {
         writer: Writer::new(shared.clone(), opened.appender, last, clock),
         syncer: Syncer::new(shared.clone(), opened.syncer),
+        preparer: opened.preparer,
         folder: Folder::new(shared.clone()),
         store: Store { shared },
         recovered: opened.recovered,
