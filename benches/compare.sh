@@ -79,6 +79,7 @@ arguments() {
 
 # run PORT LINE: requests a second and p99 in milliseconds.
 run() {
+    calm "a run of $2"
     # shellcheck disable=SC2046
     redis-benchmark -p "$1" $(arguments "$2") | tail -n 1 | tr -d '"' | awk -F, '{print $(NF-6), $(NF-1)}'
 }

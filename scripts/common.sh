@@ -89,3 +89,16 @@ build() {
     for package in "$@"; do args+=(-p "$package"); done
     cargo build --locked --release "${args[@]}"
 }
+
+# calm WHAT: waits until the machine has nothing to do. What one server still does behind its replies,
+# compactions or files written anew, would be measured with the next.
+calm() {
+    local deadline=$((SECONDS + 180)) busy
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        busy="$({ head -n 1 /proc/stat; sleep 1; head -n 1 /proc/stat; } |
+            awk '{idle = $5 + $6; all = 0; for (i = 2; i <= 9; i++) all += $i}
+                NR == 1 {i0 = idle; a0 = all} NR == 2 {print int(100 - 100 * (idle - i0) / (all - a0))}')"
+        [ "$busy" -ge 10 ] || return 0
+    done
+    say "  the machine is still $busy % busy before $1"
+}

@@ -211,19 +211,6 @@ resync_redis() {
 }
 resynced_redis() { linked "$new_replica_port"; }
 
-# calm SIDE: waits until the machine has nothing to do: what filling has left to be compacted, and
-# files that redis-server rewrites behind a sync, would be measured instead.
-calm() {
-    local deadline=$((SECONDS + 180)) busy
-    while [ "$SECONDS" -lt "$deadline" ]; do
-        busy="$({ head -n 1 /proc/stat; sleep 1; head -n 1 /proc/stat; } |
-            awk '{idle = $5 + $6; all = 0; for (i = 2; i <= 9; i++) all += $i}
-                NR == 1 {i0 = idle; a0 = all} NR == 2 {print int(100 - 100 * (idle - i0) / (all - a0))}')"
-        [ "$busy" -ge 10 ] || return 0
-    done
-    say "  the machine is still $busy % busy before $1 is measured"
-}
-
 line_snapshot() {
     local side keys=$((snapshot_mib * 256)) report before during seconds_taken began
     both_sets local
@@ -234,7 +221,7 @@ line_snapshot() {
         settle "$side"
     done
     for side in redis kvd; do
-        calm "$side"
+        calm "$side is measured"
         before="$(load "$side" "$seconds" --rate 5000 --pipeline 1 --keys 100000 | jq .batch_ms.p99)"
         if [ "$side" = kvd ]; then
             end "${kvd_pid[tianjin-1]}"

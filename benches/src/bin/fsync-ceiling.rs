@@ -1,6 +1,5 @@
-//! Writes and fsyncs batches of a given size as kvd's log does: the ceiling for any durable log on this
-//! disk. Small batches go into room that was made ahead, large ones make the file longer
-//! (docs/adr/0008-room-ahead.md).
+//! Writes and fsyncs batches of a given size over bytes that are on the disk already, as kvd's log does
+//! (docs/adr/0013-the-next-segment.md): the ceiling for any durable log on this disk.
 
 use std::{
     fs::{self, File},
@@ -10,13 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 
-/// As `storage/src/log/sync.rs` has them.
-const ROOM_BYTES: u64 = 256 << 10;
-const ROOM_BATCH_BYTES: u64 = 64 << 10;
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Zeros written at a time before the measurement begins.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Writes and fsyncs batches.
 #[derive(Parser)]
@@ -30,7 +27,7 @@ struct Args {
     /// Records that a batch stands for, for the rate that is printed.
     #[arg(long)]
     batch_records: u64,
-    /// Another file is begun when one has grown to this size.
+    /// Bytes of the file that is written over, again and again.
     #[arg(long, default_value_t = 64 << 20)]
     segment_bytes: u64,
     /// How long to go on.
@@ -38,64 +35,40 @@ struct Args {
     seconds: u64,
 }
 
-/// The file being written.
-struct Segment {
-    file: File,
-    offset: u64,
-    length: u64,
-}
-
-impl Segment {
-    /// Begins another file in place of the one before.
-    fn begin(path: &Path) -> io::Result<Self> {
-        if path.exists() {
-            fs::remove_file(path)?;
-        }
-        let file = File::create_new(path)?;
-        file.sync_data()?;
-        Ok(Self { file, offset: 0, length: 0 })
+/// A file of so many zeros, on the disk.
+fn file_of_zeros(path: &Path, bytes: u64) -> io::Result<File> {
+    let file = File::create_new(path)?;
+    let mut length = 0;
+    while length < bytes {
+        let piece = (bytes - length).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..piece as usize], length)?;
+        length += piece;
     }
-
-    fn append(&mut self, batch: &[u8], segment_bytes: u64) -> io::Result<()> {
-        self.make_room(batch.len() as u64, segment_bytes)?;
-        self.file.write_all_at(batch, self.offset)?;
-        self.offset += batch.len() as u64;
-        self.length = self.length.max(self.offset);
-        self.file.sync_data()
-    }
-
-    fn make_room(&mut self, batch_bytes: u64, segment_bytes: u64) -> io::Result<()> {
-        let end = self.offset + batch_bytes;
-        if end <= self.length || batch_bytes > ROOM_BATCH_BYTES {
-            return Ok(());
-        }
-        let room_end = (end + ROOM_BYTES).min(segment_bytes);
-        while self.length < room_end {
-            let zeros = (room_end - self.length).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..zeros as usize], self.length)?;
-            self.length += zeros;
-        }
-        Ok(())
-    }
+    file.sync_all()?;
+    Ok(file)
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let path = args.dir.join(format!("fsync-ceiling.{}", std::process::id()));
-    let mut segment = Segment::begin(&path).context("create the file")?;
+    let bytes = args.batch_bytes as u64;
+    ensure!(bytes > 0 && bytes <= args.segment_bytes, "a batch has 1 byte to --segment-bytes");
+    let file = file_of_zeros(&path, args.segment_bytes).context("make the file")?;
     let batch = vec![0x5a; args.batch_bytes];
     let deadline = Instant::now() + Duration::from_secs(args.seconds);
     let began = Instant::now();
-    let mut batches = 0_u64;
+    let (mut batches, mut offset) = (0_u64, 0);
     while Instant::now() < deadline {
-        if segment.offset >= args.segment_bytes {
-            segment = Segment::begin(&path).context("begin another file")?;
+        if offset + bytes > args.segment_bytes {
+            offset = 0;
         }
-        segment.append(&batch, args.segment_bytes)?;
+        file.write_all_at(&batch, offset)?;
+        file.sync_data()?;
+        offset += bytes;
         batches += 1;
     }
     let seconds = began.elapsed().as_secs_f64();
-    drop(segment);
+    drop(file);
     fs::remove_file(&path)?;
     let rate = batches as f64 / seconds;
     println!(
