@@ -266,7 +266,6 @@ enum Ended {
 }
 
 fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
-    forgo_huge_pages();
     config.max_clients = clients_that_fit(config.max_clients);
     // Connections have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -291,14 +290,6 @@ fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
     });
     runtime.shutdown_timeout(RUNTIME_END);
     outcome
-}
-
-/// Memory in pages of the usual size, as redis-server has it: to clear a huge one takes a thread of
-/// connections a millisecond and more, which all its clients wait (docs/adr/0014-no-huge-pages.md).
-fn forgo_huge_pages() {
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::warn!(%error, "huge pages stay on, and writes may wait while one is cleared");
-    }
 }
 
 /// Raises the bound on open files as far as the clients need, and answers how many of them fit

@@ -155,6 +155,7 @@ pub async fn run(config: Config, signals: mpsc::Receiver<&'static str>) -> Resul
 
     let (failed, mut failures) = mpsc::channel(1);
     let Opened { shard, mut opening, cluster } = open(&config, failed).await?;
+    forgo_huge_pages();
     let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
     let node = Arc::new(Node::new(config, shard, replica, resp_address)?);
     let workers = Workers::start(node.config.threads, &node).map_err(RunError::Workers)?;
@@ -254,6 +255,15 @@ async fn start_admin(
             tracing::error!(%error, "the admin port ended");
         }
     })))
+}
+
+/// Memory in pages of the usual size, as redis-server has it: to clear a huge one takes a thread of
+/// connections a millisecond and more, which all its clients wait. Not before the store is open: what a
+/// start replays comes in at once, and sooner with them (docs/adr/0014-no-huge-pages.md).
+fn forgo_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "huge pages stay on, and writes may wait while one is cleared");
+    }
 }
 
 /// What a node consists of, beside its connections.
