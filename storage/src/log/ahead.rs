@@ -23,7 +23,7 @@ const NEXT: &str = "next.room";
 /// A segment that was trimmed, to be written over.
 const TRIMMED: &str = "trimmed.room";
 /// Zeros written and synced at a time, for a batch has to wait for as many: with 8 MiB the p99 of SET
-/// was a quarter higher than with 1, with a whole segment three times as high.
+/// was a third higher than with 1, with a whole segment three times as high.
 const PIECE_BYTES: usize = 1 << 20;
 /// Segments that must fit on the disk, beside the reserve, where one is made or kept.
 const FREE_SEGMENTS: u64 = 2;
