@@ -15,14 +15,19 @@ use rocksdb::{
 /// - Closing does not flush: what is not persisted is in the log, and a database that is closed
 ///   because it failed must not be written to.
 /// - Table files, which are handed to other nodes, do not name the host they were made on.
+/// - Tables are written in small pieces: a sync of the log that comes meanwhile waits for one.
 const BY_NAME: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1;\
                        max_bgerror_resume_count=0;\
                        avoid_flush_during_shutdown=true;\
-                       db_host_id=larder";
+                       db_host_id=larder;\
+                       writable_file_max_buffer_size=262144";
 
 const BLOCK_BYTES: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const TABLE_FILE_BYTES: u64 = 64 << 20;
+/// Files of level 0 that make a compaction. Level 1 holds as many bytes, so that a compaction of both
+/// rewrites about as much of the one as of the other.
+const LEVEL0_FILES: u8 = 8;
 /// Bytes that one compaction rewrites at most, below level 0. RocksDB's own default.
 pub(super) const COMPACTION_BYTES_MAX: u64 = 1_600 << 20;
 /// Data that no write has touched is compacted after this long, so that what expired within it,
@@ -93,7 +98,7 @@ impl DatabaseOptions {
         options.set_write_buffer_size(self.write_buffer_bytes);
         options.set_max_write_buffer_number(3);
         options.set_write_buffer_manager(&self.write_buffers);
-        options.set_bytes_per_sync(1 << 20);
+        options.set_bytes_per_sync(256 << 10);
         options.set_max_background_jobs(2);
     }
 
@@ -103,8 +108,8 @@ impl DatabaseOptions {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_target_file_size_base(TABLE_FILE_BYTES);
         options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
-        options.set_max_bytes_for_level_base(4 * TABLE_FILE_BYTES);
-        options.set_level_zero_file_num_compaction_trigger(4);
+        options.set_max_bytes_for_level_base(u64::from(LEVEL0_FILES) * TABLE_FILE_BYTES);
+        options.set_level_zero_file_num_compaction_trigger(i32::from(LEVEL0_FILES));
         options.set_periodic_compaction_seconds(IDLE_COMPACTION_SECONDS);
     }
 

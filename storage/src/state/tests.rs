@@ -21,6 +21,15 @@ fn put_hash(batch: &mut FoldBatch, generation: Generation, fields: u32) {
     }
 }
 
+/// Five files of level 0 lie there until compactions are let.
+fn open_without_compactions(directory: &Path, options: &DatabaseOptions) -> Database {
+    let database = Database::open(directory, options).unwrap();
+    let options =
+        [("disable_auto_compactions", "true"), ("level0_file_num_compaction_trigger", "4")];
+    database.db.set_options(&options).unwrap();
+    database
+}
+
 /// Lets RocksDB compact what has piled up in level 0, and waits until it has.
 fn compact_without_flush(database: &Database) {
     database.db.set_options(&[("disable_auto_compactions", "false")]).unwrap();
@@ -35,8 +44,7 @@ fn compact_without_flush(database: &Database) {
 fn a_deletion_that_is_not_persisted_costs_no_element() {
     let directory = tempfile::tempdir().unwrap();
     let options = DatabaseOptions::new(8 << 20, 64 << 20);
-    let database = Database::open(directory.path(), &options).unwrap();
-    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    let database = open_without_compactions(directory.path(), &options);
     let generation = Generation { position: applied(1).position, ordinal: 0 };
     for seq in 1..=5 {
         let mut batch = FoldBatch::new();
@@ -64,8 +72,7 @@ fn a_deletion_that_is_not_persisted_costs_no_element() {
 fn a_hash_that_is_persisted_again_under_another_name_loses_the_old_elements() {
     let directory = tempfile::tempdir().unwrap();
     let options = DatabaseOptions::new(8 << 20, 64 << 20);
-    let database = Database::open(directory.path(), &options).unwrap();
-    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    let database = open_without_compactions(directory.path(), &options);
     for seq in 1..=5 {
         let generation = Generation { position: applied(seq).position, ordinal: 0 };
         let mut batch = FoldBatch::new();
@@ -83,8 +90,7 @@ fn a_hash_that_is_persisted_again_under_another_name_loses_the_old_elements() {
 fn closing_while_a_compaction_filters_ends_the_compaction() {
     let directory = tempfile::tempdir().unwrap();
     let options = DatabaseOptions::new(8 << 20, 64 << 20);
-    let database = Database::open(directory.path(), &options).unwrap();
-    database.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    let database = open_without_compactions(directory.path(), &options);
     for seq in 1..=5 {
         let mut batch = FoldBatch::new();
         for key in 0..20_000u32 {
