@@ -7,7 +7,9 @@
 use hashbrown::HashSet;
 use larder_types::{
     HybridTime, Position, SequenceNumber,
-    limits::{FIELD_BYTES_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX, VALUE_BYTES_MAX},
+    limits::{
+        FIELD_BYTES_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX, RECORD_CHANGES_MAX, VALUE_BYTES_MAX,
+    },
 };
 
 use crate::{
@@ -46,6 +48,11 @@ pub enum TxnError {
     /// The state could not be read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The transaction would change too much.
+    #[error(
+        "the transaction changes more rows and fields than the limit of {RECORD_CHANGES_MAX}; split it"
+    )]
+    TooManyChanges,
     /// A value is too long.
     #[error("a value of {bytes} bytes is larger than the limit of {VALUE_BYTES_MAX}")]
     ValueTooLarge {
@@ -120,7 +127,7 @@ impl<'a> Txn<'a> {
         check_value(value)?;
         let row = string_row(self.stamp, expiry, value);
         let effect = Effect::PutRow { key, row: &row };
-        self.reserve(effect.encoded_bytes_max())?;
+        self.check_room(1, effect.encoded_bytes_max())?;
         effect.encode(&mut self.writer.body);
         self.put_row(KeyRef::new(key), Some(row));
         Ok(())
@@ -135,7 +142,7 @@ impl<'a> Txn<'a> {
         match row.as_ref().value() {
             RowValue::String(value) => self.put_string(key, value, expiry)?,
             RowValue::Hash { generation, fields } => {
-                self.reserve(hash_effect_bytes(key))?;
+                self.check_room(1, hash_effect_bytes(key))?;
                 self.put_hash(key, generation, fields, expiry);
             }
         }
@@ -151,7 +158,7 @@ impl<'a> Txn<'a> {
             return Ok(false);
         }
         let effect = Effect::DeleteRow { key };
-        self.reserve(effect.encoded_bytes_max())?;
+        self.check_room(1, effect.encoded_bytes_max())?;
         effect.encode(&mut self.writer.body);
         self.put_row(KeyRef::new(key), None);
         Ok(true)
@@ -170,7 +177,7 @@ impl<'a> Txn<'a> {
             check_value(value)?;
             bytes += key.len() + field.len() + value.len() + FIELD_EFFECT_BYTES;
         }
-        self.reserve(bytes)?;
+        self.check_room(1 + pairs.len(), bytes)?;
         let names: Vec<&[u8]> = pairs.iter().map(|(field, _)| *field).collect();
         let mut hash = self.hash(key, &names)?;
         let mut seen = HashSet::with_capacity(names.len());
@@ -197,7 +204,7 @@ impl<'a> Txn<'a> {
             return Ok(0);
         }
         let bytes: usize = fields.iter().map(|f| key.len() + f.len() + FIELD_EFFECT_BYTES).sum();
-        self.reserve(hash_effect_bytes(key) + bytes)?;
+        self.check_room(1 + fields.len(), hash_effect_bytes(key) + bytes)?;
         let hash = self.hash(key, fields)?;
         let present = fields.iter().zip(&hash.present).filter(|(_, present)| present.is_some());
         let gone: HashSet<&[u8]> = present.map(|(field, _)| *field).collect();
@@ -223,7 +230,7 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// When the record would be too large.
     pub fn clear(&mut self) -> Result<(), TxnError> {
-        self.reserve(Effect::Clear.encoded_bytes_max())?;
+        self.check_room(0, Effect::Clear.encoded_bytes_max())?;
         Effect::Clear.encode(&mut self.writer.body);
         if !self.writer.top.clear(self.seq.as_u64()) {
             self.writer.begin_layer(Some(self.seq));
@@ -252,16 +259,24 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Whether the transaction changed anything so far.
-    pub fn is_empty(&self) -> bool {
-        self.writer.body.is_empty()
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<(), TxnError> {
+    /// Whether `changes` more rows and fields fit, whose effects take up to `bytes`. For whoever makes
+    /// several changes of which all are to be done or none.
+    ///
+    /// # Errors
+    /// [`TxnError::TooManyChanges`] or [`TxnError::RecordTooLarge`].
+    pub fn check_room(&self, changes: usize, bytes: usize) -> Result<(), TxnError> {
+        if self.changes as usize + changes > RECORD_CHANGES_MAX {
+            return Err(TxnError::TooManyChanges);
+        }
         if self.writer.body.len() + bytes + FRAME_BYTES_MAX > RECORD_BYTES_MAX {
             return Err(TxnError::RecordTooLarge);
         }
         Ok(())
+    }
+
+    /// Whether the transaction changed anything so far.
+    pub fn is_empty(&self) -> bool {
+        self.writer.body.is_empty()
     }
 
     fn hash(&mut self, key: &[u8], fields: &[&[u8]]) -> Result<Hash, TxnError> {

@@ -218,3 +218,38 @@ fn a_transaction_is_given_up_where_there_is_no_room_to_receive_more_of_it() {
     assert!(client.ask("EXEC").starts_with("-EXECABORT"));
     assert_eq!(client.ask(&large), "+OK");
 }
+
+/// Names of keys, of which a command can name `count`.
+fn keys(prefix: char, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}{number}")).collect()
+}
+
+#[test]
+fn a_command_that_changes_more_than_a_record_may_hold_changes_nothing() {
+    const CHANGES_MAX: usize = 262_144;
+    let refusal = format!(
+        "-ERR the transaction changes more rows and fields than the limit of {CHANGES_MAX}; split it"
+    );
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    assert_eq!(client.ask("SET kept yes"), "+OK");
+    let others = keys('k', CHANGES_MAX);
+    let of_all: Vec<&str> =
+        ["DEL", "kept"].into_iter().chain(others.iter().map(String::as_str)).collect();
+    assert_eq!(client.ask(&request(&of_all)), refusal);
+    assert_eq!(client.get("kept").as_deref(), Some("yes"));
+    assert_eq!(client.ask(&request(&of_all[..of_all.len() - 1])), ":1", "as many as it may");
+
+    // Either has room, and not both.
+    assert_eq!(client.ask("MULTI"), "+OK");
+    for prefix in ['a', 'b'] {
+        let keys = keys(prefix, CHANGES_MAX / 2 + 1);
+        let mset: Vec<&str> =
+            ["MSET"].into_iter().chain(keys.iter().flat_map(|key| [key.as_str(), "v"])).collect();
+        assert_eq!(client.ask(&request(&mset)), "+QUEUED");
+    }
+    assert_eq!(client.ask("EXEC"), "*2");
+    assert_eq!((client.line(), client.line()), ("+OK".to_owned(), refusal));
+    assert_eq!(client.ask("DBSIZE"), format!(":{}", CHANGES_MAX / 2 + 1));
+}

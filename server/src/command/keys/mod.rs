@@ -4,7 +4,6 @@ mod expiry;
 
 use larder_resp::{ReplyWriter, Request};
 use larder_storage::{Txn, View, row::RowValue};
-use larder_types::limits::RECORD_BYTES_MAX;
 
 use super::{Command, CommandError, Handler, Outcome, pattern::is_word};
 
@@ -71,12 +70,7 @@ pub(super) const fn type_name(value: RowValue<'_>) -> &'static str {
 fn delete(request: Request<'_>, txn: &mut Txn<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     // Refused before the first deletion, so that all keys are deleted or none.
     let bytes: usize = request.iter().skip(1).map(|key| key.len() + KEY_OVERHEAD_BYTES).sum();
-    if bytes > RECORD_BYTES_MAX {
-        return Err(CommandError::TooLarge(format!(
-            "{bytes} bytes of keys are larger than a log record's limit of {RECORD_BYTES_MAX}; \
-             use several commands"
-        )));
-    }
+    txn.check_room(request.len() - 1, bytes)?;
     let mut deleted = 0;
     for key in request.iter().skip(1) {
         deleted += i64::from(txn.delete(key)?);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use larder_resp::{ReplyWriter, Request};
 use larder_storage::Txn;
-use larder_types::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX, VALUE_BYTES_MAX};
+use larder_types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use super::{
     options::{Of, Options, expiry},
@@ -167,7 +167,7 @@ pub(super) fn msetnx(
     txn: &mut Txn<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    check_pairs(request, "msetnx")?;
+    check_pairs(request, txn, "msetnx")?;
     for (key, _) in pairs(request) {
         if txn.view().row(key)?.is_some() {
             reply.integer(0);
@@ -185,7 +185,7 @@ fn pairs(request: Request<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 fn put_pairs(request: Request<'_>, txn: &mut Txn<'_>, command: &'static str) -> Outcome {
-    check_pairs(request, command)?;
+    check_pairs(request, txn, command)?;
     for (key, value) in pairs(request) {
         txn.put_string(key, value, None)?;
     }
@@ -193,7 +193,7 @@ fn put_pairs(request: Request<'_>, txn: &mut Txn<'_>, command: &'static str) -> 
 }
 
 /// Refuses what could fail after some of the pairs were put: all are put, or none.
-fn check_pairs(request: Request<'_>, command: &'static str) -> Outcome {
+fn check_pairs(request: Request<'_>, txn: &Txn<'_>, command: &'static str) -> Outcome {
     if request.len().is_multiple_of(2) {
         return Err(CommandError::Arity(Cow::Borrowed(command)));
     }
@@ -209,11 +209,5 @@ fn check_pairs(request: Request<'_>, command: &'static str) -> Outcome {
         }
         bytes += key.len() + value.len() + PAIR_OVERHEAD_BYTES;
     }
-    if bytes > RECORD_BYTES_MAX {
-        return Err(CommandError::TooLarge(format!(
-            "{bytes} bytes of keys and values are larger than a log record's limit of \
-             {RECORD_BYTES_MAX}; use several commands"
-        )));
-    }
-    Ok(())
+    Ok(txn.check_room(pairs(request).count(), bytes)?)
 }
