@@ -18,7 +18,7 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, LogError, Position, StoreError, StoreOptions, Visibility,
+    Directory, Durability, LogError, Position, StoreError, StoreOptions, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
@@ -355,6 +355,30 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     assert!(store.stats().unapplied_bytes <= options.unapplied_bytes_max);
     store.stop_folding();
     folding.join().unwrap().unwrap();
+}
+
+#[test]
+fn batches_wait_while_the_fold_is_behind_and_no_longer() {
+    let root = tempfile::tempdir().unwrap();
+    // Without an fsync in it, a batch does not take as long as the fold of its layer.
+    let options = StoreOptions { durability: Durability::Interval(3_600_000), ..tiny() };
+    let mut node = Node::open(root.path(), options).unwrap();
+    let value = "x".repeat(4 << 20);
+    let fold = |node: &mut Node| {
+        node.syncer.sync_rest().unwrap();
+        node.writer.seal();
+        node.fold();
+    };
+    assert_eq!(node.syncer.pause(), Duration::ZERO, "before the first batch");
+    node.put("key", &value);
+    assert_eq!(node.syncer.pause(), Duration::ZERO, "nobody knows how fast the fold is");
+    fold(&mut node);
+    assert_eq!(node.syncer.pause(), Duration::ZERO, "nothing is unfolded");
+    node.put("key", &value);
+    let pause = node.syncer.pause();
+    assert!(pause > Duration::ZERO && pause <= Duration::from_millis(20), "{pause:?}");
+    fold(&mut node);
+    assert_eq!(node.syncer.pause(), Duration::ZERO, "the fold has caught up");
 }
 
 /// Appends records with these bodies, whose checksums are right, to a store's log.

@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use larder_types::SequenceNumber;
@@ -101,12 +101,14 @@ impl Folder {
         if marks.durable.load(Ordering::Acquire).min(self.shared.floor()) < seq {
             return Ok(ControlFlow::Break(()));
         }
+        let began = Instant::now();
         // Before RocksDB has any of it, so that readers can tell that it may have.
         self.shared.raise(&marks.folding, seq, &marks.visible);
         self.shared.database()?.fold(batch_of(&bottom, seq)?, *last)?;
         self.shared.raise(&marks.applied, seq, &marks.durable);
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
+        self.shared.pace.folded(bottom.log_bytes(), began.elapsed());
         self.folded_bytes += bottom.log_bytes();
         self.folded_changes += bottom.changes();
         self.folded_layers += 1;

@@ -15,6 +15,7 @@ mod directory;
 mod folder;
 mod holds;
 mod open;
+mod pace;
 mod retain;
 mod syncer;
 mod writer;
@@ -43,7 +44,7 @@ pub(crate) use retain::Pin;
 pub use syncer::{Durability, Syncer};
 pub use writer::{AcceptError, EpochError, Refusal, Writer};
 
-use self::{digests::Digests, holds::Holds, retain::Retention};
+use self::{digests::Digests, holds::Holds, pace::Pace, retain::Retention};
 use crate::{
     Applied,
     cache::HotCache,
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     /// Every record of the replica set that is known, oldest first.
     replicas: Mutex<Vec<ReplicasRecord>>,
     pub(crate) fsyncs: Fsyncs,
+    pace: Pace,
     on_durable: OnceLock<Box<OnDurable>>,
     /// Wakes the fold when a layer was sealed or became durable, and the writer when one was
     /// folded.
@@ -165,6 +167,7 @@ impl Shared {
             digests: Digests::default(),
             replicas: Mutex::new(replicas),
             fsyncs: Fsyncs::default(),
+            pace: Pace::default(),
             on_durable: OnceLock::new(),
             turn: Mutex::new(()),
             turned: Condvar::new(),

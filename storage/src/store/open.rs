@@ -31,7 +31,7 @@ use crate::{
 /// Rows and fields put or deleted in one layer. One costs a microsecond to replay, more or less.
 const LAYER_CHANGES: u64 = 500_000;
 /// The same in all that is not folded.
-const UNAPPLIED_CHANGES_MAX: u64 = 1_000_000;
+const UNAPPLIED_CHANGES_MAX: u64 = 1_500_000;
 
 /// How a store is kept. The defaults suit a node with 2 cores and 4 GiB.
 #[derive(Clone)]

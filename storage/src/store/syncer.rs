@@ -7,7 +7,7 @@ use std::{
 
 use larder_types::SequenceNumber;
 
-use super::{Shared, Visibility};
+use super::{Shared, Visibility, pace};
 use crate::log::{self, Batch, LogError};
 
 /// When a write counts as done.
@@ -26,11 +26,13 @@ pub struct Syncer {
     log: log::Syncer,
     /// When the oldest write that is not fsynced yet was written.
     unsynced_since: Option<Instant>,
+    /// When the last batch was begun, and the bytes of its records.
+    last: Option<(Instant, u64)>,
 }
 
 impl Syncer {
     pub(super) const fn new(shared: Arc<Shared>, log: log::Syncer) -> Self {
-        Self { shared, log, unsynced_since: None }
+        Self { shared, log, unsynced_since: None, last: None }
     }
 
     /// Writes the batch and makes it count as the namespace's durability says; afterwards its
@@ -40,6 +42,7 @@ impl Syncer {
     /// Any error of writing or fsyncing poisons the log: nothing of the batch may be
     /// acknowledged, and the process must end.
     pub fn commit(&mut self, batch: Batch) -> Result<(), LogError> {
+        self.last = Some((Instant::now(), batch.record_bytes() as u64));
         let last = self.log.write(batch)?;
         match self.shared.options.durability {
             Durability::Fsync => self.sync()?,
@@ -60,6 +63,15 @@ impl Syncer {
     fn tell(&self) {
         self.shared.notify_fold();
         self.shared.tell_durable();
+    }
+
+    /// How long the caller should wait before it takes the next batch, which grows meanwhile: not at all
+    /// while the fold keeps up, 20 ms at most.
+    pub fn pause(&self) -> Duration {
+        let Some((began, bytes)) = self.last else { return Duration::ZERO };
+        let fill = pace::fill(&self.shared.inflight, &self.shared.options);
+        let pause = self.shared.pace.pause(fill, bytes, began.elapsed());
+        self.patience().map_or(pause, |patience| pause.min(patience))
     }
 
     /// How long the caller may wait for the next batch before it must call [`Syncer::idle`];

@@ -1,0 +1,135 @@
+//! How fast the log may grow while the fold is behind: hardly faster than it folds. Writers are slowed a
+//! little then, batch by batch, where they would otherwise stand still until a whole layer is folded.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::StoreOptions;
+use crate::inflight::InFlight;
+
+/// Longer than this no batch waits: what the fold does not keep up with nevertheless stops the writer at
+/// its bound.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Of the fold's rate, how much is let in where pauses begin, and how much where the writer would stop.
+/// Above 1 the log gains on the fold, below it the fold on the log: they meet in between.
+const SHARES: (f64, f64) = (1.5, 0.5);
+
+/// What is known of the fold's rate.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    recent: Mutex<Recent>,
+}
+
+/// What was folded, each layer with half the weight of the next.
+#[derive(Debug, Default)]
+struct Recent {
+    bytes: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// Notes that `bytes` of log were folded within `took`.
+    pub(super) fn folded(&self, bytes: u64, took: Duration) {
+        let mut recent = self.recent.lock();
+        recent.bytes = recent.bytes / 2.0 + bytes as f64;
+        recent.seconds = recent.seconds / 2.0 + took.as_secs_f64();
+    }
+
+    /// How long the next batch has to wait, where the last one had so many bytes and began so long ago.
+    /// `fill` is of [`fill`].
+    pub(super) fn pause(&self, fill: f64, bytes: u64, ago: Duration) -> Duration {
+        if fill <= 0.0 {
+            return Duration::ZERO;
+        }
+        let recent = self.recent.lock();
+        if recent.seconds == 0.0 {
+            return Duration::ZERO;
+        }
+        let share = SHARES.0 + (SHARES.1 - SHARES.0) * fill.min(1.0);
+        let rate = recent.bytes / recent.seconds * share;
+        let due = Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(PAUSE_MAX);
+        due.saturating_sub(ago).min(PAUSE_MAX)
+    }
+}
+
+/// How far what is unfolded has come from the two layers that there are without a fold that is behind, one
+/// that grows and one that is folded (0), to the bound at which the writer stops (1).
+pub(super) fn fill(inflight: &InFlight, options: &StoreOptions) -> f64 {
+    let part = |unfolded: u64, layer: u64, max: u64| {
+        let free = layer.saturating_mul(2);
+        if free >= max { 0.0 } else { (unfolded as f64 - free as f64) / (max - free) as f64 }
+    };
+    let bytes = part(inflight.log_bytes(), options.layer_bytes, options.unapplied_bytes_max);
+    let changes = part(inflight.changes(), options.layer_changes, options.unapplied_changes_max);
+    bytes.max(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const LAYER: u64 = 64 * MIB;
+    const BOUND: u64 = 3 * LAYER;
+
+    /// A fold of 200 MiB a second.
+    fn pace() -> Pace {
+        let pace = Pace::default();
+        pace.folded(50 * MIB, Duration::from_millis(250));
+        pace
+    }
+
+    #[test]
+    fn a_batch_waits_as_long_as_the_fold_would_take_for_the_last_one() {
+        let ms = |fill, ago| pace().pause(fill, MIB, Duration::from_millis(ago)).as_millis();
+        assert_eq!((ms(-0.5, 0), ms(0.0, 0)), (0, 0), "the fold keeps up");
+        assert_eq!((ms(0.01, 0), ms(0.75, 0), ms(1.0, 0)), (3, 6, 10));
+        assert_eq!((ms(1.0, 9), ms(1.0, 11)), (1, 0));
+        assert_eq!(pace().pause(1.0, 100 * MIB, Duration::ZERO), PAUSE_MAX);
+        assert_eq!(
+            Pace::default().pause(1.0, MIB, Duration::ZERO),
+            Duration::ZERO,
+            "not known yet"
+        );
+    }
+
+    #[test]
+    fn the_rate_follows_what_large_layers_took_and_hardly_what_small_ones_did() {
+        let pace = pace();
+        pace.folded(1000, Duration::from_millis(1));
+        let before = pace.pause(1.0, MIB, Duration::ZERO);
+        assert!((9..11).contains(&before.as_millis()), "{before:?}");
+        for _ in 0..3 {
+            pace.folded(LAYER, Duration::from_millis(640));
+        }
+        let after = pace.pause(1.0, MIB, Duration::ZERO);
+        assert!((18..20).contains(&after.as_millis()), "{after:?}");
+    }
+
+    /// Clients that wait for each batch and would write it in 3 ms, as many bytes as the fold takes 4 for.
+    #[test]
+    fn writers_that_outrun_the_fold_are_slowed_and_never_stand_still() {
+        const BATCH: u64 = 800 << 10;
+        const BATCH_US: u64 = 3_000;
+        const FOLD_US: u64 = LAYER * 1_000_000 / (200 * MIB);
+        let pace = pace();
+        let (mut now, mut unfolded, mut top, mut fold_ends) = (0, 0, 0, None);
+        let mut longest = Duration::ZERO;
+        for _ in 0..10_000 {
+            let fill = (unfolded as f64 - 2.0 * LAYER as f64) / LAYER as f64;
+            let pause = pace.pause(fill, BATCH, Duration::from_micros(BATCH_US));
+            longest = longest.max(pause);
+            now += BATCH_US + pause.as_micros() as u64;
+            (unfolded, top) = (unfolded + BATCH, top + BATCH);
+            if fold_ends.is_some_and(|end| end <= now) {
+                (unfolded, top, fold_ends) = (unfolded - LAYER, top - LAYER, None);
+            }
+            if fold_ends.is_none() && top >= LAYER {
+                fold_ends = Some(now + FOLD_US);
+            }
+            assert!(unfolded < BOUND, "the writer would stand still until a layer is folded");
+        }
+        assert!(longest > Duration::ZERO && longest < Duration::from_millis(6), "{longest:?}");
+    }
+}
