@@ -210,11 +210,14 @@ impl PartedRecord {
     /// overwritten; nothing is done for records that hold no data.
     ///
     /// # Errors
-    /// When an effect is refused, such as a field's where the key now holds another type.
+    /// When an effect is refused, such as a field's where the key now holds another type. Those before it
+    /// are in `txn` then.
     pub fn reapply(&self, txn: &mut Txn<'_>) -> Result<(), PartedError> {
+        // It was one record before.
+        txn.lift_changes_max();
         let mut expiries = Vec::new();
-        for effect in &self.effects {
-            effect.reapply(self.seq, txn, &mut expiries)?;
+        for run in self.effects.chunk_by(PartedEffect::goes_with) {
+            reapply_run(run, self.seq, txn, &mut expiries)?;
         }
         for (key, expiry) in expiries {
             let set = txn.set_expiry(&key, expiry);
@@ -250,33 +253,58 @@ impl PartedEffect {
         })
     }
 
-    /// A hash's expiry is set once its fields are there.
-    fn reapply(
-        &self,
-        seq: SequenceNumber,
-        txn: &mut Txn<'_>,
-        expiries: &mut Vec<(Vec<u8>, Option<u64>)>,
-    ) -> Result<(), PartedError> {
-        let bytes = |value: &Readable| value.bytes().ok_or(PartedError::Value { seq });
-        let done = match self {
-            Self::PutString { key, value, expiry_ms } => {
-                txn.put_string(&bytes(key)?, &bytes(value)?, *expiry_ms)
-            }
-            Self::PutHash { key, expiry_ms, .. } => {
-                expiries.push((bytes(key)?, *expiry_ms));
-                Ok(())
-            }
-            Self::PutField { key, field, value } => {
-                txn.hash_put(&bytes(key)?, &[(&bytes(field)?, &bytes(value)?)]).map(|_| ())
-            }
-            Self::DeleteField { key, field } => {
-                txn.hash_delete(&bytes(key)?, &[&bytes(field)?]).map(|_| ())
-            }
-            Self::Delete { key } => txn.delete(&bytes(key)?).map(|_| ()),
-            Self::Clear => txn.clear(),
-        };
-        done.map_err(|source| PartedError::Reapply { seq, source })
+    /// Whether both put fields into one hash, or both delete some of it.
+    fn goes_with(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::PutField { key, .. }, Self::PutField { key: other, .. })
+            | (Self::DeleteField { key, .. }, Self::DeleteField { key: other, .. }) => key == other,
+            _ => false,
+        }
     }
+}
+
+/// Applies effects that go with one another, at once: by themselves each field would put its hash's row
+/// again. A hash's expiry is set once its fields are there.
+fn reapply_run(
+    run: &[PartedEffect],
+    seq: SequenceNumber,
+    txn: &mut Txn<'_>,
+    expiries: &mut Vec<(Vec<u8>, Option<u64>)>,
+) -> Result<(), PartedError> {
+    let bytes = |value: &Readable| value.bytes().ok_or(PartedError::Value { seq });
+    let [effect, ..] = run else { return Ok(()) };
+    let done = match effect {
+        PartedEffect::PutString { key, value, expiry_ms } => {
+            txn.put_string(&bytes(key)?, &bytes(value)?, *expiry_ms)
+        }
+        PartedEffect::PutHash { key, expiry_ms, .. } => {
+            expiries.push((bytes(key)?, *expiry_ms));
+            Ok(())
+        }
+        PartedEffect::PutField { key, .. } => {
+            let mut pairs = Vec::with_capacity(run.len());
+            for effect in run {
+                if let PartedEffect::PutField { field, value, .. } = effect {
+                    pairs.push((bytes(field)?, bytes(value)?));
+                }
+            }
+            let pairs: Vec<_> = pairs.iter().map(|(field, value)| (&**field, &**value)).collect();
+            txn.hash_put(&bytes(key)?, &pairs).map(|_| ())
+        }
+        PartedEffect::DeleteField { key, .. } => {
+            let mut fields = Vec::with_capacity(run.len());
+            for effect in run {
+                if let PartedEffect::DeleteField { field, .. } = effect {
+                    fields.push(bytes(field)?);
+                }
+            }
+            let fields: Vec<_> = fields.iter().map(|field| &**field).collect();
+            txn.hash_delete(&bytes(key)?, &fields).map(|_| ())
+        }
+        PartedEffect::Delete { key } => txn.delete(&bytes(key)?).map(|_| ()),
+        PartedEffect::Clear => txn.clear(),
+    };
+    done.map_err(|source| PartedError::Reapply { seq, source })
 }
 
 /// The files of parted records, oldest first.

@@ -85,6 +85,7 @@ pub struct Txn<'a> {
     created: u32,
     /// Rows and fields put or deleted so far.
     changes: u64,
+    changes_max: u64,
 }
 
 impl<'a> Txn<'a> {
@@ -95,7 +96,16 @@ impl<'a> Txn<'a> {
         let seq = writer.appender.next_seq();
         let floor = writer.shared.floor();
         debug_assert!(writer.body.is_empty());
-        Self { writer, seq, stamp, now_ms, floor, created: 0, changes: 0 }
+        Self {
+            writer,
+            seq,
+            stamp,
+            now_ms,
+            floor,
+            created: 0,
+            changes: 0,
+            changes_max: RECORD_CHANGES_MAX,
+        }
     }
 
     /// What the transaction sees: the newest of everything, its own effects included.
@@ -265,13 +275,18 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// [`TxnError::TooManyChanges`] or [`TxnError::RecordTooLarge`].
     pub fn check_room(&self, changes: usize, bytes: usize) -> Result<(), TxnError> {
-        if self.changes as usize + changes > RECORD_CHANGES_MAX {
+        if self.changes + changes as u64 > self.changes_max {
             return Err(TxnError::TooManyChanges);
         }
         if self.writer.body.len() + bytes + FRAME_BYTES_MAX > RECORD_BYTES_MAX {
             return Err(TxnError::RecordTooLarge);
         }
         Ok(())
+    }
+
+    /// Lets the transaction change as much as a record's bytes hold.
+    pub(crate) const fn lift_changes_max(&mut self) {
+        self.changes_max = u64::MAX;
     }
 
     /// Whether the transaction changed anything so far.

@@ -13,6 +13,7 @@ use larder_storage::{
     fs::RealFs,
     log, parted, peek,
     rewind::{self, Rewind, RewindError, Scope},
+    row::RowValue,
 };
 use larder_types::{Epoch, SequenceNumber};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -396,6 +397,39 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
     let (reply, _) = new.store.read_keys(&request, 1_000, 4_000).unwrap();
     rewind.apply(&directory, &reply).unwrap();
     assert!(rewind.next_keys(&directory, false, 100).unwrap().is_none());
+}
+
+#[test]
+fn a_parted_record_of_very_many_fields_is_applied_again() {
+    const FIELDS: u32 = 150_000;
+    let Parting { one, _two, mut old, mut new, at: parting } =
+        Parting::after(|old| old.put("common", "value"));
+    let fields: Vec<[u8; 4]> = (0..FIELDS).map(u32::to_be_bytes).collect();
+    let pairs: Vec<(&[u8], &[u8])> = fields.iter().map(|field| (&field[..], &b"v"[..])).collect();
+    let mut txn = old.writer.transaction(WALL_MS);
+    txn.hash_put(b"hash", &pairs).unwrap();
+    txn.commit().unwrap();
+    let mut txn = old.writer.transaction(WALL_MS);
+    let names: Vec<&[u8]> = fields[1..].iter().map(|field| &field[..]).collect();
+    txn.hash_delete(b"hash", &names).unwrap();
+    txn.commit().unwrap();
+    old.commit();
+    drop(old);
+    rewound(one.path(), &new, parting);
+    let directory = Directory::open(one.path()).unwrap();
+    let files = parted::list(&directory).unwrap();
+    let mut file = parted::read(&directory, &files[0].name).unwrap();
+    let records = file.some(1 << 30).unwrap();
+    for (record, left) in records.iter().zip([FIELDS, 1]) {
+        let mut txn = new.writer.transaction(WALL_MS);
+        record.reapply(&mut txn).unwrap();
+        txn.commit();
+        new.commit();
+        let row = new.store.view(WALL_MS).row(b"hash").unwrap().expect("it was applied");
+        let RowValue::Hash { fields, .. } = row.as_ref().value() else { panic!("no hash") };
+        assert_eq!(fields, u64::from(left));
+    }
+    assert_eq!(records.len(), 2);
 }
 
 #[test]

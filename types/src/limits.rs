@@ -5,7 +5,7 @@
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Rows and fields that a transaction puts or deletes. The smallest of those take few bytes of a
 /// record but as much work as any at a start, which replays several records of this size.
-pub const RECORD_CHANGES_MAX: usize = 1 << 18;
+pub const RECORD_CHANGES_MAX: u64 = 1 << 18;
 /// A log segment is sealed when it has grown to this size (default; set by `[log] segment_bytes`).
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// The most that `[log] segment_bytes` may say: a start reads all of the last segment. Logs of this

@@ -93,8 +93,10 @@ fn reapply(
     for record in records {
         admit(desk)?;
         let mut txn = desk.writer.transaction(now_ms);
-        record.reapply(&mut txn).map_err(|error| error.to_string())?;
+        let reapplied = record.reapply(&mut txn);
+        // Also where one of its effects was refused: those before it are in the transaction.
         finish(txn, watches, written);
+        reapplied.map_err(|error| error.to_string())?;
         *applied += 1;
     }
     Ok(())

@@ -251,8 +251,8 @@ pub(super) fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(run).map_err(ShardError::Thread)
 }
 
-/// Commits what is staged and answers its work, until the queue is closed. Work that must wait for
-/// other nodes is left with those that wait.
+/// Commits what is staged and answers its work, until the queue is closed; where the fold is behind, no
+/// faster than it goes. Work that must wait for other nodes is left with those that wait.
 pub(super) fn sync_until_closed(
     mut syncer: Syncer,
     staged: &Queue<Staged>,

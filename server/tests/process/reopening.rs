@@ -127,8 +127,8 @@ fn compactions_give_way_to_all_else() {
     let scratch = tempfile::tempdir().expect("a directory");
     let node = Kvd::start(&scratch.path().join("data"), &[]);
     let mut client = node.client();
-    // Each save leaves a file in level 0, of which four are compacted.
-    for save in 1..=8 {
+    // Each save leaves a file in level 0, of which eight are compacted.
+    for save in 1..=16 {
         assert_eq!(client.ask(&format!("SET key {save}")), "+OK");
         assert_eq!(client.ask("BGSAVE"), "+Background saving started");
         wait_for("a flush", || node.metric("larder_state_persisted_seq") > save);

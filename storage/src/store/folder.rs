@@ -85,34 +85,29 @@ impl Folder {
         flush.load(Ordering::Acquire) && folded() && flush.swap(false, Ordering::AcqRel)
     }
 
-    /// Folds the bottom layer if it is sealed, durable and visible, and nobody reads as of a record
-    /// before its end; breaks if it is not. What [`Folder::run`] repeats, for those who fold without a
+    /// Folds the bottom layer if it may be folded; breaks if it may not, or not yet. What [`Folder::run`] repeats, for those who fold without a
     /// thread.
     ///
     /// # Errors
     /// When RocksDB fails.
     pub fn fold_one(&mut self) -> Result<ControlFlow<()>, FoldError> {
-        let stack = self.shared.inflight.stack();
-        let bottom = stack.last().expect("the stack is never empty").clone();
-        drop(stack);
-        let Some(last) = bottom.sealed() else { return Ok(ControlFlow::Break(())) };
-        let seq = last.position.seq.as_u64();
-        let marks = &self.shared.watermarks;
-        if marks.durable.load(Ordering::Acquire).min(self.shared.floor()) < seq {
+        let Some((bottom, last)) = self.shared.foldable() else {
             return Ok(ControlFlow::Break(()));
-        }
+        };
+        let (seq, marks) = (last.position.seq.as_u64(), &self.shared.watermarks);
         let began = Instant::now();
         // Before RocksDB has any of it, so that readers can tell that it may have.
         self.shared.raise(&marks.folding, seq, &marks.visible);
-        self.shared.database()?.fold(batch_of(&bottom, seq)?, *last)?;
+        self.shared.database()?.fold(batch_of(&bottom, seq)?, last)?;
         self.shared.raise(&marks.applied, seq, &marks.durable);
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
-        self.shared.pace.folded(bottom.log_bytes(), began.elapsed());
+        let layer_bytes = self.shared.options.layer_bytes;
+        self.shared.pace.folded(bottom.log_bytes(), began.elapsed(), layer_bytes);
         self.folded_bytes += bottom.log_bytes();
         self.folded_changes += bottom.changes();
         self.folded_layers += 1;
-        self.shared.digests.reached(&self.shared, *last);
+        self.shared.digests.reached(&self.shared, last);
         Ok(ControlFlow::Continue(()))
     }
 
@@ -153,7 +148,10 @@ impl Folder {
     /// replay stays bounded: where one goes on already, waits for it and flushes all.
     fn begin_flush(&mut self) -> Result<(), FoldError> {
         if self.flushing.is_some() {
-            return self.flush();
+            let began = Instant::now();
+            let flushed = self.flush();
+            self.shared.pace.held_up(began.elapsed());
+            return flushed;
         }
         self.flushing = Some(self.shared.watermarks.applied.load(Ordering::Acquire));
         (self.folded_bytes, self.folded_changes, self.folded_layers) = (0, 0, 0);

@@ -48,7 +48,7 @@ use self::{digests::Digests, holds::Holds, pace::Pace, retain::Retention};
 use crate::{
     Applied,
     cache::HotCache,
-    inflight::InFlight,
+    inflight::{InFlight, Layer},
     log::Log,
     state::{Database, Digest, ReplicasRecord, StateError},
     view::View,
@@ -241,6 +241,15 @@ impl Shared {
         if let (Some(durable), Some(hook)) = (durable, self.on_durable.get()) {
             hook(durable);
         }
+    }
+
+    /// The bottom layer and its last record, if it is sealed, durable and visible, and nobody reads as of
+    /// a record before its end.
+    fn foldable(&self) -> Option<(Arc<Layer>, Applied)> {
+        let bottom = self.inflight.stack().last().expect("the stack is never empty").clone();
+        let last = *bottom.sealed()?;
+        let durable = self.watermarks.durable.load(Ordering::Acquire);
+        (durable.min(self.floor()) >= last.position.seq.as_u64()).then_some((bottom, last))
     }
 
     /// Wakes the fold if there is anything to fold. A layer that is sealed right afterwards is told

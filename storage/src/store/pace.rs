@@ -21,7 +21,7 @@ pub(super) struct Pace {
     recent: Mutex<Recent>,
 }
 
-/// What was folded, each layer with half the weight of the next.
+/// What was folded, and how long that took. What came a full layer earlier has half the weight.
 #[derive(Debug, Default)]
 struct Recent {
     bytes: f64,
@@ -29,11 +29,17 @@ struct Recent {
 }
 
 impl Pace {
-    /// Notes that `bytes` of log were folded within `took`.
-    pub(super) fn folded(&self, bytes: u64, took: Duration) {
+    /// Notes that `bytes` of log were folded within `took`, where a full layer has `layer_bytes`.
+    pub(super) fn folded(&self, bytes: u64, took: Duration, layer_bytes: u64) {
         let mut recent = self.recent.lock();
-        recent.bytes = recent.bytes / 2.0 + bytes as f64;
-        recent.seconds = recent.seconds / 2.0 + took.as_secs_f64();
+        let keep = 0.5_f64.powf(bytes as f64 / layer_bytes as f64);
+        recent.bytes = recent.bytes * keep + bytes as f64;
+        recent.seconds = recent.seconds * keep + took.as_secs_f64();
+    }
+
+    /// Notes that the fold was held up for so long.
+    pub(super) fn held_up(&self, took: Duration) {
+        self.recent.lock().seconds += took.as_secs_f64();
     }
 
     /// How long the next batch has to wait, where the last one had so many bytes and began so long ago.
@@ -56,13 +62,15 @@ impl Pace {
 /// How far what is unfolded has come from the two layers that there are without a fold that is behind, one
 /// that grows and one that is folded (0), to the bound at which the writer stops (1).
 pub(super) fn fill(inflight: &InFlight, options: &StoreOptions) -> f64 {
-    let part = |unfolded: u64, layer: u64, max: u64| {
-        let free = layer.saturating_mul(2);
-        if free >= max { 0.0 } else { (unfolded as f64 - free as f64) / (max - free) as f64 }
-    };
-    let bytes = part(inflight.log_bytes(), options.layer_bytes, options.unapplied_bytes_max);
-    let changes = part(inflight.changes(), options.layer_changes, options.unapplied_changes_max);
+    let bytes = filled(inflight.log_bytes(), options.layer_bytes, options.unapplied_bytes_max);
+    let changes = filled(inflight.changes(), options.layer_changes, options.unapplied_changes_max);
     bytes.max(changes)
+}
+
+/// [`fill`] in one unit. Where the bound leaves room for two layers alone, nothing is ever slowed.
+fn filled(unfolded: u64, layer: u64, max: u64) -> f64 {
+    let free = layer.saturating_mul(2);
+    if free >= max { 0.0 } else { (unfolded as f64 - free as f64) / (max - free) as f64 }
 }
 
 #[cfg(test)]
@@ -76,8 +84,16 @@ mod tests {
     /// A fold of 200 MiB a second.
     fn pace() -> Pace {
         let pace = Pace::default();
-        pace.folded(50 * MIB, Duration::from_millis(250));
+        pace.folded(50 * MIB, Duration::from_millis(250), LAYER);
         pace
+    }
+
+    #[test]
+    fn what_is_unfolded_fills_from_two_layers_up_to_the_bound() {
+        let fills = [1, 4, 5, 6, 8].map(|halves| filled(halves * LAYER / 2, LAYER, BOUND));
+        assert_eq!(fills, [-1.5, 0.0, 0.5, 1.0, 2.0]);
+        assert_eq!(filled(u64::MAX, LAYER, 2 * LAYER), 0.0);
+        assert_eq!(filled(u64::MAX, u64::MAX, BOUND), 0.0);
     }
 
     #[test]
@@ -97,14 +113,17 @@ mod tests {
     #[test]
     fn the_rate_follows_what_large_layers_took_and_hardly_what_small_ones_did() {
         let pace = pace();
-        pace.folded(1000, Duration::from_millis(1));
-        let before = pace.pause(1.0, MIB, Duration::ZERO);
-        assert!((9..11).contains(&before.as_millis()), "{before:?}");
-        for _ in 0..3 {
-            pace.folded(LAYER, Duration::from_millis(640));
+        let ms = || pace.pause(1.0, MIB, Duration::ZERO).as_millis();
+        for _ in 0..20 {
+            pace.folded(1000, Duration::from_micros(100), LAYER);
         }
-        let after = pace.pause(1.0, MIB, Duration::ZERO);
-        assert!((18..20).contains(&after.as_millis()), "{after:?}");
+        assert!((9..11).contains(&ms()), "{}", ms());
+        for _ in 0..4 {
+            pace.folded(LAYER, Duration::from_millis(640), LAYER);
+        }
+        assert!((18..20).contains(&ms()), "{}", ms());
+        pace.held_up(Duration::from_secs(1));
+        assert_eq!(pace.pause(1.0, MIB, Duration::ZERO), PAUSE_MAX);
     }
 
     /// Clients that wait for each batch and would write it in 3 ms, as many bytes as the fold takes 4 for.
@@ -117,7 +136,7 @@ mod tests {
         let (mut now, mut unfolded, mut top, mut fold_ends) = (0, 0, 0, None);
         let mut longest = Duration::ZERO;
         for _ in 0..10_000 {
-            let fill = (unfolded as f64 - 2.0 * LAYER as f64) / LAYER as f64;
+            let fill = filled(unfolded, LAYER, BOUND);
             let pause = pace.pause(fill, BATCH, Duration::from_micros(BATCH_US));
             longest = longest.max(pause);
             now += BATCH_US + pause.as_micros() as u64;

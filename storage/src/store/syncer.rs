@@ -69,6 +69,10 @@ impl Syncer {
     /// while the fold keeps up, 20 ms at most.
     pub fn pause(&self) -> Duration {
         let Some((began, bytes)) = self.last else { return Duration::ZERO };
+        // What the fold may not take yet does not make it late.
+        if self.shared.foldable().is_none() {
+            return Duration::ZERO;
+        }
         let fill = pace::fill(&self.shared.inflight, &self.shared.options);
         let pause = self.shared.pace.pause(fill, bytes, began.elapsed());
         self.patience().map_or(pause, |patience| pause.min(patience))

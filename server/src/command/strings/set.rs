@@ -17,7 +17,7 @@ use crate::command::{
 };
 
 /// What a pair costs in a record, at most, beside its key and value.
-const PAIR_OVERHEAD_BYTES: usize = 64;
+const PAIR_OVERHEAD_BYTES: usize = 32;
 
 /// SET. Without options it reads nothing: this is the hottest path of all.
 pub(super) fn set(request: Request<'_>, txn: &mut Txn<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
