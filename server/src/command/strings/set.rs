@@ -157,7 +157,8 @@ pub(super) fn mset(
     txn: &mut Txn<'_>,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    put_pairs(request, txn, "mset")?;
+    check_pairs(request, txn, "mset")?;
+    put_pairs(request, txn)?;
     reply.simple("OK");
     Ok(())
 }
@@ -174,7 +175,7 @@ pub(super) fn msetnx(
             return Ok(());
         }
     }
-    put_pairs(request, txn, "msetnx")?;
+    put_pairs(request, txn)?;
     reply.integer(1);
     Ok(())
 }
@@ -184,8 +185,7 @@ fn pairs(request: Request<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     keys.step_by(2).zip(values.step_by(2))
 }
 
-fn put_pairs(request: Request<'_>, txn: &mut Txn<'_>, command: &'static str) -> Outcome {
-    check_pairs(request, txn, command)?;
+fn put_pairs(request: Request<'_>, txn: &mut Txn<'_>) -> Outcome {
     for (key, value) in pairs(request) {
         txn.put_string(key, value, None)?;
     }
