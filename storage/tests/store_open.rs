@@ -369,28 +369,26 @@ fn batches_wait_while_the_fold_is_behind_and_no_longer() {
     };
     let mut node = Node::open(root.path(), options).unwrap();
     let value = "x".repeat(4 << 20);
-    let fold = |node: &mut Node| {
-        node.syncer.sync_rest().unwrap();
+    let put_a_layer = |node: &mut Node| {
+        node.put("key", &value);
         node.writer.seal();
-        node.fold();
+        node.syncer.sync_rest().unwrap();
     };
-    node.put("key", &value);
-    node.writer.seal();
-    node.syncer.sync_rest().unwrap();
+    put_a_layer(&mut node);
     assert_eq!(node.syncer.pause(), Duration::ZERO, "nobody knows how fast the fold is");
     let (mut pause, deadline) = (Duration::ZERO, Instant::now() + DEADLINE);
     while pause == Duration::ZERO {
         assert!(Instant::now() < deadline, "no batch waits");
-        fold(&mut node);
-        assert_eq!(node.syncer.pause(), Duration::ZERO, "nothing is unfolded");
-        node.put("key", &value);
-        node.writer.seal();
-        node.syncer.sync_rest().unwrap();
+        node.fold();
+        put_a_layer(&mut node);
         node.put("key", &value);
         pause = node.syncer.pause();
+        node.writer.seal();
+        node.syncer.sync_rest().unwrap();
     }
     assert!(pause <= Duration::from_millis(20), "{pause:?}");
-    fold(&mut node);
+    node.fold();
+    assert_eq!(node.syncer.pause(), Duration::ZERO, "nothing is unfolded");
     node.put("key", &value);
     assert_eq!(node.syncer.pause(), Duration::ZERO, "the fold may not take it yet");
 }

@@ -133,18 +133,18 @@ mod tests {
         const BATCH_US: u64 = 3_000;
         const FOLD_US: u64 = LAYER * 1_000_000 / (200 * MIB);
         let pace = pace();
-        let (mut now, mut unfolded, mut top, mut fold_ends) = (0, 0, 0, None);
+        let (mut now, mut unfolded, mut fold_ends) = (0, 0, None);
         let mut longest = Duration::ZERO;
         for _ in 0..10_000 {
             let fill = filled(unfolded, LAYER, BOUND);
             let pause = pace.pause(fill, BATCH, Duration::from_micros(BATCH_US));
             longest = longest.max(pause);
             now += BATCH_US + pause.as_micros() as u64;
-            (unfolded, top) = (unfolded + BATCH, top + BATCH);
+            unfolded += BATCH;
             if fold_ends.is_some_and(|end| end <= now) {
-                (unfolded, top, fold_ends) = (unfolded - LAYER, top - LAYER, None);
+                (unfolded, fold_ends) = (unfolded - LAYER, None);
             }
-            if fold_ends.is_none() && top >= LAYER {
+            if fold_ends.is_none() && unfolded >= LAYER {
                 fold_ends = Some(now + FOLD_US);
             }
             assert!(unfolded < BOUND, "the writer would stand still until a layer is folded");
