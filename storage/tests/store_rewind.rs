@@ -11,7 +11,9 @@ use std::path::Path;
 use larder_storage::{
     Directory, OpenAs, StoreError,
     fs::RealFs,
-    log, parted, peek,
+    log,
+    parted::{self, PartedInfo},
+    peek,
     rewind::{self, Rewind, RewindError, Scope},
     row::RowValue,
 };
@@ -103,6 +105,19 @@ fn rewound(root: &Path, master: &Node, parting: SequenceNumber) {
     let (directory, mut rewind) = mark(root, parting);
     rewind.cut(&directory).unwrap();
     assert!(fetch(&mut rewind, &directory, master, false, usize::MAX));
+}
+
+/// The directory of a node that was rewound, and its one file of parted records.
+fn rewound_with_parted(
+    root: &Path,
+    master: &Node,
+    parting: SequenceNumber,
+) -> (Directory, PartedInfo) {
+    rewound(root, master, parting);
+    let directory = Directory::open(root).unwrap();
+    let mut files = parted::list(&directory).unwrap();
+    assert_eq!(files.len(), 1);
+    (directory, files.remove(0))
 }
 
 /// An old master, and a follower of all it had written, which is the master from record `at` on.
@@ -415,10 +430,8 @@ fn a_parted_record_of_very_many_fields_is_applied_again() {
     txn.commit().unwrap();
     old.commit();
     drop(old);
-    rewound(one.path(), &new, parting);
-    let directory = Directory::open(one.path()).unwrap();
-    let files = parted::list(&directory).unwrap();
-    let mut file = parted::read(&directory, &files[0].name).unwrap();
+    let (directory, info) = rewound_with_parted(one.path(), &new, parting);
+    let mut file = parted::read(&directory, &info.name).unwrap();
     let records = file.some(1 << 30).unwrap();
     for (record, left) in records.iter().zip([FIELDS, 1]) {
         let mut txn = new.writer.transaction(WALL_MS);
@@ -448,14 +461,12 @@ fn parted_records_are_listed_read_and_applied_again() {
     txn.commit().unwrap();
     old.commit();
     drop(old);
-    rewound(one.path(), &new, parting);
-    let directory = Directory::open(one.path()).unwrap();
-    let files = parted::list(&directory).unwrap();
-    assert_eq!((files[0].records, files[0].at_ms, files[0].in_common), (2, WALL_MS, true));
-    let text = std::fs::read_to_string(directory.parted().join(format!("{}.jsonl", files[0].name)));
+    let (directory, info) = rewound_with_parted(one.path(), &new, parting);
+    assert_eq!((info.records, info.at_ms, info.in_common), (2, WALL_MS, true));
+    let text = std::fs::read_to_string(directory.parted().join(format!("{}.jsonl", info.name)));
     let text = text.unwrap();
     assert!(text.contains("påskrift") && text.contains(r#"{"hex":"ff00"}"#), "{text}");
-    let mut file = parted::read(&directory, &files[0].name).unwrap();
+    let mut file = parted::read(&directory, &info.name).unwrap();
     let some = [1, 1 << 20, 1].map(|bytes_enough| file.some(bytes_enough).unwrap());
     assert_eq!(some.each_ref().map(Vec::len), [1, 1, 0]);
     for record in some.iter().flatten() {
