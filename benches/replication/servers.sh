@@ -225,6 +225,13 @@ redis_alone() {
 
 # ---- both ----
 
+# servers_end: ends all that run, and removes their data.
+servers_end() {
+    [ "${#pids[@]}" -eq 0 ] || end "${pids[@]}"
+    rm -rf "$work"/kvd.* "$work"/kvd-alone "$work"/redis-*/
+    kvd_level= redis_port= alone_kvd_port= alone_redis_port=
+}
+
 master_port() { [ "$1" = kvd ] && echo "${resp[${nodes[0]}]}" || echo "$redis_port"; }
 master_pid() { [ "$1" = kvd ] && echo "${kvd_pid[${nodes[0]}]}" || echo "$redis_pid"; }
 # slave_port SIDE ROUND_TRIP
