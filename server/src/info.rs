@@ -229,6 +229,7 @@ fn larder(node: &Node, out: &mut String) {
     line!(out, "state_unapplied_records", stats.unapplied_records);
     line!(out, "state_unapplied_changes", stats.unapplied_changes);
     line!(out, "state_unapplied_bytes", stats.unapplied_bytes);
+    line!(out, "state_pauses_ms", stats.paused.as_millis());
     line!(out, "state_layers", stats.layers);
     line!(out, "hot_cache_bytes", stats.hot_bytes);
     line!(out, "hot_cache_hits", stats.hot_hits);

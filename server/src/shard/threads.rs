@@ -261,7 +261,7 @@ pub(super) fn sync_until_closed(
 ) -> Result<(), LogError> {
     let is_empty = |staged: &Staged| staged.works.is_empty() && staged.batch.is_none();
     loop {
-        thread::sleep(syncer.pause());
+        syncer.keep_pace();
         match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
             Taken::All(Staged { batch, works }) => {
                 if let Some(batch) = batch {

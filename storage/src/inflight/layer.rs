@@ -4,53 +4,25 @@
 //! change. A layer is folded as a whole, so a key that many records wrote costs RocksDB one write.
 
 use std::{
-    collections::BTreeSet,
     hash::BuildHasher,
-    ops::Bound::{Excluded, Unbounded},
     sync::{
         Arc, LazyLock, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry as TableEntry};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry as TableEntry};
 use larder_types::Unit;
 use parking_lot::{Mutex, RwLock};
 
-use super::{lowest::Lowest, versions::Versions};
-use crate::{Applied, row::Generation, state::ReplicasRecord};
+use super::{
+    fields::{FieldChange, Fields, FieldsAt},
+    versions::Versions,
+};
+use crate::{Applied, state::ReplicasRecord};
 
 /// Bytes of a row; `None` stands for a deletion.
 pub(crate) type RowBytes = Option<Arc<[u8]>>;
-/// A field's latest change and the hash it was made in.
-pub(crate) type FieldChange = (Generation, RowBytes);
-
-/// The changed fields of one key.
-#[derive(Default)]
-struct Fields {
-    changes: HashMap<Arc<[u8]>, Versions<FieldChange>>,
-    /// Their names in order, from the first page that was asked for on: most hashes are never read
-    /// by pages, and keeping order costs each write of a field.
-    order: OnceLock<BTreeSet<Arc<[u8]>>>,
-}
-
-impl Fields {
-    fn put(&mut self, field: &[u8], seq: u64, floor: u64, change: FieldChange) {
-        if let Some(versions) = self.changes.get_mut(field) {
-            return versions.push(seq, floor, change);
-        }
-        let name: Arc<[u8]> = Arc::from(field);
-        if let Some(order) = self.order.get_mut() {
-            order.insert(name.clone());
-        }
-        self.changes.insert(name, Versions::new(seq, change));
-    }
-
-    fn in_order(&self) -> &BTreeSet<Arc<[u8]>> {
-        self.order.get_or_init(|| self.changes.keys().cloned().collect())
-    }
-}
-
 /// Units of one block. A block is what one lock guards, and what a scan gathers and sorts at once.
 pub(crate) const UNITS_PER_BLOCK: u16 = 64;
 /// Blocks of a layer.
@@ -106,6 +78,14 @@ pub(crate) struct Entry {
     hash: u64,
     row: Versions<RowBytes>,
     fields: Option<Box<Fields>>,
+}
+
+impl Entry {
+    /// Whether it is that key's. Most that are not have another hash: their keys, which stand elsewhere in
+    /// memory, are not looked at.
+    fn has(&self, key: KeyRef<'_>) -> bool {
+        self.hash == key.hash && *self.key == *key.key
+    }
 }
 
 /// One layer of the table of writes in flight.
@@ -225,7 +205,7 @@ impl Layer {
             self.blank.store(false, Ordering::Relaxed);
         }
         let mut block = self.blocks[key.block()].write();
-        match block.entry(key.hash, |entry| *entry.key == *key.key, |entry| entry.hash) {
+        match block.entry(key.hash, |entry| entry.has(key), |entry| entry.hash) {
             TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, floor, row),
             TableEntry::Vacant(vacant) => {
                 vacant.insert(Entry {
@@ -251,7 +231,7 @@ impl Layer {
         change: FieldChange,
     ) -> bool {
         let mut block = self.blocks[key.block()].write();
-        let Some(entry) = block.find_mut(key.hash, |entry| *entry.key == *key.key) else {
+        let Some(entry) = block.find_mut(key.hash, |entry| entry.has(key)) else {
             return false;
         };
         entry.fields.get_or_insert_default().put(field, seq, floor, change);
@@ -279,12 +259,12 @@ impl Layer {
     ) -> (Found, u64) {
         let block = self.blocks[key.block()].read();
         let seq = self.resolve(sight);
-        let entry = block.find(key.hash, |entry| *entry.key == *key.key);
+        let entry = block.find(key.hash, |entry| entry.has(key));
         let found = match entry.and_then(|entry| entry.row.at(seq)) {
             Some(row) => Found::Row(row.clone()),
             None => Found::Nothing,
         };
-        also(FieldsAt { fields: entry.and_then(|entry| entry.fields.as_deref()), seq }, &found);
+        also(FieldsAt::new(entry.and_then(|entry| entry.fields.as_deref()), seq), &found);
         (found, seq)
     }
 
@@ -315,7 +295,7 @@ impl Layer {
                 .iter()
                 .filter_map(|entry| {
                     let row = entry.row.at(seq)?;
-                    let fields = FieldsAt { fields: entry.fields.as_deref(), seq };
+                    let fields = FieldsAt::new(entry.fields.as_deref(), seq);
                     Some(FoldRow { unit: entry.unit, key: &entry.key, row, fields })
                 })
                 .collect();
@@ -331,142 +311,4 @@ pub(crate) struct FoldRow<'a> {
     pub(crate) key: &'a Arc<[u8]>,
     pub(crate) row: &'a RowBytes,
     pub(crate) fields: FieldsAt<'a>,
-}
-
-/// A key's changed fields in one layer, as of a record.
-#[derive(Clone, Copy)]
-pub(crate) struct FieldsAt<'a> {
-    fields: Option<&'a Fields>,
-    seq: u64,
-}
-
-impl<'a> FieldsAt<'a> {
-    /// What this layer knows of `field` in the hash `generation`: `None` if nothing.
-    pub(crate) fn change(&self, generation: &Generation, field: &[u8]) -> Option<&'a RowBytes> {
-        self.at(generation, self.fields?.changes.get(field)?)
-    }
-
-    /// Every changed field of the hash `generation`, in no order.
-    pub(crate) fn changes(
-        self,
-        generation: Generation,
-    ) -> impl Iterator<Item = (&'a Arc<[u8]>, &'a RowBytes)> {
-        self.fields
-            .into_iter()
-            .flat_map(|fields| &fields.changes)
-            .filter_map(move |(field, versions)| Some((field, self.at(&generation, versions)?)))
-    }
-
-    /// Offers a page the changed fields of the hash `generation` beyond `after`, and answers how many
-    /// it looked at: all of them where the page takes that many, else those of the page and little
-    /// more.
-    pub(crate) fn offer(
-        self,
-        generation: Generation,
-        after: Option<&[u8]>,
-        page: &mut Lowest<Arc<[u8]>>,
-    ) -> usize {
-        let Some(fields) = self.fields else { return 0 };
-        if page.limit() >= fields.changes.len() {
-            for (field, change) in self.changes(generation) {
-                if after.is_none_or(|after| **field > *after) {
-                    page.offer(field.clone(), change);
-                }
-            }
-            return fields.changes.len();
-        }
-        let mut looked = 0;
-        let beyond = after.map_or(Unbounded, Excluded);
-        for field in fields.in_order().range::<[u8], _>((beyond, Unbounded)) {
-            looked += 1;
-            if page.passes_over(|last| last < field) {
-                break;
-            }
-            let Some(change) = self.change(&generation, field) else { continue };
-            page.offer(field.clone(), change);
-        }
-        looked
-    }
-
-    fn at(
-        &self,
-        generation: &Generation,
-        versions: &'a Versions<FieldChange>,
-    ) -> Option<&'a RowBytes> {
-        let (made_in, row) = versions.at(self.seq)?;
-        (made_in == generation).then_some(row)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use larder_types::{Epoch, Position, SequenceNumber};
-
-    use super::*;
-
-    const HASH: &[u8] = b"hash";
-    const FIELDS: u64 = 10_000;
-    const PAGE: usize = 10;
-
-    fn generation(ordinal: u32) -> Generation {
-        let epoch = Epoch { term: 1, run: 1, id: 1 };
-        Generation { position: Position { epoch, seq: SequenceNumber::FIRST }, ordinal }
-    }
-
-    fn put(layer: &Layer, seq: u64, generation: Generation, field: u64, value: Option<&[u8]>) {
-        let change = (generation, value.map(Arc::from));
-        assert!(layer.put_field(KeyRef::new(HASH), seq, 0, name(field).as_bytes(), change));
-    }
-
-    /// In another order than the numbers'.
-    fn name(field: u64) -> String {
-        format!("{:05}", field * 7_919 % FIELDS)
-    }
-
-    /// The names of the page beyond `after`, and how many changes were looked at for it.
-    fn page(layer: &Layer, generation: Generation, after: Option<&str>) -> (Vec<String>, usize) {
-        let (mut page, mut looked) = (Lowest::new(PAGE), 0);
-        layer.look(KeyRef::new(HASH), Sight::Newest, |fields, _| {
-            looked = fields.offer(generation, after.map(str::as_bytes), &mut page);
-        });
-        let names = page.take().0.into_iter().filter(|(_, change)| change.is_some());
-        (names.map(|(name, _)| String::from_utf8_lossy(&name).into_owned()).collect(), looked)
-    }
-
-    #[test]
-    fn a_page_of_a_large_hash_looks_at_what_it_answers() {
-        let layer = Layer::new(None);
-        layer.put_row(KeyRef::new(HASH), 1, 0, Some(Arc::from(&b"row"[..])));
-        for field in 0..FIELDS {
-            put(&layer, 1, generation(1), field, Some(b"v"));
-        }
-        let (mut found, mut last) = (Vec::new(), None);
-        loop {
-            let (names, looked) = page(&layer, generation(1), last.as_deref());
-            assert!(looked <= PAGE + 1, "{looked} changes were looked at after {last:?}");
-            let Some(name) = names.last() else { break };
-            last = Some(name.clone());
-            found.extend(names);
-        }
-        assert_eq!(found.len() as u64, FIELDS);
-        assert!(found.is_sorted(), "they come in order, each once");
-    }
-
-    #[test]
-    fn what_is_written_between_two_pages_is_in_the_next_one() {
-        let layer = Layer::new(None);
-        layer.put_row(KeyRef::new(HASH), 1, 0, Some(Arc::from(&b"row"[..])));
-        for field in (0..FIELDS).filter(|field| name(*field) != "00012") {
-            put(&layer, 1, generation(1), field, Some(b"v"));
-        }
-        let (names, _) = page(&layer, generation(1), None);
-        assert_eq!(names.last().map(String::as_str), Some("00009"));
-        let named = |wanted: &str| (0..FIELDS).find(|field| name(*field) == wanted).unwrap();
-        put(&layer, 2, generation(1), named("00012"), Some(b"new"));
-        put(&layer, 2, generation(1), named("00011"), None);
-        put(&layer, 2, generation(2), named("00013"), Some(b"of another hash"));
-        let (names, looked) = page(&layer, generation(1), Some("00009"));
-        assert_eq!(names[..3], ["00010", "00012", "00014"]);
-        assert!(looked <= PAGE + 3, "{looked} changes were looked at");
-    }
 }

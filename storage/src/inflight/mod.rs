@@ -5,6 +5,7 @@
 //! from the top down, then in RocksDB. A reader keeps the stack it began with: a layer that is
 //! folded meanwhile stays in its sight, and says the same as RocksDB does for it.
 
+mod fields;
 mod layer;
 mod lowest;
 mod versions;
@@ -13,9 +14,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-pub(crate) use layer::{
-    BLOCKS, FieldChange, FieldsAt, FoldRow, Found, KeyRef, Layer, RowBytes, Sight, UNITS_PER_BLOCK,
-};
+pub(crate) use fields::{FieldChange, FieldsAt};
+pub(crate) use layer::{BLOCKS, FoldRow, Found, KeyRef, Layer, RowBytes, Sight, UNITS_PER_BLOCK};
 pub(crate) use lowest::Lowest;
 
 /// The layers, newest first.

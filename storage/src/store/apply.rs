@@ -48,26 +48,27 @@ pub(super) fn check(record: &Record<'_>) -> Result<(), RecordError> {
         return Ok(());
     }
     let seq = record.seq;
-    let mut hashes = HashSet::new();
+    // Most records put one hash at most: only those before the last are in a set.
+    let (mut last, mut before) = (None, HashSet::new());
     for effect in effects(record.body) {
         match effect.map_err(|source| RecordError::Effect { seq, source })? {
             Effect::PutRow { key, row } => {
                 let row = RowRef::parse(row).map_err(|source| RecordError::Row { seq, source })?;
                 if matches!(row.value(), RowValue::Hash { .. }) {
-                    hashes.insert(key);
+                    before.extend(last.replace(key));
                 }
             }
             Effect::PutField { key, row, .. } => {
                 FieldRef::parse(row).map_err(|source| RecordError::Row { seq, source })?;
-                if !hashes.contains(key) {
+                if last != Some(key) && !before.contains(key) {
                     return Err(RecordError::FieldWithoutRow { seq });
                 }
             }
-            Effect::DeleteField { key, .. } if !hashes.contains(key) => {
+            Effect::DeleteField { key, .. } if last != Some(key) && !before.contains(key) => {
                 return Err(RecordError::FieldWithoutRow { seq });
             }
             Effect::DeleteRow { .. } | Effect::DeleteField { .. } => {}
-            Effect::Clear => hashes.clear(),
+            Effect::Clear => (last, before) = (None, HashSet::new()),
         }
     }
     Ok(())

@@ -95,7 +95,7 @@ impl Folder {
             return Ok(ControlFlow::Break(()));
         };
         let (seq, marks) = (last.position.seq.as_u64(), &self.shared.watermarks);
-        let began = Instant::now();
+        self.shared.pace.begin(Instant::now());
         // Before RocksDB has any of it, so that readers can tell that it may have.
         self.shared.raise(&marks.folding, seq, &marks.visible);
         self.shared.database()?.fold(batch_of(&bottom, seq)?, last)?;
@@ -103,7 +103,7 @@ impl Folder {
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
         let layer_bytes = self.shared.options.layer_bytes;
-        self.shared.pace.folded(bottom.log_bytes(), began.elapsed(), layer_bytes);
+        self.shared.pace.folded(bottom.log_bytes(), layer_bytes, Instant::now());
         self.folded_bytes += bottom.log_bytes();
         self.folded_changes += bottom.changes();
         self.folded_layers += 1;

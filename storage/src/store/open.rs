@@ -5,27 +5,23 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
 use larder_types::{
     Epoch, HybridClock, LogId, Position, RegionId, SequenceNumber, limits::SEGMENT_BYTES_DEFAULT,
 };
 
 use super::{
     Directory, DirectoryError, Durability, Folder, Shared, Store, Syncer, Writer,
-    apply::{self, RecordError},
-    digests,
+    apply::RecordError, replay::Replay,
 };
 use crate::{
     Applied,
     atomic_file::FileError,
-    effect::effects,
     fs::RealFs,
-    inflight::{InFlight, Layer},
     log::{
-        self, LogError, LogOptions, Preparer, Record, RecordKind, Recovered,
+        self, LogError, LogOptions, Preparer, Recovered,
         format::{ChainPoint, Header},
     },
-    state::{Database, DatabaseOptions, ReplicasRecord, StateError},
+    state::{Database, DatabaseOptions, StateError},
 };
 
 /// Rows and fields put or deleted in one layer. One costs a microsecond to replay, more or less.
@@ -248,14 +244,17 @@ pub fn open_as(
     let database = Database::open(&directory.state(), &options.database)?;
     let persisted = database.persisted()?;
     let mut replay = Replay::new(&options, persisted);
-    let opened = log::open(
-        Arc::new(RealFs),
-        &directory.log(),
-        &directory.quarantine(),
-        log_options(&options),
-        persisted.map_or(SequenceNumber::FIRST, |at| at.position.seq.next()),
-        &mut |record| replay.record(record),
-    );
+    let dir = directory.log();
+    let opened = replay.run(&dir, |feed| {
+        log::open(
+            Arc::new(RealFs),
+            &dir,
+            &directory.quarantine(),
+            log_options(&options),
+            persisted.map_or(SequenceNumber::FIRST, |at| at.position.seq.next()),
+            &mut |record| feed.push(record),
+        )
+    });
     let opened = opened.map_err(|error| match (error, persisted) {
         (LogError::Gap { tail, .. }, Some(Applied { position, .. })) if tail <= position.seq => {
             StoreError::StateAhead { log: directory.log(), applied: position }
@@ -340,96 +339,5 @@ fn check_lineage(
             expected: position.epoch,
         }),
         _ => Ok(()),
-    }
-}
-
-/// Puts replayed records into layers, as the writer did when it wrote them.
-struct Replay {
-    inflight: InFlight,
-    top: Arc<Layer>,
-    last: Option<Applied>,
-    replicas: Vec<ReplicasRecord>,
-    /// The watermark, where not all that is durable can be read.
-    visible: Option<u64>,
-    layer_bytes: u64,
-    layer_changes: u64,
-    digest_every: u64,
-    records: u64,
-}
-
-impl Replay {
-    fn new(options: &StoreOptions, persisted: Option<Applied>) -> Self {
-        let inflight = InFlight::new();
-        let top = inflight.top();
-        let visible = match options.visibility {
-            Visibility::Durable => None,
-            Visibility::Committed => Some(persisted.map_or(0, |at| at.position.seq.as_u64())),
-        };
-        Self {
-            inflight,
-            top,
-            last: None,
-            replicas: Vec::new(),
-            visible,
-            layer_bytes: options.layer_bytes,
-            layer_changes: options.layer_changes,
-            digest_every: options.digest_every,
-            records: 0,
-        }
-    }
-
-    fn record(&mut self, record: Record<'_>) -> Result<(), RecordError> {
-        apply::check(&record)?;
-        let (seq, position) = (record.seq, Position { epoch: record.epoch, seq: record.seq });
-        let mut changes = 0;
-        match record.kind {
-            RecordKind::Data => {
-                for effect in effects(record.body) {
-                    changes += 1;
-                    let effect = effect.map_err(|source| RecordError::Effect { seq, source })?;
-                    // Where everything replayed can be read, no reader wants an older version.
-                    let visible = self.visible.unwrap_or(seq.as_u64());
-                    if !apply::put(&self.top, seq.as_u64(), visible, effect) {
-                        self.begin_layer(Some(seq.as_u64()));
-                    }
-                }
-            }
-            RecordKind::Replicas => {
-                let body = Bytes::copy_from_slice(record.body);
-                let record = ReplicasRecord { position, body };
-                self.replicas.push(record.clone());
-                self.top.add_replicas(record);
-            }
-            RecordKind::Epoch => {}
-        }
-        self.records += 1;
-        self.top.count_record(super::writer::FRAME_BYTES + record.body.len() as u64, changes);
-        self.last = Some(Applied { position, hybrid: record.hybrid });
-        if self.top.log_bytes() >= self.layer_bytes
-            || self.top.changes() >= self.layer_changes
-            || digests::is_wanted(self.digest_every, seq.as_u64())
-        {
-            self.begin_layer(None);
-        }
-        Ok(())
-    }
-
-    fn begin_layer(&mut self, cleared: Option<u64>) {
-        let below = std::mem::replace(&mut self.top, Arc::new(Layer::new(cleared)));
-        let hidden = cleared.is_some() && self.visible.is_none();
-        match self.last {
-            Some(last) if !hidden => {
-                below.seal(last);
-                self.inflight.push(self.top.clone());
-            }
-            // Below the first replayed record is nothing; and where everything replayed can be
-            // read, nobody reads what lies below a deletion of every key.
-            _ => {
-                for layer in self.inflight.stack().iter().rev() {
-                    self.top.take_over(layer);
-                }
-                self.inflight = InFlight::over(self.top.clone());
-            }
-        }
     }
 }

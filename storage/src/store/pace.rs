@@ -1,12 +1,18 @@
 //! How fast the log may grow while the fold is behind: hardly faster than it folds. Writers are slowed a
 //! little then, batch by batch, where they would otherwise stand still until a whole layer is folded.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 
 use super::StoreOptions;
-use crate::inflight::InFlight;
+use crate::inflight::Layer;
 
 /// Longer than this no batch waits: what the fold does not keep up with nevertheless stops the writer at
 /// its bound.
@@ -15,10 +21,12 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Above 1 the log gains on the fold, below it the fold on the log: they meet in between.
 const SHARES: (f64, f64) = (1.5, 0.5);
 
-/// What is known of the fold's rate.
+/// What is known of the fold.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     recent: Mutex<Recent>,
+    /// Nanoseconds that batches waited.
+    paused: AtomicU64,
 }
 
 /// What was folded, and how long that took. What came a full layer earlier has half the weight.
@@ -26,13 +34,21 @@ pub(super) struct Pace {
 struct Recent {
     bytes: f64,
     seconds: f64,
+    /// When the layer was begun that is folded now.
+    began: Option<Instant>,
 }
 
 impl Pace {
-    /// Notes that `bytes` of log were folded within `took`, where a full layer has `layer_bytes`.
-    pub(super) fn folded(&self, bytes: u64, took: Duration, layer_bytes: u64) {
+    /// Notes that the bottom layer is folded from now on.
+    pub(super) fn begin(&self, now: Instant) {
+        self.recent.lock().began = Some(now);
+    }
+
+    /// Notes that it is folded, and had `bytes` of log, where a full layer has `layer_bytes`.
+    pub(super) fn folded(&self, bytes: u64, layer_bytes: u64, now: Instant) {
         let mut recent = self.recent.lock();
         let keep = 0.5_f64.powf(bytes as f64 / layer_bytes as f64);
+        let took = recent.began.take().map_or(Duration::ZERO, |began| now - began);
         recent.bytes = recent.bytes * keep + bytes as f64;
         recent.seconds = recent.seconds * keep + took.as_secs_f64();
     }
@@ -42,8 +58,40 @@ impl Pace {
         self.recent.lock().seconds += took.as_secs_f64();
     }
 
+    /// How much of the bottom layer, of `bytes` of log, is folded by now, from 0 to 1: it shows only when
+    /// all of it is, and is guessed until then.
+    fn share_folded(&self, bytes: u64, now: Instant) -> f64 {
+        let recent = self.recent.lock();
+        let Some(began) = recent.began.filter(|_| recent.seconds > 0.0) else { return 0.0 };
+        let takes = bytes as f64 * recent.seconds / recent.bytes;
+        ((now - began).as_secs_f64() / takes).min(1.0)
+    }
+
+    /// How far what is unfolded has come from a full layer, as it is where the fold keeps up (0), to where
+    /// the writer stops before the bottom layer is folded (1).
+    pub(super) fn fill(&self, stack: &[Arc<Layer>], options: &StoreOptions, now: Instant) -> f64 {
+        let Some(bottom) = stack.last() else { return 0.0 };
+        let folded = self.share_folded(bottom.log_bytes(), now);
+        let unfolded = |of: fn(&Layer) -> u64| {
+            stack.iter().map(|layer| of(layer) as f64).sum::<f64>() - of(bottom) as f64 * folded
+        };
+        let (bytes, changes) = (unfolded(Layer::log_bytes), unfolded(Layer::changes));
+        let bytes = filled(bytes, options.layer_bytes, options.unapplied_bytes_max);
+        bytes.max(filled(changes, options.layer_changes, options.unapplied_changes_max))
+    }
+
+    /// Notes that a batch waited for so long.
+    pub(super) fn paused(&self, pause: Duration) {
+        self.paused.fetch_add(pause.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// How long batches have waited.
+    pub(super) fn pauses(&self) -> Duration {
+        Duration::from_nanos(self.paused.load(Ordering::Relaxed))
+    }
+
     /// How long the next batch has to wait, where the last one had so many bytes and began so long ago.
-    /// `fill` is of [`fill`].
+    /// `fill` is of [`Pace::fill`].
     pub(super) fn pause(&self, fill: f64, bytes: u64, ago: Duration) -> Duration {
         if fill <= 0.0 {
             return Duration::ZERO;
@@ -59,18 +107,11 @@ impl Pace {
     }
 }
 
-/// How far what is unfolded has come from the two layers that there are without a fold that is behind, one
-/// that grows and one that is folded (0), to the bound at which the writer stops (1).
-pub(super) fn fill(inflight: &InFlight, options: &StoreOptions) -> f64 {
-    let bytes = filled(inflight.log_bytes(), options.layer_bytes, options.unapplied_bytes_max);
-    let changes = filled(inflight.changes(), options.layer_changes, options.unapplied_changes_max);
-    bytes.max(changes)
-}
-
-/// [`fill`] in one unit. Where the bound leaves room for two layers alone, nothing is ever slowed.
-fn filled(unfolded: u64, layer: u64, max: u64) -> f64 {
-    let free = layer.saturating_mul(2);
-    if free >= max { 0.0 } else { (unfolded as f64 - free as f64) / (max - free) as f64 }
+/// [`Pace::fill`] in one unit. The bound counts all of the bottom layer until the whole of it is folded.
+/// Where it leaves room for two layers alone, nothing is ever slowed.
+fn filled(unfolded: f64, layer: u64, max: u64) -> f64 {
+    let room = max.saturating_sub(layer.saturating_mul(2));
+    if room == 0 { 0.0 } else { (unfolded - layer as f64) / room as f64 }
 }
 
 #[cfg(test)]
@@ -81,28 +122,49 @@ mod tests {
     const LAYER: u64 = 64 * MIB;
     const BOUND: u64 = 3 * LAYER;
 
-    /// A fold of 200 MiB a second.
-    fn pace() -> Pace {
-        let pace = Pace::default();
-        pace.folded(50 * MIB, Duration::from_millis(250), LAYER);
-        pace
+    /// A fold of 200 MiB a second, at the end of a layer.
+    fn pace() -> (Pace, Instant) {
+        let (pace, began) = (Pace::default(), Instant::now());
+        let now = fold(&pace, 50 * MIB, 250, began);
+        (pace, now)
+    }
+
+    /// Folds so much from `now` on; answers when it is folded.
+    fn fold(pace: &Pace, bytes: u64, millis: u64, now: Instant) -> Instant {
+        pace.begin(now);
+        let end = now + Duration::from_millis(millis);
+        pace.folded(bytes, LAYER, end);
+        end
     }
 
     #[test]
-    fn what_is_unfolded_fills_from_two_layers_up_to_the_bound() {
-        let fills = [1, 4, 5, 6, 8].map(|halves| filled(halves * LAYER / 2, LAYER, BOUND));
-        assert_eq!(fills, [-1.5, 0.0, 0.5, 1.0, 2.0]);
-        assert_eq!(filled(u64::MAX, LAYER, 2 * LAYER), 0.0);
-        assert_eq!(filled(u64::MAX, u64::MAX, BOUND), 0.0);
+    fn what_is_unfolded_fills_from_one_layer_up_to_one_below_the_bound() {
+        let layers = |layers| filled(layers * LAYER as f64, LAYER, BOUND);
+        assert_eq!([0.5, 1.0, 1.5, 2.0, 3.0].map(layers), [-0.5, 0.0, 0.5, 1.0, 2.0]);
+        assert_eq!(filled(f64::MAX, LAYER, 2 * LAYER), 0.0);
+        assert_eq!(filled(f64::MAX, u64::MAX, BOUND), 0.0);
+    }
+
+    #[test]
+    fn of_the_layer_that_is_folded_as_much_is_done_as_the_fold_does_in_that_time() {
+        let (pace, now) = pace();
+        let share = |millis| pace.share_folded(LAYER, now + Duration::from_millis(millis));
+        assert_eq!(share(160), 0.0, "none is folded");
+        pace.begin(now);
+        assert_eq!([0, 160, 320, 1_000].map(share), [0.0, 0.5, 1.0, 1.0]);
+        let unknown = Pace::default();
+        unknown.begin(now);
+        assert_eq!(unknown.share_folded(LAYER, now + Duration::from_secs(1)), 0.0);
     }
 
     #[test]
     fn a_batch_waits_as_long_as_the_fold_would_take_for_the_last_one() {
-        let ms = |fill, ago| pace().pause(fill, MIB, Duration::from_millis(ago)).as_millis();
+        let (pace, _) = pace();
+        let ms = |fill, ago| pace.pause(fill, MIB, Duration::from_millis(ago)).as_millis();
         assert_eq!((ms(-0.5, 0), ms(0.0, 0)), (0, 0), "the fold keeps up");
         assert_eq!((ms(0.01, 0), ms(0.75, 0), ms(1.0, 0)), (3, 6, 10));
         assert_eq!((ms(1.0, 9), ms(1.0, 11)), (1, 0));
-        assert_eq!(pace().pause(1.0, 100 * MIB, Duration::ZERO), PAUSE_MAX);
+        assert_eq!(pace.pause(1.0, 100 * MIB, Duration::ZERO), PAUSE_MAX);
         assert_eq!(
             Pace::default().pause(1.0, MIB, Duration::ZERO),
             Duration::ZERO,
@@ -112,14 +174,14 @@ mod tests {
 
     #[test]
     fn the_rate_follows_what_large_layers_took_and_hardly_what_small_ones_did() {
-        let pace = pace();
+        let (pace, mut now) = pace();
         let ms = || pace.pause(1.0, MIB, Duration::ZERO).as_millis();
         for _ in 0..20 {
-            pace.folded(1000, Duration::from_micros(100), LAYER);
+            now = fold(&pace, 1000, 1, now);
         }
-        assert!((9..11).contains(&ms()), "{}", ms());
+        assert!((9..12).contains(&ms()), "{}", ms());
         for _ in 0..4 {
-            pace.folded(LAYER, Duration::from_millis(640), LAYER);
+            now = fold(&pace, LAYER, 640, now);
         }
         assert!((18..20).contains(&ms()), "{}", ms());
         pace.held_up(Duration::from_secs(1));
@@ -128,27 +190,31 @@ mod tests {
 
     /// Clients that wait for each batch and would write it in 3 ms, as many bytes as the fold takes 4 for.
     #[test]
-    fn writers_that_outrun_the_fold_are_slowed_and_never_stand_still() {
+    fn writers_that_outrun_the_fold_are_slowed_alike_and_never_stand_still() {
         const BATCH: u64 = 800 << 10;
-        const BATCH_US: u64 = 3_000;
-        const FOLD_US: u64 = LAYER * 1_000_000 / (200 * MIB);
-        let pace = pace();
-        let (mut now, mut unfolded, mut fold_ends) = (0, 0, None);
-        let mut longest = Duration::ZERO;
+        const BATCH_TIME: Duration = Duration::from_millis(3);
+        const FOLD_TIME: Duration = Duration::from_millis(LAYER * 1_000 / (200 * MIB));
+        let (pace, mut now) = pace();
+        let (mut unfolded, mut fold_ends) = (0, None);
+        let mut pauses = Vec::new();
         for _ in 0..10_000 {
-            let fill = filled(unfolded, LAYER, BOUND);
-            let pause = pace.pause(fill, BATCH, Duration::from_micros(BATCH_US));
-            longest = longest.max(pause);
-            now += BATCH_US + pause.as_micros() as u64;
+            let left = unfolded as f64 - LAYER as f64 * pace.share_folded(LAYER, now);
+            let pause = pace.pause(filled(left, LAYER, BOUND), BATCH, BATCH_TIME);
+            pauses.push(pause.as_micros());
+            now += BATCH_TIME + pause;
             unfolded += BATCH;
-            if fold_ends.is_some_and(|end| end <= now) {
-                (unfolded, fold_ends) = (unfolded - LAYER, None);
+            if let Some(end) = fold_ends.take_if(|end| *end <= now) {
+                pace.folded(LAYER, LAYER, end);
+                unfolded -= LAYER;
             }
             if fold_ends.is_none() && unfolded >= LAYER {
-                fold_ends = Some(now + FOLD_US);
+                pace.begin(now);
+                fold_ends = Some(now + FOLD_TIME);
             }
             assert!(unfolded < BOUND, "the writer would stand still until a layer is folded");
         }
-        assert!(longest > Duration::ZERO && longest < Duration::from_millis(6), "{longest:?}");
+        let settled = &pauses[5_000..];
+        let (least, most) = (settled.iter().min().unwrap(), settled.iter().max().unwrap());
+        assert!((700..1_000).contains(least) && (1_000..1_300).contains(most), "{least} {most}");
     }
 }

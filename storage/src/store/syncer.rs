@@ -2,12 +2,13 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use larder_types::SequenceNumber;
 
-use super::{Shared, Visibility, pace};
+use super::{Shared, Visibility};
 use crate::log::{self, Batch, LogError};
 
 /// When a write counts as done.
@@ -65,16 +66,23 @@ impl Syncer {
         self.shared.tell_durable();
     }
 
-    /// How long the caller should wait before it takes the next batch, which grows meanwhile: not at all
-    /// while the fold keeps up, 20 ms at most.
+    /// To be called before the next batch is taken, which grows meanwhile: waits for [`Syncer::pause`].
+    pub fn keep_pace(&self) {
+        let pause = self.pause();
+        thread::sleep(pause);
+        self.shared.pace.paused(pause);
+    }
+
+    /// How long the next batch should wait: not at all while the fold keeps up, 20 ms at most.
     pub fn pause(&self) -> Duration {
         let Some((began, bytes)) = self.last else { return Duration::ZERO };
         // What the fold may not take yet does not make it late.
         if self.shared.foldable().is_none() {
             return Duration::ZERO;
         }
-        let fill = pace::fill(&self.shared.inflight, &self.shared.options);
-        let pause = self.shared.pace.pause(fill, bytes, began.elapsed());
+        let (shared, now) = (&*self.shared, Instant::now());
+        let fill = shared.pace.fill(&shared.inflight.stack(), &shared.options, now);
+        let pause = shared.pace.pause(fill, bytes, now - began);
         self.patience().map_or(pause, |patience| pause.min(patience))
     }
 
