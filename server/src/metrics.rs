@@ -140,7 +140,7 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("state_unapplied_changes", "Rows and fields that these put or delete", changes)?;
     let bytes = stats.unapplied_bytes;
     out.gauge("state_unapplied_bytes", "Bytes of log that RocksDB has not taken", bytes)?;
-    let help = "Time that batches waited because the fold was behind";
+    let help = "Pauses before batches because the fold was behind";
     out.put("state_pauses_seconds", help, &ConstCounter::new(stats.paused.as_secs_f64()))?;
     out.gauge("state_layers", "Layers of writes in flight", stats.layers as u64)?;
     out.gauge("state_hot_cache_bytes", "Bytes in the cache of hot rows", stats.hot_bytes)?;

@@ -7,7 +7,7 @@
 mod store_support;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     error::Error,
     fs,
@@ -25,7 +25,7 @@ use larder_storage::{
     row::{Generation, field_row, string_row},
 };
 use larder_types::{Epoch, HybridTime, SequenceNumber};
-use rand::{RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use store_support::{DEADLINE, Node, WALL_MS, copy, seed, tiny, wait_for};
 
 const CLEARS: u64 = 20_000;
@@ -453,6 +453,51 @@ fn a_body_that_no_writer_wrote_is_refused_by_its_record() {
         append_bodies(root.path(), &[body]);
         let said = chain(&refusal(root.path()));
         assert!(said.contains(what) && said.contains("record 4"), "{what}: {said}");
+    }
+}
+
+/// The thread that reads the log is far ahead by the time that the record is refused.
+#[test]
+fn the_refused_record_is_named_whatever_comes_behind_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    node.put("key", "value");
+    drop(node);
+    let row = string_row(HybridTime::new(WALL_MS, 0), None, &[b'v'; 64]);
+    let whole = body(&[Effect::PutRow { key: b"key", row: &row }]);
+    let mut bodies = vec![whole; 40_000];
+    (bodies[0], bodies[30_000]) = (vec![9], vec![9]);
+    append_bodies(root.path(), &bodies);
+    for _ in 0..2 {
+        let said = chain(&refusal(root.path()));
+        assert!(said.contains("unknown op") && said.contains("record 4:"), "{said}");
+    }
+}
+
+#[test]
+fn records_of_every_size_and_of_none_are_replayed_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    drop(Node::open(root.path(), tiny()).unwrap());
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut values = vec![0; 20_000];
+    values.extend([300 << 10, 0, 8 << 20, 1, 8 << 20]);
+    values.extend((0..20_000).map(|_| random.random_range(0..200)));
+    let mut last = BTreeMap::new();
+    let mut bodies = vec![Vec::new()];
+    for (at, bytes) in values.into_iter().enumerate() {
+        let (key, value) = (format!("key:{}", random.random_range(0..1_000)), at.to_string());
+        let value = value + &"x".repeat(bytes);
+        let row = string_row(HybridTime::new(WALL_MS, 0), None, value.as_bytes());
+        bodies.push(body(&[Effect::PutRow { key: key.as_bytes(), row: &row }]));
+        last.insert(key, value);
+    }
+    let (written, root) = (bodies.len() as u64, root.path());
+    append_bodies(root, &bodies);
+    let node = Node::open(root, tiny()).unwrap();
+    // Those of the epochs that two starts begin are among them.
+    assert_eq!(node.replayed, written + 2);
+    for (key, value) in last {
+        assert!(node.text(&key).is_some_and(|found| found == value), "{key}");
     }
 }
 

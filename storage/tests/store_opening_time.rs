@@ -168,7 +168,7 @@ fn opens_in_time(what: &str, root: &Path, options: &StoreOptions, durable: u64, 
         }
         println!("{what}: more than {OPENING_MAX:?}");
     }
-    panic!("{what}: no start took less than {least:?}");
+    panic!("{what}: no start took less than {OPENING_MAX:?}, the quickest took {least:?}");
 }
 
 #[test]
@@ -218,5 +218,5 @@ fn a_log_of_very_many_segments_opens_in_time() {
     let root = tempfile::tempdir().unwrap();
     copy(made.path(), root.path());
     // Their files stay in memory: from the disk, each would be as late as that disk answers.
-    opens_in_time("very many segments", root.path(), &options, durable, || ());
+    opens_in_time("very many segments", root.path(), &options, durable, rustix::fs::sync);
 }

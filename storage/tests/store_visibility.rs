@@ -33,6 +33,9 @@ const BUDGET: Duration = Duration::from_secs(7);
 /// What must have been written and folded; a slow machine has [`DEADLINE`] for it.
 const RECORDS_MIN: u64 = 1_000;
 const FOLDED_MIN: u64 = 800;
+/// A reader that has learned nothing new in so many reads rests until more is written: readers that
+/// never rest take the processors from those that write.
+const READS_WITHOUT_NEWS: u32 = 200;
 const HASHES: usize = 8;
 const FILLERS: usize = 20;
 const COUNTER: &[u8] = b"counter";
@@ -172,6 +175,19 @@ impl Reader {
         self.reads += 1;
     }
 
+    fn read_until(&mut self, stop: &AtomicBool) {
+        let (mut news, mut without) = (0, 0);
+        while !stop.load(Ordering::Acquire) {
+            self.read();
+            without = if self.news > news { 0 } else { without + 1 };
+            news = self.news;
+            if without == READS_WITHOUT_NEWS {
+                without = 0;
+                thread::park();
+            }
+        }
+    }
+
     /// What is known to be visible before a question.
     fn floor(&self, index: usize) -> u64 {
         self.acknowledged[index].load(Ordering::Acquire).max(self.seen[index])
@@ -250,6 +266,10 @@ impl Reader {
     }
 }
 
+fn wake<T>(threads: &[thread::JoinHandle<T>]) {
+    threads.iter().for_each(|thread| thread.thread().unpark());
+}
+
 fn count(value: RowValue<'_>) -> u64 {
     match value {
         RowValue::Hash { fields, .. } => fields,
@@ -287,9 +307,7 @@ fn read_beside_writes(durability: Durability, visibility: Visibility) {
             let seen = [0; HASHES + 1];
             let mut reader = Reader { random, store, acknowledged, seen, reads: 0, news: 0 };
             thread::spawn(move || {
-                while !stop.load(Ordering::Acquire) {
-                    reader.read();
-                }
+                reader.read_until(&stop);
                 (reader.reads, reader.news)
             })
         })
@@ -309,10 +327,12 @@ fn read_beside_writes(durability: Durability, visibility: Visibility) {
         }
         let batch = writer.take_batch().unwrap();
         hand_over.send(Committed { batch, wrote }).unwrap();
+        wake(&readers);
     }
     drop(hand_over);
     syncing.join().unwrap();
     stop.store(true, Ordering::Release);
+    wake(&readers);
     let ends: Vec<_> = readers.into_iter().map(thread::JoinHandle::join).collect();
     let marks = store.watermarks();
     store.stop_folding();

@@ -27,6 +27,7 @@ mod port;
 mod rewind;
 mod served;
 mod snapshot;
+mod spacing;
 mod standing;
 mod start;
 mod works;

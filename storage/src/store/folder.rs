@@ -8,7 +8,7 @@ use std::{
 
 use larder_types::SequenceNumber;
 
-use super::{Shared, writer::LAYERS_MAX};
+use super::{Shared, pace, writer::LAYERS_MAX};
 use crate::{
     Applied,
     inflight::{FoldRow, Layer},
@@ -95,15 +95,15 @@ impl Folder {
             return Ok(ControlFlow::Break(()));
         };
         let (seq, marks) = (last.position.seq.as_u64(), &self.shared.watermarks);
-        self.shared.pace.begin(Instant::now());
+        self.shared.pace.begin(seq, Instant::now());
         // Before RocksDB has any of it, so that readers can tell that it may have.
         self.shared.raise(&marks.folding, seq, &marks.visible);
         self.shared.database()?.fold(batch_of(&bottom, seq)?, last)?;
         self.shared.raise(&marks.applied, seq, &marks.durable);
         self.refresh_cache(&bottom, seq);
         self.shared.inflight.pop_bottom();
-        let layer_bytes = self.shared.options.layer_bytes;
-        self.shared.pace.folded(bottom.log_bytes(), layer_bytes, Instant::now());
+        let layers = pace::layers(&bottom, &self.shared.options);
+        self.shared.pace.folded(bottom.log_bytes(), layers, Instant::now());
         self.folded_bytes += bottom.log_bytes();
         self.folded_changes += bottom.changes();
         self.folded_layers += 1;

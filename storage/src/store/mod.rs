@@ -299,7 +299,7 @@ pub struct StoreStats {
     pub unapplied_changes: u64,
     /// Layers of writes in flight.
     pub layers: usize,
-    /// How long batches waited so far because the fold was behind.
+    /// How long the sync thread paused so far because the fold was behind.
     pub paused: Duration,
     /// Reads answered by the cache of hot rows.
     pub hot_hits: u64,
@@ -437,7 +437,7 @@ impl Store {
             unapplied_records: self.shared.inflight.records(),
             unapplied_changes: self.shared.inflight.changes(),
             layers: self.shared.inflight.stack().len(),
-            paused: self.shared.pace.pauses(),
+            paused: self.shared.pace.paused(),
             hot_hits: self.shared.cache.hits(),
             hot_misses: self.shared.cache.misses(),
             hot_bytes: self.shared.cache.bytes(),

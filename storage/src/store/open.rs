@@ -240,11 +240,11 @@ pub fn open_as(
         prepare_followed(directory, log)?;
     }
     // Before the database, which may need what room takes of a full disk.
-    log::remove_left(&RealFs, &directory.log())?;
+    let dir = directory.log();
+    log::remove_left(&RealFs, &dir)?;
     let database = Database::open(&directory.state(), &options.database)?;
     let persisted = database.persisted()?;
     let mut replay = Replay::new(&options, persisted);
-    let dir = directory.log();
     let opened = replay.run(&dir, |feed| {
         log::open(
             Arc::new(RealFs),
@@ -257,13 +257,13 @@ pub fn open_as(
     });
     let opened = opened.map_err(|error| match (error, persisted) {
         (LogError::Gap { tail, .. }, Some(Applied { position, .. })) if tail <= position.seq => {
-            StoreError::StateAhead { log: directory.log(), applied: position }
+            StoreError::StateAhead { log: dir, applied: position }
         }
         (error, _) => error.into(),
     })?;
     check_lineage(directory, persisted, &opened.recovered)?;
     let replicas = [database.replicas()?, std::mem::take(&mut replay.replicas)].concat();
-    let (last, replayed) = (replay.last.or(persisted), replay.records);
+    let (last, replayed) = (replay.last.or(persisted), opened.recovered.replayed);
     let shared = Shared::new(options, database, replay.inflight, opened.log, replicas);
     let shared = Arc::new(shared);
     shared.start_at(opened.recovered.tail.as_u64() - 1, persisted);

@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Above 1 the log gains on the fold, below it the fold on the log: they meet in between.
 const SHARES: (f64, f64) = (1.5, 0.5);
 
-/// What is known of the fold.
+/// What is known of the fold, and how long batches have waited for it.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     recent: Mutex<Recent>,
@@ -34,35 +34,39 @@ pub(super) struct Pace {
 struct Recent {
     bytes: f64,
     seconds: f64,
-    /// When the layer was begun that is folded now.
-    began: Option<Instant>,
+    /// How long the fold was held up between layers.
+    held_up: f64,
+    /// The last record of the layer that is folded now, and when it was begun.
+    began: Option<(u64, Instant)>,
 }
 
 impl Pace {
-    /// Notes that the bottom layer is folded from now on.
-    pub(super) fn begin(&self, now: Instant) {
-        self.recent.lock().began = Some(now);
+    /// Notes that the bottom layer, which ends with record `last`, is folded from now on.
+    pub(super) fn begin(&self, last: u64, now: Instant) {
+        self.recent.lock().began = Some((last, now));
     }
 
-    /// Notes that it is folded, and had `bytes` of log, where a full layer has `layer_bytes`.
-    pub(super) fn folded(&self, bytes: u64, layer_bytes: u64, now: Instant) {
+    /// Notes that it is folded, and had `bytes` of log, and what there is in so many full layers.
+    pub(super) fn folded(&self, bytes: u64, layers: f64, now: Instant) {
         let mut recent = self.recent.lock();
-        let keep = 0.5_f64.powf(bytes as f64 / layer_bytes as f64);
-        let took = recent.began.take().map_or(Duration::ZERO, |began| now - began);
+        let keep = 0.5_f64.powf(layers);
+        let took = recent.began.take().map_or(Duration::ZERO, |(_, began)| now - began);
         recent.bytes = recent.bytes * keep + bytes as f64;
         recent.seconds = recent.seconds * keep + took.as_secs_f64();
+        recent.held_up *= keep;
     }
 
     /// Notes that the fold was held up for so long.
     pub(super) fn held_up(&self, took: Duration) {
-        self.recent.lock().seconds += took.as_secs_f64();
+        self.recent.lock().held_up += took.as_secs_f64();
     }
 
-    /// How much of the bottom layer, of `bytes` of log, is folded by now, from 0 to 1: it shows only when
-    /// all of it is, and is guessed until then.
-    fn share_folded(&self, bytes: u64, now: Instant) -> f64 {
+    /// How much of the layer that ends with record `last`, of `bytes` of log, is folded by now, from 0 to 1:
+    /// it shows only when all of it is, and is guessed until then.
+    fn share_folded(&self, last: Option<u64>, bytes: u64, now: Instant) -> f64 {
         let recent = self.recent.lock();
-        let Some(began) = recent.began.filter(|_| recent.seconds > 0.0) else { return 0.0 };
+        let is_known = |(of, _): &(u64, Instant)| Some(*of) == last && recent.seconds > 0.0;
+        let Some((_, began)) = recent.began.filter(is_known) else { return 0.0 };
         let takes = bytes as f64 * recent.seconds / recent.bytes;
         ((now - began).as_secs_f64() / takes).min(1.0)
     }
@@ -71,9 +75,10 @@ impl Pace {
     /// the writer stops before the bottom layer is folded (1).
     pub(super) fn fill(&self, stack: &[Arc<Layer>], options: &StoreOptions, now: Instant) -> f64 {
         let Some(bottom) = stack.last() else { return 0.0 };
-        let folded = self.share_folded(bottom.log_bytes(), now);
+        let last = bottom.sealed().map(|last| last.position.seq.as_u64());
+        let folded = self.share_folded(last, bottom.log_bytes(), now);
         let unfolded = |of: fn(&Layer) -> u64| {
-            stack.iter().map(|layer| of(layer) as f64).sum::<f64>() - of(bottom) as f64 * folded
+            unfolded(stack.iter().map(|layer| of(layer)).sum(), of(bottom), folded)
         };
         let (bytes, changes) = (unfolded(Layer::log_bytes), unfolded(Layer::changes));
         let bytes = filled(bytes, options.layer_bytes, options.unapplied_bytes_max);
@@ -81,12 +86,12 @@ impl Pace {
     }
 
     /// Notes that a batch waited for so long.
-    pub(super) fn paused(&self, pause: Duration) {
+    pub(super) fn note_pause(&self, pause: Duration) {
         self.paused.fetch_add(pause.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// How long batches have waited.
-    pub(super) fn pauses(&self) -> Duration {
+    pub(super) fn paused(&self) -> Duration {
         Duration::from_nanos(self.paused.load(Ordering::Relaxed))
     }
 
@@ -97,14 +102,26 @@ impl Pace {
             return Duration::ZERO;
         }
         let recent = self.recent.lock();
-        if recent.seconds == 0.0 {
+        let seconds = recent.seconds + recent.held_up;
+        if seconds == 0.0 {
             return Duration::ZERO;
         }
         let share = SHARES.0 + (SHARES.1 - SHARES.0) * fill.min(1.0);
-        let rate = recent.bytes / recent.seconds * share;
+        let rate = recent.bytes / seconds * share;
         let due = Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(PAUSE_MAX);
         due.saturating_sub(ago).min(PAUSE_MAX)
     }
+}
+
+/// What is left of so much in all layers, where a share of the bottom one is folded.
+fn unfolded(all: u64, bottom: u64, folded: f64) -> f64 {
+    all as f64 - bottom as f64 * folded
+}
+
+/// How many full layers have as much as this one has.
+pub(super) fn layers(layer: &Layer, options: &StoreOptions) -> f64 {
+    let bytes = layer.log_bytes() as f64 / options.layer_bytes as f64;
+    bytes.max(layer.changes() as f64 / options.layer_changes as f64)
 }
 
 /// [`Pace::fill`] in one unit. The bound counts all of the bottom layer until the whole of it is folded.
@@ -131,9 +148,9 @@ mod tests {
 
     /// Folds so much from `now` on; answers when it is folded.
     fn fold(pace: &Pace, bytes: u64, millis: u64, now: Instant) -> Instant {
-        pace.begin(now);
+        pace.begin(1, now);
         let end = now + Duration::from_millis(millis);
-        pace.folded(bytes, LAYER, end);
+        pace.folded(bytes, bytes as f64 / LAYER as f64, end);
         end
     }
 
@@ -148,13 +165,16 @@ mod tests {
     #[test]
     fn of_the_layer_that_is_folded_as_much_is_done_as_the_fold_does_in_that_time() {
         let (pace, now) = pace();
-        let share = |millis| pace.share_folded(LAYER, now + Duration::from_millis(millis));
-        assert_eq!(share(160), 0.0, "none is folded");
-        pace.begin(now);
-        assert_eq!([0, 160, 320, 1_000].map(share), [0.0, 0.5, 1.0, 1.0]);
+        let share =
+            |of, millis| pace.share_folded(Some(of), LAYER, now + Duration::from_millis(millis));
+        assert_eq!(share(7, 160), 0.0, "none is folded");
+        pace.begin(7, now);
+        pace.held_up(Duration::from_secs(1));
+        assert_eq!([0, 160, 320, 1_000].map(|millis| share(7, millis)), [0.0, 0.5, 1.0, 1.0]);
+        assert_eq!(share(8, 1_000), 0.0, "another one");
         let unknown = Pace::default();
-        unknown.begin(now);
-        assert_eq!(unknown.share_folded(LAYER, now + Duration::from_secs(1)), 0.0);
+        unknown.begin(7, now);
+        assert_eq!(unknown.share_folded(Some(7), LAYER, now + Duration::from_secs(1)), 0.0);
     }
 
     #[test]
@@ -195,26 +215,26 @@ mod tests {
         const BATCH_TIME: Duration = Duration::from_millis(3);
         const FOLD_TIME: Duration = Duration::from_millis(LAYER * 1_000 / (200 * MIB));
         let (pace, mut now) = pace();
-        let (mut unfolded, mut fold_ends) = (0, None);
+        let (mut all, mut fold_ends) = (0, None);
         let mut pauses = Vec::new();
         for _ in 0..10_000 {
-            let left = unfolded as f64 - LAYER as f64 * pace.share_folded(LAYER, now);
+            let left = unfolded(all, LAYER, pace.share_folded(Some(1), LAYER, now));
             let pause = pace.pause(filled(left, LAYER, BOUND), BATCH, BATCH_TIME);
             pauses.push(pause.as_micros());
             now += BATCH_TIME + pause;
-            unfolded += BATCH;
+            all += BATCH;
             if let Some(end) = fold_ends.take_if(|end| *end <= now) {
-                pace.folded(LAYER, LAYER, end);
-                unfolded -= LAYER;
+                pace.folded(LAYER, 1.0, end);
+                all -= LAYER;
             }
-            if fold_ends.is_none() && unfolded >= LAYER {
-                pace.begin(now);
+            if fold_ends.is_none() && all >= LAYER {
+                pace.begin(1, now);
                 fold_ends = Some(now + FOLD_TIME);
             }
-            assert!(unfolded < BOUND, "the writer would stand still until a layer is folded");
+            assert!(all < BOUND, "the writer would stand still until a layer is folded");
         }
         let settled = &pauses[5_000..];
         let (least, most) = (settled.iter().min().unwrap(), settled.iter().max().unwrap());
-        assert!((700..1_000).contains(least) && (1_000..1_300).contains(most), "{least} {most}");
+        assert!(*least > 800 && *most < 1_100, "{least} {most}");
     }
 }

@@ -30,10 +30,9 @@ use crate::{
 const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_RECORDS: usize = 4096;
 /// Chunks that were read and not put into layers yet.
-const CHUNKS_WAITING_MAX: usize = 4;
+const CHUNKS_WAITING_MAX: usize = 2;
 
 /// Records that were read.
-#[derive(Default)]
 struct Chunk {
     bodies: Vec<u8>,
     /// Each without its body, and where that ends.
@@ -41,6 +40,11 @@ struct Chunk {
 }
 
 impl Chunk {
+    fn new() -> Self {
+        let (bodies, records) = (Vec::with_capacity(CHUNK_BYTES), Vec::new());
+        Self { bodies, records }
+    }
+
     fn push(&mut self, record: Record<'_>) {
         self.bodies.extend_from_slice(record.body);
         self.records.push((Record { body: &[], ..record }, self.bodies.len()));
@@ -78,7 +82,7 @@ impl Feed {
     }
 
     fn hand_over(&mut self) -> Result<(), Refused> {
-        self.chunks.send(std::mem::take(&mut self.chunk)).map_err(|_| Refused)
+        self.chunks.send(std::mem::replace(&mut self.chunk, Chunk::new())).map_err(|_| Refused)
     }
 }
 
@@ -94,7 +98,6 @@ pub(super) struct Replay {
     layer_bytes: u64,
     layer_changes: u64,
     digest_every: u64,
-    pub(super) records: u64,
 }
 
 impl Replay {
@@ -114,7 +117,6 @@ impl Replay {
             layer_bytes: options.layer_bytes,
             layer_changes: options.layer_changes,
             digest_every: options.digest_every,
-            records: 0,
         }
     }
 
@@ -129,7 +131,7 @@ impl Replay {
         read: impl FnOnce(&mut Feed) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
         let (chunks, waiting) = sync_channel(CHUNKS_WAITING_MAX);
-        let mut feed = Feed { chunk: Chunk::default(), chunks };
+        let mut feed = Feed { chunk: Chunk::new(), chunks };
         thread::scope(|scope| {
             let applying = thread::Builder::new().name("replay".into());
             let applying = applying.spawn_scoped(scope, move || self.take(waiting));
@@ -182,7 +184,6 @@ impl Replay {
             }
             RecordKind::Epoch => {}
         }
-        self.records += 1;
         self.top.count_record(writer::FRAME_BYTES + record.body.len() as u64, changes);
         self.last = Some(Applied { position, hybrid: record.hybrid });
         if self.top.log_bytes() >= self.layer_bytes

@@ -70,7 +70,7 @@ impl Syncer {
     pub fn keep_pace(&self) {
         let pause = self.pause();
         thread::sleep(pause);
-        self.shared.pace.paused(pause);
+        self.shared.pace.note_pause(pause);
     }
 
     /// How long the next batch should wait: not at all while the fold keeps up, 20 ms at most.
