@@ -12,7 +12,7 @@ use larder_types::{Epoch, LogId, NodeId, Position, SequenceNumber};
 use rand::Rng as _;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -168,10 +168,8 @@ impl Engine {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
-            let due = self.feeds.spacing.next();
             tokio::select! {
                 () = shared.durable.notified() => self.durable(),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.read_due(),
                 input = inputs.recv() => match input {
                     Some(Input::End(ended)) => break Some(ended),
                     Some(input) => self.take(input),
@@ -235,7 +233,6 @@ impl Engine {
         for wanted in self.feeds.take_waiting() {
             self.read(wanted);
         }
-        self.read_due();
         self.paused();
     }
 
@@ -341,9 +338,6 @@ impl Engine {
                 let request = self.next_request();
                 self.reaches.insert(request, answer);
                 self.events.push_back(Event::Await { request, written, need, deadline });
-                for wanted in self.feeds.spacing.take_all() {
-                    self.read(wanted);
-                }
             }
             Input::Status(answer) => {
                 let _ = answer.send(self.core.status(self.clock.now()));

@@ -8,7 +8,7 @@ use larder_storage::{
 };
 use larder_types::{Position, SequenceNumber};
 
-use super::{DriverError, log_state, spacing::Spacing};
+use super::{DriverError, log_state};
 use crate::core::{Chunk, Link, Session, Tail};
 
 /// One stretch of records that a slave is to be sent.
@@ -61,8 +61,6 @@ pub(super) struct Feeds {
     reading: HashMap<Link, Session>,
     /// What nothing was durable for.
     waiting: Vec<Wanted>,
-    /// What is read in a moment.
-    pub(super) spacing: Spacing,
 }
 
 impl Feeds {
@@ -110,7 +108,6 @@ impl Feeds {
         self.places.remove(&link);
         self.reading.remove(&link);
         self.waiting.retain(|wanted| wanted.link != link);
-        self.spacing.forget(link);
     }
 
     /// The log is another one now.
@@ -118,7 +115,6 @@ impl Feeds {
         self.places.clear();
         self.reading.clear();
         self.waiting.clear();
-        self.spacing = Spacing::default();
     }
 }
 

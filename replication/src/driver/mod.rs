@@ -27,7 +27,6 @@ mod port;
 mod rewind;
 mod served;
 mod snapshot;
-mod spacing;
 mod standing;
 mod start;
 mod works;

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use larder_net::StreamKind;
-use larder_types::{AckLevel, LogId};
-use tokio::{task::spawn_blocking, time::Instant};
+use larder_types::LogId;
+use tokio::task::spawn_blocking;
 
 use super::{
     DriverError, Order,
@@ -64,7 +64,7 @@ impl Engine {
             Action::Send { link, message } => self.send(link, message),
             Action::Close { link, why } => self.disconnect(link, why),
             Action::Read { link, session, from, bytes_max } => {
-                self.read_soon(Wanted { link, session, from, bytes_max });
+                self.read(Wanted { link, session, from, bytes_max });
             }
             Action::Append { chunk } => self.order(Order::Accept(chunk.frames)),
             Action::BeginEpoch { epoch } => self.order(Order::BeginEpoch(epoch)),
@@ -158,25 +158,6 @@ impl Engine {
         }
     }
 
-    /// Reads records for a slave; a moment later where it was just sent some, unless somebody waits for
-    /// what slaves have.
-    fn read_soon(&mut self, wanted: Wanted) {
-        let somebody_waits = self.config.level > AckLevel::Local || !self.reaches.is_empty();
-        if somebody_waits {
-            return self.read(wanted);
-        }
-        if let Some(wanted) = self.feeds.spacing.put_off(wanted, Instant::now()) {
-            self.read(wanted);
-        }
-    }
-
-    /// Reads what was put off until now.
-    pub(super) fn read_due(&mut self) {
-        for wanted in self.feeds.spacing.take_due(Instant::now()) {
-            self.read(wanted);
-        }
-    }
-
     /// Reads records for a slave: at once from memory, else on a thread that may block.
     pub(super) fn read(&mut self, wanted: Wanted) {
         let Some(store) = &self.store else { return };
@@ -214,10 +195,7 @@ impl Engine {
     fn has_read(&mut self, wanted: Wanted, read: Read) {
         let Wanted { link, session, .. } = wanted;
         match read {
-            Read::Chunk(chunk) => {
-                self.feeds.spacing.sent(link, chunk.frames.len(), Instant::now());
-                self.events.push_back(Event::Records { link, session, chunk });
-            }
+            Read::Chunk(chunk) => self.events.push_back(Event::Records { link, session, chunk }),
             Read::Trimmed { first } => {
                 self.events.push_back(Event::ReadTrimmed { link, session, first });
             }
