@@ -171,9 +171,7 @@ impl Connection {
                     let stop = self.stop.clone();
                     let _busy = stop.busy();
                     let next = self.run(pipeline).await?;
-                    // Whoever else is ready is served first: replies that leave one after the other wake
-                    // a client once (docs/adr/0019-replies-leave-together.md).
-                    yield_now().await;
+                    self.turn.give_way().await;
                     self.send().await?;
                     if let Next::Close = next {
                         return Ok(());
