@@ -171,7 +171,6 @@ impl Connection {
                     let stop = self.stop.clone();
                     let _busy = stop.busy();
                     let next = self.run(pipeline).await?;
-                    self.turn.give_way().await;
                     self.send().await?;
                     if let Next::Close = next {
                         return Ok(());

@@ -3,15 +3,10 @@
 //! What its connections stage is committed when it ends (docs/adr/0007-a-runtime-a-thread.md). While
 //! some are always ready the thread never rests, so that it must end its turn now and then without.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
-
-use tokio::task::yield_now;
 
 use crate::shard::Mailbox;
 
@@ -20,12 +15,6 @@ use crate::shard::Mailbox;
 /// stages them.
 const READS_MAX: u32 = 256;
 
-/// Where the others that are ready took longer than this, nobody gives way to them for a while: each
-/// would wait for them twice.
-const GIVING_WAY_MAX: Duration = Duration::from_millis(1);
-/// For so many pipelines.
-const HURRIED: u32 = 1_000;
-
 /// The present turn of a thread.
 pub(super) struct Turn {
     /// Lets the shard commit what was staged.
@@ -33,18 +22,11 @@ pub(super) struct Turn {
     mailbox: Arc<Mailbox>,
     /// Changed by the thread itself only.
     reads: AtomicU32,
-    /// Pipelines for which nobody gives way. As above.
-    hurried: AtomicU32,
 }
 
 impl Turn {
     pub(super) fn new(commit: impl Fn() + Send + Sync + 'static) -> Self {
-        Self {
-            commit: Box::new(commit),
-            mailbox: Arc::default(),
-            reads: AtomicU32::new(0),
-            hurried: AtomicU32::new(0),
-        }
+        Self { commit: Box::new(commit), mailbox: Arc::default(), reads: AtomicU32::new(0) }
     }
 
     /// Where the work comes back that the thread hands in.
@@ -58,21 +40,6 @@ impl Turn {
         self.reads.store(reads, Ordering::Relaxed);
         if reads >= READS_MAX {
             self.end();
-        }
-    }
-
-    /// Lets the others that are ready be served before replies are sent, unless that took long lately:
-    /// replies that leave one after the other wake a client's process once
-    /// (docs/adr/0019-replies-leave-together.md).
-    pub(super) async fn give_way(&self) {
-        if let Some(left) = self.hurried.load(Ordering::Relaxed).checked_sub(1) {
-            self.hurried.store(left, Ordering::Relaxed);
-            return;
-        }
-        let began = Instant::now();
-        yield_now().await;
-        if began.elapsed() > GIVING_WAY_MAX {
-            self.hurried.store(HURRIED, Ordering::Relaxed);
         }
     }
 
