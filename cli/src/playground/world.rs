@@ -1,14 +1,13 @@
 //! The playground in the foreground: starts the nodes, takes orders, tells of nodes that end, and
 //! leaves nothing running.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use larder_types::ClusterId;
 use tempfile::TempDir;
-use tokio::net::unix::SocketAddr;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -164,12 +163,38 @@ impl World {
     /// Brings the nodes up, then takes orders until one says stop.
     async fn live(&mut self, listener: &UnixListener, started: Instant) -> Result<(), Failure> {
         output::note("starting three nodes ...");
-        let master = tokio::select! {
-            master = self.bring_up() => master?,
-            stopped = until_stopped(listener) => return stopped,
+        // Whoever has connected stays in it while something else comes first.
+        let mut order = pin!(next_order(listener));
+        let master = {
+            let mut bring_up = pin!(self.bring_up());
+            loop {
+                let (asker, request) = tokio::select! {
+                    master = &mut bring_up => break master?,
+                    asked = &mut order => asked?,
+                };
+                order.set(next_order(listener));
+                asker.answer(&while_starting(request)).await;
+                if request == Request::Stop {
+                    return Ok(());
+                }
+            }
         };
         output::print_line(&guide::text(&self.state, master, started.elapsed()))?;
-        self.take_orders(listener).await
+        loop {
+            let (asker, request) = tokio::select! {
+                asked = &mut order => asked?,
+                _ = self.ends.recv() => {
+                    self.tell_of_ends()?;
+                    continue;
+                }
+            };
+            order.set(next_order(listener));
+            let answer = self.obey(request).await.into();
+            asker.answer(&answer).await;
+            if request == Request::Stop {
+                return Ok(());
+            }
+        }
     }
 
     /// Starts all nodes; the region of the master once it streams to all others.
@@ -184,25 +209,6 @@ impl World {
             self.shape(region).await?;
         }
         Ok(master)
-    }
-
-    async fn take_orders(&mut self, listener: &UnixListener) -> Result<(), Failure> {
-        loop {
-            // What is awaited here loses nothing when the other comes first.
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = self.ends.recv() => {
-                    self.tell_of_ends()?;
-                    continue;
-                }
-            };
-            let Some((asker, request)) = asker(accepted).await? else { continue };
-            let answer = self.obey(request).await.into();
-            asker.answer(&answer).await;
-            if request == Request::Stop {
-                return Ok(());
-            }
-        }
     }
 
     async fn obey(&mut self, request: Request) -> Result<String, Failure> {
@@ -378,24 +384,23 @@ impl World {
     }
 }
 
-/// Takes no order but to stop, as long as nodes are starting.
-async fn until_stopped(listener: &UnixListener) -> Result<(), Failure> {
-    loop {
-        let Some((asker, request)) = asker(listener.accept().await).await? else { continue };
-        if request == Request::Stop {
-            asker.answer(&Answer::Done("ending".to_owned())).await;
-            return Ok(());
-        }
-        asker.answer(&Answer::Refused("the nodes are still starting: try again".to_owned())).await;
+/// The answer as long as nodes are starting: no order is taken but to stop.
+fn while_starting(request: Request) -> Answer {
+    if request == Request::Stop {
+        return Answer::Done("ending".to_owned());
     }
+    Answer::Refused("the nodes are still starting: try again".to_owned())
 }
 
-/// Who has connected, with an order; `None` for who has none.
-async fn asker(
-    accepted: io::Result<(UnixStream, SocketAddr)>,
-) -> Result<Option<(Asker, Request)>, Failure> {
-    let (stream, _) = accepted.map_err(|error| Failure::local("cannot take orders", error))?;
-    Ok(Asker::read(stream).await)
+/// The next order, and who waits for its answer. Who connects without one is let go.
+async fn next_order(listener: &UnixListener) -> Result<(Asker, Request), Failure> {
+    loop {
+        let (stream, _) =
+            listener.accept().await.map_err(|error| Failure::local("cannot take orders", error))?;
+        if let Some(order) = Asker::read(stream).await {
+            return Ok(order);
+        }
+    }
 }
 
 fn temporary_directory() -> Result<PathBuf, Failure> {

@@ -1,10 +1,14 @@
 //! `kv playground`: what it does with processes and files, with a kvd that is none.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -243,12 +247,14 @@ fn free_ports() -> (Vec<TcpListener>, u16) {
     })
 }
 
-/// Admin ports in place of those of a playground's nodes, and the playground's first port.
-fn admin_ports() -> (Vec<Admin>, u16) {
+/// Admin ports in place of those of a playground's nodes, which are up once `ready`, and the
+/// playground's first port.
+fn admin_ports(ready: &Arc<AtomicBool>) -> (Vec<Admin>, u16) {
     let (listeners, base) = free_ports();
     let ports = listeners.into_iter().zip(REGIONS).map(|(listener, region)| {
+        let ready = Arc::clone(ready);
         Admin::start_on(listener, move |asked| match asked.path.as_str() {
-            "/replication" => (200, replication(region)),
+            "/replication" if ready.load(Ordering::SeqCst) => (200, replication(region)),
             "/lab/shapes" => (200, json!({})),
             _ => (404, json!({"error": "there is no such thing"})),
         })
@@ -273,9 +279,34 @@ fn links(ports: &[Admin], told: &mut [usize; 3]) -> Vec<(&'static str, String, f
 }
 
 #[test]
+fn whoever_connects_before_the_nodes_are_ready_and_asks_after_it_is_answered() {
+    let scratch = Scratch::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    let (ports, base) = admin_ports(&ready);
+    let (child, _) = scratch.start(base);
+    let early = wait_for(|| UnixStream::connect(scratch.path("run/larder-playground/orders")).ok());
+    let asked = |method| {
+        let requests = ports.iter().flat_map(Admin::asked);
+        requests.filter(|request| request.method == method).count()
+    };
+    // As many looks at the nodes as leave no doubt that the connection was accepted meanwhile.
+    let looks = asked("GET");
+    wait_for(|| (asked("GET") > looks + 10).then_some(()));
+    ready.store(true, Ordering::SeqCst);
+    wait_for(|| (asked("PUT") == 6).then_some(()));
+    (&early).write_all(b"{\"order\":\"heal\"}\n").unwrap();
+    let mut answer = String::new();
+    (&early).read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "{\"done\":\"no link was cut\"}\n");
+    assert_eq!(scratch.kv(&["stop"]).status.code(), Some(0));
+    child.wait_with_output().unwrap();
+    scratch.expect_clean();
+}
+
+#[test]
 fn links_nodes_and_ends_are_as_ordered() {
     let scratch = Scratch::new();
-    let (ports, base) = admin_ports();
+    let (ports, base) = admin_ports(&Arc::new(AtomicBool::new(true)));
     let (child, pids) = scratch.start(base);
     let order = |arguments: &[&str]| {
         wait_for(|| {
