@@ -151,6 +151,8 @@ pub(super) struct Engine {
     pub(super) served: Served,
     pub(super) pace: Pace,
     pub(super) gathering: Gathering,
+    /// The link of the snapshot that the present core waits for.
+    pub(super) fetching: Option<Link>,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
@@ -447,6 +449,7 @@ impl Engine {
         self.reaches.clear();
         self.pausing = None;
         self.ending = None;
+        self.fetching = None;
         let entropy = rand::rng().random();
         let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
         let (config, now) = (self.config.clone(), self.clock.now());

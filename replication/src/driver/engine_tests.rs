@@ -11,6 +11,7 @@ use larder_net::{
 };
 use larder_storage::{Directory, Store, StoreOptions, open, state::DatabaseOptions};
 use larder_types::{AckLevel, NodeId, SequenceNumber};
+use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
@@ -18,8 +19,10 @@ use super::{
     engine::{Engine, Input},
     handle::Shared,
     rewind::Worked,
+    snapshot::Fetched,
     start::engine,
 };
+use crate::core::{Action, Event, Link, Session};
 
 /// How long something is waited for that has to happen.
 const SOON: Duration = Duration::from_secs(10);
@@ -57,32 +60,82 @@ fn opened(directory: &Directory, run: u64) -> Store {
     open(directory, options, run, run).unwrap().store
 }
 
+/// An engine over a store, whose orders are noted.
+struct Node {
+    engine: Engine,
+    directory: Arc<Directory>,
+    store: Store,
+    orders: Arc<Mutex<Vec<Order>>>,
+    received: mpsc::Receiver<Input>,
+    _dirs: [TempDir; 2],
+}
+
+impl Node {
+    fn start() -> Self {
+        let (root, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let directory = Arc::new(Directory::open(data.path()).unwrap());
+        let store = opened(&directory, 1);
+        let (inputs, received) = mpsc::channel(64);
+        let driver = Driver { inputs, shared: Arc::new(Shared::new(Clock::start())) };
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        let port = Port {
+            order: Arc::new({
+                let orders = orders.clone();
+                move |order| orders.lock().unwrap().push(order)
+            }),
+            visible: Arc::new(|_| ()),
+        };
+        let found = Found { store: Some(store.clone()), rewind: None };
+        let options = options(root.path(), &directory);
+        let mut engine = engine(options, found, port, &driver).unwrap();
+        engine.settle();
+        Self { engine, directory, store, orders, received, _dirs: [root, data] }
+    }
+}
+
+/// How often the store was ordered to be closed.
+fn closes(orders: &Mutex<Vec<Order>>) -> usize {
+    let orders = orders.lock().unwrap();
+    orders.iter().filter(|order| matches!(order, Order::Close(_))).count()
+}
+
+#[tokio::test]
+async fn a_snapshot_that_comes_after_replication_began_anew_is_not_installed() {
+    let mut node = Node::start();
+    let Node { engine, directory, store, orders, .. } = &mut node;
+    let (link, log) = (Link(1), store.log().id());
+    let comes = || Input::SnapshotFetched { link, log, fetched: Ok(Box::new(Fetched::Nothing)) };
+    engine.fetching = Some(link);
+    // The state failed, and the shard has opened it again.
+    store.close();
+    engine.take(Input::Report(Report::Opened(opened(directory, 2))));
+    engine.settle();
+    engine.take(comes());
+    engine.settle();
+    assert_eq!(closes(orders), 0, "nobody asked for it");
+    engine.fetching = Some(link);
+    engine.take(comes());
+    assert_eq!(closes(orders), 1, "the store is closed for one that was asked for");
+}
+
+#[tokio::test]
+async fn a_snapshot_over_a_connection_that_was_just_lost_has_failed() {
+    let mut node = Node::start();
+    let log = node.store.log().id();
+    node.engine.perform(Action::StartSnapshot { link: Link(1), session: Session(1), log });
+    let failed = node.engine.events.pop_front();
+    assert!(matches!(failed, Some(Event::SnapshotFailed { link: Link(1), .. })), "{failed:?}");
+}
+
 #[tokio::test]
 async fn a_store_that_opens_by_itself_just_before_it_is_closed_for_a_rewind_is_not_used() {
-    let (root, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let directory = Arc::new(Directory::open(data.path()).unwrap());
-    let store = opened(&directory, 1);
-    let (inputs, mut received) = mpsc::channel(64);
-    let driver = Driver { inputs, shared: Arc::new(Shared::new(Clock::start())) };
-    let orders = Arc::new(Mutex::new(Vec::new()));
-    let port = Port {
-        order: Arc::new({
-            let orders = orders.clone();
-            move |order| orders.lock().unwrap().push(order)
-        }),
-        visible: Arc::new(|_| ()),
-    };
-    let found = Found { store: Some(store.clone()), rewind: None };
-    let mut engine: Engine =
-        engine(options(root.path(), &directory), found, port, &driver).unwrap();
-    engine.settle();
-
+    let mut node = Node::start();
+    let Node { engine, directory, store, orders, received, .. } = &mut node;
     engine.start_rewind(SequenceNumber::FIRST);
-    let is_close = |order: &Order| matches!(order, Order::Close(_));
-    assert_eq!(orders.lock().unwrap().iter().filter(|order| is_close(order)).count(), 1);
+    assert_eq!(closes(orders), 1);
     // Meanwhile the state failed, and the shard has opened it again.
     store.close();
-    let again = opened(&directory, 2);
+    let again = opened(directory, 2);
     engine.take(Input::Report(Report::Opened(again.clone())));
     engine.settle();
     assert!(engine.store.is_none(), "it is closed next");

@@ -278,7 +278,12 @@ impl Engine {
     }
 
     fn fetch_snapshot(&mut self, link: Link, session: Session, log: LogId) {
-        let Some(connection) = self.links.connection(link).cloned() else { return };
+        let Some(connection) = self.links.connection(link).cloned() else {
+            // What the core asked for before this has shown that nothing can be sent any more.
+            let why = "the connection was lost before it began".to_owned();
+            return self.events.push_back(Event::SnapshotFailed { link, why });
+        };
+        self.fetching = Some(link);
         let place = (self.directory.clone(), self.gathering.clone());
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
@@ -294,6 +299,10 @@ impl Engine {
         log: LogId,
         fetched: Result<Box<Fetched>, String>,
     ) {
+        if self.fetching.take_if(|fetching| *fetching == link).is_none() {
+            // Replication began anew meanwhile, and asks for it again where it needs one.
+            return;
+        }
         match fetched {
             Ok(fetched) => {
                 self.shared.stats.snapshots_taken.fetch_add(1, Ordering::Relaxed);

@@ -181,6 +181,7 @@ pub(super) fn engine(
         opening: None,
         rewinding,
         ending: None,
+        fetching: None,
         served: Served::default(),
         pace: Pace::default(),
         gathering: Gathering::default(),
