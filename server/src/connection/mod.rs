@@ -25,7 +25,7 @@ use tokio::{
 
 pub use accept::{Stop, serve};
 use exec::Multi;
-use turn::Turn;
+use turn::{Turn, after_those_ready};
 pub use workers::Workers;
 
 use crate::{
@@ -267,6 +267,7 @@ impl Connection {
             if share.bytes() > 0 {
                 self.send_counted().await?;
             } else {
+                after_those_ready().await;
                 self.stream.write_all(&self.replies).await?;
             }
             self.session.count_bytes(0, self.replies.len());

@@ -3,9 +3,13 @@
 //! What its connections stage is committed when it ends (docs/adr/0007-a-runtime-a-thread.md). While
 //! some are always ready the thread never rests, so that it must end its turn now and then without.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::Poll,
 };
 
 use crate::shard::Mailbox;
@@ -50,9 +54,63 @@ impl Turn {
     }
 }
 
+/// Lets the connections of this thread that are ready be served before this one goes on, each once:
+/// replies that leave one after the other wake a client's process once
+/// (docs/adr/0019-replies-leave-together.md). Unlike tokio's `yield_now`, it does not let in who gets
+/// ready meanwhile: nobody waits for the same others twice.
+pub(super) async fn after_those_ready() {
+    let mut is_behind_them = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_behind_them, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::UnixStream,
+        task::{JoinSet, yield_now},
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn all_who_are_ready_are_served_before_any_reply_and_who_comes_meanwhile_after_it() {
+        let noted = Arc::new(Mutex::new(Vec::<String>::new()));
+        let note = |noted: &Mutex<Vec<String>>, what: String| noted.lock().unwrap().push(what);
+        let (mut server, client) = UnixStream::pair().unwrap();
+        client.writable().await.unwrap();
+        let late = {
+            let noted = noted.clone();
+            async move {
+                server.read_u8().await.unwrap();
+                note(&noted, "c is served".to_owned());
+            }
+        };
+        let mut clients = JoinSet::new();
+        clients.spawn(late);
+        yield_now().await;
+        client.try_write(b"c").unwrap();
+        for name in ["a", "b"] {
+            let noted = noted.clone();
+            clients.spawn(async move {
+                note(&noted, format!("{name} is served"));
+                after_those_ready().await;
+                note(&noted, format!("{name} is answered"));
+            });
+        }
+        clients.join_all().await;
+        let story = ["a is served", "b is served", "a is answered", "b is answered", "c is served"];
+        assert_eq!(*noted.lock().unwrap(), story);
+    }
 
     #[test]
     fn what_is_staged_beside_readers_that_never_rest_is_committed() {
