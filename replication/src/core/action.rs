@@ -50,6 +50,9 @@ pub enum Action {
         /// The records.
         chunk: Chunk,
     },
+    /// Give up what is to be appended and waits for room: [`Event::AppendRefused`](super::Event::AppendRefused)
+    /// follows, or [`Event::Durable`](super::Event::Durable) where it was appended after all.
+    GiveUpAppending,
     /// Append the record that opens this epoch.
     BeginEpoch {
         /// The epoch.

@@ -70,6 +70,11 @@ impl Core {
         }
     }
 
+    /// Whether a promotion waits for this node.
+    pub(super) const fn owes_answer(&self) -> bool {
+        self.owed.is_some()
+    }
+
     /// Answers, once no grant runs and the log is at rest.
     pub(super) fn pay_answer(&mut self) {
         let at_rest = match &self.part {

@@ -12,6 +12,8 @@ pub(super) struct Following {
     pub(super) settling: bool,
     /// The tail that the log has once everything asked for is durable.
     pub(super) appending: Option<Tail>,
+    /// Whether the driver was asked to give that up where it waits for room.
+    pub(super) giving_up: bool,
     /// What the master of the session said is committed.
     pub(super) committed: Option<Position>,
     pub(super) freshness: Freshness,

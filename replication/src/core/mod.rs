@@ -259,6 +259,7 @@ impl Core {
         self.go_on_rewinding();
         self.seek();
         self.take_snapshot();
+        self.give_up_appending();
         self.pay_answer();
     }
 

@@ -92,7 +92,7 @@ impl Core {
             }
             Part::Following(following) => {
                 if following.appending.is_some_and(|tail| tail.number() <= durable.tail.number()) {
-                    following.appending = None;
+                    (following.appending, following.giving_up) = (None, false);
                 }
                 self.acknowledge();
                 self.show_committed();
@@ -117,10 +117,25 @@ impl Core {
 
     pub(super) fn on_append_refused(&mut self, why: String) {
         let Part::Following(following) = &mut self.part else { return };
+        let was_given_up = std::mem::take(&mut following.giving_up);
         following.appending = None;
         following.leave();
         following.upstream = Upstream::Waiting { until: self.now + WAIT };
-        self.out.push(Action::Alert(Alert::AppendRefused { why }));
+        if !was_given_up {
+            self.out.push(Action::Alert(Alert::AppendRefused { why }));
+        }
+    }
+
+    /// Records may wait for room for as long as the disk is full, or nothing is committed. That must not
+    /// keep a promotion from its answer, nor this node from its next master.
+    pub(super) fn give_up_appending(&mut self) {
+        let is_owed = self.owes_answer();
+        let Part::Following(following) = &mut self.part else { return };
+        let is_left = !matches!(following.upstream, Upstream::Streaming { .. });
+        if following.appending.is_some() && !following.giving_up && (is_owed || is_left) {
+            following.giving_up = true;
+            self.out.push(Action::GiveUpAppending);
+        }
     }
 
     /// The master has more than came over the session, for too long: it is asked anew.

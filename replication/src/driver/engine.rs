@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     core::{
-        Action, Boot, Config, Core, Durable, Event, Link, LogState, Marker, Need, Outcome, Refusal,
-        Request, RequestId, Session, Standing, Status, TICK, Tail, Time, Token,
+        Action, Boot, Config, Core, Durable, Event, Link, LogState, Marker, Need, Outcome,
+        ReadGate, Refusal, Request, RequestId, Session, Standing, Status, TICK, Tail, Time, Token,
     },
     message::Message,
 };
@@ -153,6 +153,8 @@ pub(super) struct Engine {
     pub(super) gathering: Gathering,
     /// The link of the snapshot that the present core waits for.
     pub(super) fetching: Option<Link>,
+    /// The first turn of frames of which none was refused.
+    pub(super) wanted_from: u64,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
@@ -386,7 +388,14 @@ impl Engine {
                 self.pausing = Some(appended);
                 self.paused();
             }
-            Report::Refused { why } => self.events.push_back(Event::AppendRefused { why }),
+            Report::Refused { turn, why } => {
+                // What was asked for since is refused as well: it goes on from what is not there. The core
+                // is told once, or it would take for over what it asked for after that.
+                if turn >= self.wanted_from {
+                    self.wanted_from = self.shared.appends.give_up();
+                    self.events.push_back(Event::AppendRefused { why });
+                }
+            }
         }
     }
 
@@ -424,6 +433,7 @@ impl Engine {
                 self.begin_again(log, marker);
             }
         }
+        self.shared.renewed();
         self.commit();
     }
 
@@ -453,6 +463,8 @@ impl Engine {
         let entropy = rand::rng().random();
         let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
         let (config, now) = (self.config.clone(), self.clock.now());
+        // As the new core has it, which says what changes.
+        self.shared.set_reads(ReadGate::Closed);
         self.core = Core::new(config, boot, now, &mut self.actions);
     }
 }

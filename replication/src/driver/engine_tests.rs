@@ -5,12 +5,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use larder_net::{
     Identity, Shaper,
     ca::{self, Validity},
 };
 use larder_storage::{Directory, Store, StoreOptions, open, state::DatabaseOptions};
-use larder_types::{AckLevel, NodeId, SequenceNumber};
+use larder_types::{AckLevel, Epoch, NodeId, Position, SequenceNumber};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -22,7 +23,7 @@ use super::{
     snapshot::Fetched,
     start::engine,
 };
-use crate::core::{Action, Event, Link, Session};
+use crate::core::{Action, Chunk, Event, Link, ReadGate, Session, Tail};
 
 /// How long something is waited for that has to happen.
 const SOON: Duration = Duration::from_secs(10);
@@ -50,6 +51,10 @@ fn options(root: &std::path::Path, directory: &Arc<Directory>) -> Options {
     }
 }
 
+fn position() -> Position {
+    Position { epoch: Epoch { term: 1, run: 1, id: 1 }, seq: SequenceNumber::FIRST }
+}
+
 fn database() -> DatabaseOptions {
     DatabaseOptions::new(8 << 20, 8 << 20)
 }
@@ -63,6 +68,7 @@ fn opened(directory: &Directory, run: u64) -> Store {
 /// An engine over a store, whose orders are noted.
 struct Node {
     engine: Engine,
+    driver: Driver,
     directory: Arc<Directory>,
     store: Store,
     orders: Arc<Mutex<Vec<Order>>>,
@@ -89,7 +95,7 @@ impl Node {
         let options = options(root.path(), &directory);
         let mut engine = engine(options, found, port, &driver).unwrap();
         engine.settle();
-        Self { engine, directory, store, orders, received, _dirs: [root, data] }
+        Self { engine, driver, directory, store, orders, received, _dirs: [root, data] }
     }
 }
 
@@ -116,6 +122,50 @@ async fn a_snapshot_that_comes_after_replication_began_anew_is_not_installed() {
     engine.fetching = Some(link);
     engine.take(comes());
     assert_eq!(closes(orders), 1, "the store is closed for one that was asked for");
+}
+
+#[tokio::test]
+async fn a_state_that_was_opened_again_is_not_read_before_replication_has_begun_anew() {
+    let mut node = Node::start();
+    let Node { engine, driver, directory, store, .. } = &mut node;
+    // It is the master, which goes on by beginning an epoch of its own.
+    engine.standing.leads = Some(1);
+    engine.shared.set_reads(ReadGate::Open);
+    assert!(driver.may_read());
+    driver.renews();
+    assert!(!driver.may_read(), "readers may see it from now on");
+    store.close();
+    engine.take(Input::Report(Report::Opened(opened(directory, 2))));
+    engine.settle();
+    assert!(!driver.may_read(), "what the core said before was said of another state");
+    engine.perform(Action::Reads(ReadGate::Open));
+    assert!(driver.may_read());
+}
+
+#[tokio::test]
+async fn frames_are_given_up_once_they_are_not_wanted_and_those_that_come_later_are_not() {
+    let mut node = Node::start();
+    let frames = || Action::Append {
+        chunk: Chunk { prev: Tail::EMPTY, last: position(), last_crc: 0, frames: Bytes::new() },
+    };
+    let turn = |orders: &Mutex<Vec<Order>>| match orders.lock().unwrap().last() {
+        Some(Order::Accept { turn, .. }) => *turn,
+        other => panic!("{other:?}"),
+    };
+    node.engine.perform(frames());
+    let first = turn(&node.orders);
+    assert!(!node.driver.gives_up(first));
+    node.engine.perform(Action::GiveUpAppending);
+    assert!(node.driver.gives_up(first));
+    node.engine.perform(frames());
+    let second = turn(&node.orders);
+    assert!(!node.driver.gives_up(second));
+    let refused = |turn| Input::Report(Report::Refused { turn, why: "no room".to_owned() });
+    node.engine.take(refused(first));
+    assert!(node.driver.gives_up(second), "it goes on from what was refused");
+    node.engine.take(refused(second));
+    let told = node.engine.events.drain(..);
+    assert_eq!(told.filter(|event| matches!(event, Event::AppendRefused { .. })).count(), 1);
 }
 
 #[tokio::test]

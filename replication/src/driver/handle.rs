@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,7 +36,11 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Wakes the driver when more is durable.
     pub(super) durable: Notify,
+    pub(super) appends: Appends,
     reads: AtomicU64,
+    /// Whether the shard opens the state again by itself and the core does not know it yet: what the core
+    /// said of reads was said of another state.
+    renews: AtomicBool,
     fresh_at: AtomicU64,
     alerts: Mutex<VecDeque<String>>,
     pub(super) stats: StatsCounted,
@@ -44,6 +48,24 @@ pub(super) struct Shared {
 
 /// [`Shared::reads`] for a gate that is open without end.
 const OPEN: u64 = u64::MAX;
+
+/// Which of a master's frames are still wanted. They come in turns; those of one go on from each other.
+#[derive(Default)]
+pub(super) struct Appends {
+    /// The present turn: those before it are given up.
+    turn: AtomicU64,
+}
+
+impl Appends {
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Nobody waits any more for what has not been appended. Answers the turn that begins.
+    pub(super) fn give_up(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
 
 #[derive(Default)]
 pub(super) struct StatsCounted {
@@ -74,7 +96,9 @@ impl Shared {
         Self {
             clock,
             durable: Notify::new(),
+            appends: Appends::default(),
             reads: AtomicU64::new(0),
+            renews: AtomicBool::new(false),
             fresh_at: AtomicU64::new(0),
             alerts: Mutex::default(),
             stats: StatsCounted::default(),
@@ -88,6 +112,11 @@ impl Shared {
             ReadGate::Open => OPEN,
         };
         self.reads.store(until, Ordering::Release);
+    }
+
+    /// The core knows the state that was opened: it says from now on whether that may be read.
+    pub(super) fn renewed(&self) {
+        self.renews.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn set_fresh_at(&self, at: Option<Time>) {
@@ -114,14 +143,28 @@ impl Driver {
         self.shared.durable.notify_one();
     }
 
+    /// The shard is about to open the state again, because it failed. Readers of that see what was flushed
+    /// last: none is answered until the core has begun anew. To be told before any reader can see it.
+    pub fn renews(&self) {
+        self.shared.renews.store(true, Ordering::SeqCst);
+    }
+
     /// Tells what the shard has done. Blocks while the driver is busy; false once it has ended.
     pub fn report(&self, report: Report) -> bool {
         self.inputs.blocking_send(Input::Report(report)).is_ok()
     }
 
+    /// Whether a master's frames of this turn are not to wait for room any longer.
+    pub fn gives_up(&self, turn: u64) -> bool {
+        turn < self.shared.appends.turn()
+    }
+
     /// Whether reads may be answered now. To be asked before a read, and after it too where the
     /// answer must still have been right when it was read.
     pub fn may_read(&self) -> bool {
+        if self.shared.renews.load(Ordering::SeqCst) {
+            return false;
+        }
         match self.shared.reads.load(Ordering::Acquire) {
             OPEN => true,
             until => self.shared.clock.now().0 < until,

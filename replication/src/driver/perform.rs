@@ -66,7 +66,15 @@ impl Engine {
             Action::Read { link, session, from, bytes_max } => {
                 self.read(Wanted { link, session, from, bytes_max });
             }
-            Action::Append { chunk } => self.order(Order::Accept(chunk.frames)),
+            Action::Append { chunk } => {
+                self.order(Order::Accept {
+                    frames: chunk.frames,
+                    turn: self.shared.appends.turn(),
+                });
+            }
+            Action::GiveUpAppending => {
+                self.shared.appends.give_up();
+            }
             Action::BeginEpoch { epoch } => self.order(Order::BeginEpoch(epoch)),
             Action::AppendReplicaSet { set } => {
                 self.order(Order::AppendReplicas(encode_set(&set)));

@@ -11,8 +11,15 @@ use crate::core::Role;
 /// What the driver asks of the shard. Done one after the other, in order, on a thread that may block.
 #[derive(Debug)]
 pub enum Order {
-    /// Append a master's frames. [`Report::Refused`] follows where they do not continue the log.
-    Accept(Bytes),
+    /// Append a master's frames. [`Report::Refused`] follows where they do not continue the log, or wait
+    /// for room while [`Driver::gives_up`](super::Driver::gives_up) their turn; what else comes in that
+    /// turn is then dropped.
+    Accept {
+        /// Whole records.
+        frames: Bytes,
+        /// Frames that go on from each other have the same.
+        turn: u64,
+    },
     /// Begin an epoch.
     BeginEpoch(Epoch),
     /// Append a replica set.
@@ -45,8 +52,10 @@ pub enum Report {
         /// Its number; 0 for none.
         appended: u64,
     },
-    /// Frames were refused.
+    /// Frames were refused, and those behind them are.
     Refused {
+        /// Their turn.
+        turn: u64,
         /// Why.
         why: String,
     },

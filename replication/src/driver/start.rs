@@ -182,6 +182,7 @@ pub(super) fn engine(
         rewinding,
         ending: None,
         fetching: None,
+        wanted_from: 0,
         served: Served::default(),
         pace: Pace::default(),
         gathering: Gathering::default(),

@@ -50,6 +50,8 @@ impl Cluster {
             Action::Answer { request, outcome } => self.answered(request, outcome),
             Action::Alert(alert) => self.alert(node, alert),
             Action::EndSnapshot { link } => self.end_snapshot(node, link),
+            // No log here waits for room.
+            Action::GiveUpAppending => {}
             Action::Read { .. }
             | Action::CreateLog
             | Action::StartRewind { .. }

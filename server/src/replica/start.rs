@@ -1,6 +1,7 @@
 //! Puts a replicated shard together: shard, steward, driver.
 
 use std::{
+    cell::Cell,
     io,
     sync::{Arc, OnceLock, mpsc},
     thread,
@@ -175,6 +176,7 @@ fn opener(
             let Some(driver) = driver.get() else { return };
             match happened {
                 Happened::Durable(seq) => driver.durable(seq),
+                Happened::Failed => driver.renews(),
                 // Where nobody takes it, the driver has ended.
                 Happened::Reopened(store) => drop(driver.report(Report::Opened(store))),
             }
@@ -227,6 +229,7 @@ fn start_steward(
         driver: places.driver.clone(),
         shard: places.shard.clone(),
         duty,
+        refused: Cell::default(),
         loading: places.loading.clone(),
         open: Box::new(move || match open() {
             Ok(()) => true,

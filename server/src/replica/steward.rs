@@ -1,6 +1,7 @@
 //! The thread that does with the shard what the driver asks for: it may block, the driver may not.
 
 use std::{
+    cell::Cell,
     sync::{Arc, OnceLock, mpsc},
     thread,
     time::Duration,
@@ -30,6 +31,8 @@ pub(super) struct Steward {
     pub(super) open: Box<dyn Fn() -> bool + Send>,
     /// Told that the log takes no epoch or replica set: a defect, or damage.
     pub(super) failed: Box<dyn Fn(OrderError) + Send>,
+    /// The turn of the frames that were refused last.
+    pub(super) refused: Cell<Option<u64>>,
 }
 
 impl Steward {
@@ -45,7 +48,7 @@ impl Steward {
     fn follow(&self, order: Order) -> Result<(), Ending> {
         let Some(shard) = self.shard.get() else { return self.follow_closed(order) };
         match order {
-            Order::Accept(frames) => self.accept(shard, &frames),
+            Order::Accept { frames, turn } => self.accept(shard, &frames, turn),
             Order::BeginEpoch(epoch) => self.check(shard.begin_epoch(epoch).map(drop)),
             Order::AppendReplicas(body) => self.check(shard.append_replicas(&body).map(drop)),
             Order::Pause => {
@@ -98,30 +101,37 @@ impl Steward {
         self.report(Report::Opened((**shard.store()).clone()))
     }
 
-    /// Frames wait while the fold is behind, and with them the master, whose window is full.
-    fn accept(&self, shard: &Shard, frames: &[u8]) {
+    /// Frames wait while the fold is behind, and with them the master, whose window is full; at most until
+    /// the driver gives them up.
+    fn accept(&self, shard: &Shard, frames: &[u8], turn: u64) {
+        if self.refused.get() == Some(turn) {
+            return;
+        }
+        let gives_up = || self.driver.get().is_some_and(|driver| driver.gives_up(turn));
         let mut told = false;
-        loop {
+        let why = loop {
             match shard.accept(frames) {
-                Err(OrderError::NoRoom) if !shard.is_ending() => thread::sleep(ROOM_STEP),
-                Err(OrderError::Full(full)) if !shard.is_ending() => {
+                Err(OrderError::NoRoom | OrderError::Full(_)) if shard.is_ending() => return,
+                Err(error @ (OrderError::NoRoom | OrderError::Full(_))) if gives_up() => {
+                    break format!(
+                        "they waited for room, and are not waited for any longer: {error}"
+                    );
+                }
+                Err(OrderError::NoRoom) => thread::sleep(ROOM_STEP),
+                Err(OrderError::Full(full)) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%full, "records of the master wait for room on the disk");
                     }
                     thread::sleep(DISK_STEP);
                 }
                 // Whoever opens the store again begins from what is in it.
-                Ok(_) | Err(OrderError::Closed | OrderError::NoRoom | OrderError::Full(_)) => {
-                    return;
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    // Where nobody takes it, the driver has ended.
-                    let _ = self.report(Report::Refused { why });
-                    return;
-                }
+                Ok(_) | Err(OrderError::Closed) => return,
+                Err(error) => break error.to_string(),
             }
-        }
+        };
+        self.refused.set(Some(turn));
+        // Where nobody takes it, the driver has ended.
+        let _ = self.report(Report::Refused { turn, why });
     }
 
     fn check(&self, done: Result<(), OrderError>) {

@@ -193,6 +193,9 @@ impl Keeper {
         let began = Instant::now();
         store.close();
         let closed_after = began.elapsed();
+        if let Some(replicated) = &self.plan.replicated {
+            (replicated.tell)(Happened::Failed);
+        }
         let (parts, desk) = self.open_again(None).map_err(|error| match error {
             ShardError::Store(error) => ShardError::Reopening(error),
             error => error,

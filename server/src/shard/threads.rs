@@ -72,7 +72,9 @@ pub(super) type Failed = dyn Fn(ShardError) + Send + Sync;
 pub enum Happened {
     /// Everything up to this record is on disk. Told on the sync thread, after each fsync.
     Durable(SequenceNumber),
-    /// The state failed and was opened again: as a follower, closed to clients.
+    /// The state failed and is about to be opened again. No reader can see that yet.
+    Failed,
+    /// It was opened again: as a follower, closed to clients.
     Reopened(Store),
 }
 

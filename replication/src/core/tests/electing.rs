@@ -33,6 +33,25 @@ fn at_majority_two_of_three_elect_the_one_that_reaches_furthest() {
 }
 
 #[test]
+fn a_slave_that_waits_for_room_on_its_disk_keeps_nobody_from_being_promoted() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.nodes[2].lacks_room = true;
+    world.write(0, 5);
+    world.run(SECOND);
+    let acknowledged = world.nodes[0].committed;
+    assert!(acknowledged == world.tail(0) && acknowledged > world.tail(2));
+    world.kill(0);
+    world.ask(1, 1, PROMOTE);
+    world.run(8 * SECOND);
+    let promoted = Outcome::Promoted { master: world.name(1), term: 2 };
+    assert_eq!(world.answer(1, 1), Some(&Ok(promoted)));
+    assert!(world.nodes[2].alerts.is_empty(), "nothing is wrong with the records");
+    world.make_room(2);
+    world.run(5 * SECOND);
+    assert!(world.nodes[1].log == world.nodes[2].log && world.tail(2) > acknowledged);
+}
+
+#[test]
 fn at_local_a_dead_master_is_not_replaced_without_force_and_nobody_is_disturbed() {
     let mut world = World::running(3, AckLevel::Local);
     world.nodes[1].disk_hangs = true;

@@ -41,6 +41,9 @@ pub(super) struct Node {
     pub(super) reached: BTreeMap<u64, bool>,
     pub(super) retained: Option<SequenceNumber>,
     pub(super) paused: bool,
+    /// What a master sends waits for room on the disk while this is set, until it is given up.
+    pub(super) lacks_room: bool,
+    waiting: Vec<Chunk>,
     /// Nothing becomes durable while this is set.
     pub(super) disk_hangs: bool,
     /// No standing reaches the disk while this is set.
@@ -360,12 +363,16 @@ impl World {
                 self.unlink(|other| Some(*other) == ends);
             }
             Action::Read { link, session, from, .. } => self.read(at, link, session, from),
-            Action::Append { chunk } => {
-                assert!(!self.nodes[at].closed, "a log that is closed takes nothing");
-                let records = self.unpack(&chunk.frames);
-                self.nodes[at].log.get_or_insert_default().extend(records);
-                self.sync(at);
+            Action::Append { chunk } if self.nodes[at].lacks_room => {
+                self.nodes[at].waiting.push(chunk);
             }
+            Action::GiveUpAppending => {
+                if !std::mem::take(&mut self.nodes[at].waiting).is_empty() {
+                    let why = "the disk is full".to_owned();
+                    self.queue.push_back((at, Event::AppendRefused { why }));
+                }
+            }
+            Action::Append { chunk } => self.accept(at, &chunk),
             Action::BeginEpoch { epoch } => {
                 self.nodes[at].epoch = Some(epoch);
                 self.append(at, None);
@@ -400,6 +407,22 @@ impl World {
             Action::StartSnapshot { link, .. } => self.install(at, link),
             other => self.note(at, other),
         }
+    }
+
+    fn accept(&mut self, at: usize, chunk: &Chunk) {
+        assert!(!self.nodes[at].closed, "a log that is closed takes nothing");
+        let records = self.unpack(&chunk.frames);
+        self.nodes[at].log.get_or_insert_default().extend(records);
+        self.sync(at);
+    }
+
+    /// There is room on the disk again.
+    pub(super) fn make_room(&mut self, at: usize) {
+        self.nodes[at].lacks_room = false;
+        for chunk in std::mem::take(&mut self.nodes[at].waiting) {
+            self.accept(at, &chunk);
+        }
+        self.settle();
     }
 
     fn note(&mut self, at: usize, action: Action) {
@@ -666,6 +689,8 @@ impl Node {
             reached: BTreeMap::new(),
             retained: None,
             paused: false,
+            lacks_room: false,
+            waiting: Vec::new(),
             disk_hangs: false,
             persist_hangs: false,
             persisting: Vec::new(),
