@@ -223,6 +223,14 @@ pub fn field_row(version: HybridTime, value: &[u8]) -> Arc<[u8]> {
     build(KIND_FIELD, version, None, &[value])
 }
 
+/// The generation that the fields of a hash are stored under, where `row` is a hash's.
+pub(crate) fn generation_of(row: &[u8]) -> Option<Generation> {
+    match RowRef::parse(row).ok()?.value() {
+        RowValue::Hash { generation, .. } => Some(generation),
+        RowValue::String(_) => None,
+    }
+}
+
 fn split_header(bytes: &[u8]) -> Option<(u8, HybridTime, &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (version, body) = rest.split_first_chunk::<8>()?;

@@ -14,8 +14,9 @@ use larder_types::{HybridTime, UNITS, Unit};
 
 use crate::{
     StateError,
+    cache::RowId,
     inflight::{BLOCKS, Found, KeyRef, Lowest, RowBytes, Sight, Stack, UNITS_PER_BLOCK},
-    row::{FieldRef, Generation, RowRef, RowValue},
+    row::{FieldRef, Generation, RowRef, generation_of},
     store::Shared,
 };
 
@@ -102,20 +103,27 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn visible(shared: &'a Shared, now_ms: u64) -> Self {
-        let sight = Sight::Visible(shared.visible_watermark());
-        Self { shared, stack: shared.inflight.stack(), sight, now_ms }
+        Self::of(shared, Sight::Visible(shared.visible_watermark()), now_ms)
     }
 
     /// A view up to record `seq`, which is visible and held.
     pub(crate) fn upto(shared: &'a Shared, seq: u64, now_ms: u64) -> Self {
-        Self { shared, stack: shared.inflight.stack(), sight: Sight::Upto(seq), now_ms }
+        Self::of(shared, Sight::Upto(seq), now_ms)
     }
 
     pub(crate) fn newest(shared: &'a Shared, now_ms: u64) -> Self {
-        Self { shared, stack: shared.inflight.stack(), sight: Sight::Newest, now_ms }
+        Self::of(shared, Sight::Newest, now_ms)
     }
 
-    /// The wall clock of this request, in milliseconds since the Unix epoch.
+    fn of(shared: &'a Shared, sight: Sight<'a>, now_ms: u64) -> Self {
+        // What has expired for a record has for whoever reads: transactions take it for gone, and
+        // compaction drops it.
+        let now_ms = now_ms.max(shared.stamped_ms());
+        Self { shared, stack: shared.inflight.stack(), sight, now_ms }
+    }
+
+    /// The time of this request, in milliseconds since the Unix epoch: the wall clock's, and not before
+    /// any record's.
     pub const fn now_ms(&self) -> u64 {
         self.now_ms
     }
@@ -181,7 +189,7 @@ impl<'a> View<'a> {
         for (field, change) in fields.iter().zip(wanted) {
             let bytes = match (change, reach) {
                 (Some(change), _) => change,
-                (None, Reach::Stored) => self.shared.database()?.element(key, generation, field)?,
+                (None, Reach::Stored) => self.stored_element(key, generation, field)?,
                 (None, Reach::Cleared) => None,
             };
             let Some(left) = room.checked_sub(bytes.as_ref().map_or(0, |bytes| bytes.len())) else {
@@ -478,7 +486,17 @@ impl<'a> View<'a> {
     }
 
     fn stored_row(&self, key: &[u8]) -> Result<RowBytes, StateError> {
-        self.shared.cache.row(key, || self.shared.database()?.row(key))
+        self.shared.cache.read(RowId::of_key(key), || self.shared.database()?.row(key))
+    }
+
+    fn stored_element(
+        &self,
+        key: &[u8],
+        generation: Generation,
+        name: &[u8],
+    ) -> Result<RowBytes, StateError> {
+        let load = || self.shared.database()?.element(key, generation, name);
+        self.shared.cache.read(RowId::of_element(key, generation, name), load)
     }
 
     fn live(&self, row: RowBytes) -> Result<Option<Row>, StateError> {
@@ -507,13 +525,6 @@ struct Gathered {
 enum Reach {
     Stored,
     Cleared,
-}
-
-fn generation_of(row: impl AsRef<[u8]>) -> Option<Generation> {
-    match RowRef::parse(row.as_ref()).ok()?.value() {
-        RowValue::Hash { generation, .. } => Some(generation),
-        _ => None,
-    }
 }
 
 /// A row with what was asked for of its fields, or of the first of them.

@@ -51,6 +51,39 @@ fn node() -> (tempfile::TempDir, Node) {
     (root, node)
 }
 
+/// Whether readers whose clock is where the key was put find it, now and in a view that does not move.
+fn finds(node: &Node, key: &str) -> [bool; 2] {
+    let store = &node.store;
+    let (view, steady) = (store.view(WALL_MS), store.steady_view(WALL_MS));
+    [view.row(key.as_bytes()), steady.row(key.as_bytes())].map(|row| row.unwrap().is_some())
+}
+
+#[test]
+fn what_has_expired_for_a_record_has_for_readers_whose_clock_is_behind_it() {
+    let (root, mut node) = node();
+    let mut txn = node.writer.transaction(WALL_MS);
+    txn.put_string(b"short", b"lived", Some(WALL_MS + 5)).unwrap();
+    txn.commit().unwrap();
+    node.commit();
+    assert_eq!(finds(&node, "short"), [true; 2]);
+    let mut txn = node.writer.transaction(WALL_MS + 10);
+    txn.put_string(b"later", b"record", None).unwrap();
+    txn.commit().unwrap();
+    node.commit();
+    assert_eq!(finds(&node, "short"), [false; 2], "the next transaction takes it for gone");
+    assert_eq!(finds(&node, "later"), [true; 2]);
+
+    let slave_root = tempfile::tempdir().unwrap();
+    let follower = OpenAs::Follower { log: Some(node.store.log().id()) };
+    let mut slave = Node::open_as(slave_root.path(), tiny(), follower).unwrap();
+    slave.follow(&node, 1 << 20);
+    assert_eq!((finds(&slave, "short"), finds(&slave, "later")), ([false; 2], [true; 2]));
+
+    node.close();
+    let node = Node::open_as(root.path(), tiny(), OpenAs::Follower { log: None }).unwrap();
+    assert_eq!((finds(&node, "short"), finds(&node, "later")), ([false; 2], [true; 2]));
+}
+
 #[test]
 fn a_steady_view_shows_what_was_visible_when_it_was_made() {
     let (_root, mut node) = node();

@@ -11,9 +11,10 @@ use larder_types::SequenceNumber;
 use super::{Shared, pace, writer::LAYERS_MAX};
 use crate::{
     Applied,
+    cache::RowId,
     inflight::{FoldRow, Layer},
     log::LogError,
-    row::{RowRef, RowValue},
+    row::{RowRef, RowValue, generation_of},
     state::{FoldBatch, StateError},
 };
 
@@ -117,10 +118,11 @@ impl Folder {
             cache.clear();
         }
         layer.visit_sorted(seq, |rows| {
-            for FoldRow { key, row, .. } in rows {
-                match row {
-                    Some(row) => cache.refresh(key, row),
-                    None => cache.remove(key),
+            for FoldRow { key, row, fields, .. } in rows {
+                cache.refresh(RowId::of_key(key), row);
+                let Some(generation) = row.as_deref().and_then(generation_of) else { continue };
+                for (name, field) in fields.changes(generation) {
+                    cache.refresh(RowId::of_element(key, generation, name), field);
                 }
             }
         });

@@ -33,7 +33,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use larder_types::SequenceNumber;
+use larder_types::{HybridTime, SequenceNumber};
 use parking_lot::{Condvar, Mutex};
 
 pub use apply::RecordError;
@@ -93,6 +93,8 @@ struct Marks {
     folding: AtomicU64,
     applied: AtomicU64,
     persisted: AtomicU64,
+    /// Not a record: the greatest time that a record was stamped with, in milliseconds.
+    stamped_ms: AtomicU64,
 }
 
 /// Counts fsyncs and how long they took, in buckets of powers of two microseconds.
@@ -207,6 +209,15 @@ impl Shared {
     pub(crate) fn database(&self) -> Result<DatabaseRef, StateError> {
         let database = self.database.load();
         if database.is_some() { Ok(DatabaseRef(database)) } else { Err(StateError::Closed) }
+    }
+
+    /// The greatest time that a record was stamped with, in milliseconds since the Unix epoch.
+    pub(crate) fn stamped_ms(&self) -> u64 {
+        self.watermarks.stamped_ms.load(Ordering::Relaxed)
+    }
+
+    fn stamped(&self, at: HybridTime) {
+        self.watermarks.stamped_ms.fetch_max(at.millis(), Ordering::Relaxed);
     }
 
     pub(crate) const fn visible_watermark(&self) -> &AtomicU64 {

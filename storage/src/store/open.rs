@@ -6,7 +6,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use larder_types::{
-    Epoch, HybridClock, LogId, Position, RegionId, SequenceNumber, limits::SEGMENT_BYTES_DEFAULT,
+    Epoch, HybridClock, HybridTime, LogId, Position, RegionId, SequenceNumber,
+    limits::SEGMENT_BYTES_DEFAULT,
 };
 
 use super::{
@@ -268,6 +269,7 @@ pub fn open_as(
     let shared = Arc::new(shared);
     shared.start_at(opened.recovered.tail.as_u64() - 1, persisted);
     let clock = HybridClock::starting_above(opened.recovered.last_hybrid);
+    shared.stamped(persisted.map_or(HybridTime::ZERO, |at| at.hybrid).max(clock.last()));
     let mut opened = Opened {
         writer: Writer::new(shared.clone(), opened.appender, last, clock),
         syncer: Syncer::new(shared.clone(), opened.syncer),

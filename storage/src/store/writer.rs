@@ -278,6 +278,8 @@ impl Writer {
         self.top.count_record(FRAME_BYTES + body_bytes as u64, changes);
         self.last = Some(last);
         let seq = last.position.seq.as_u64();
+        // Before readers can see the record.
+        self.shared.stamped(last.hybrid);
         self.shared.watermarks.appended.store(seq, atomic::Ordering::Release);
         let options = &self.shared.options;
         if self.top.log_bytes() >= options.layer_bytes
