@@ -15,7 +15,7 @@ use super::{
     snapshot::{self, Fetched, Given},
 };
 use crate::{
-    core::{Action, Alert, Event, Link, Role, Session},
+    core::{Action, Alert, Chunk, Event, Link, Role, Session},
     message::{Message, Stream, encode, encode_set},
 };
 
@@ -66,15 +66,8 @@ impl Engine {
             Action::Read { link, session, from, bytes_max } => {
                 self.read(Wanted { link, session, from, bytes_max });
             }
-            Action::Append { chunk } => {
-                self.order(Order::Accept {
-                    frames: chunk.frames,
-                    turn: self.shared.appends.turn(),
-                });
-            }
-            Action::GiveUpAppending => {
-                self.shared.appends.give_up();
-            }
+            Action::Append { chunk } => self.append(chunk),
+            Action::GiveUpAppending => _ = self.shared.appends.give_up(),
             Action::BeginEpoch { epoch } => self.order(Order::BeginEpoch(epoch)),
             Action::AppendReplicaSet { set } => {
                 self.order(Order::AppendReplicas(encode_set(&set)));
@@ -137,6 +130,10 @@ impl Engine {
 
     fn order(&self, order: Order) {
         (self.port.order)(order);
+    }
+
+    fn append(&self, chunk: Chunk) {
+        self.order(Order::Accept { frames: chunk.frames, turn: self.shared.appends.turn() });
     }
 
     fn become_role(&mut self, role: Role) {
