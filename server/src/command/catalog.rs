@@ -7,7 +7,7 @@ use larder_resp::{ReplyWriter, Request};
 use super::{
     Command, CommandError, Outcome,
     connection::SLOW,
-    hints,
+    expect_room, hints,
     pattern::{Pattern, is_word},
     server::LOADING,
     table::{Subcommand, help, lookup, run_subcommand, subcommand, table},
@@ -178,13 +178,16 @@ pub(super) fn command(
     if request.len() > 1 {
         return run_subcommand(request, session, node, reply);
     }
-    describe_all(reply);
-    Ok(())
+    describe_all(reply)
 }
 
-fn describe_all(reply: &mut ReplyWriter<'_>) {
+fn describe_all(reply: &mut ReplyWriter<'_>) -> Outcome {
     reply.array(table().len());
-    table().iter().for_each(|command| Entry::of(command).describe(reply));
+    for command in table() {
+        expect_room(reply, 1)?;
+        Entry::of(command).describe(reply);
+    }
+    Ok(())
 }
 
 fn command_count(
@@ -210,11 +213,12 @@ fn command_info(
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
     if request.len() == 2 {
-        describe_all(reply);
-        return Ok(());
+        return describe_all(reply);
     }
     reply.array(request.len() - 2);
     for name in request.iter().skip(2) {
+        // It may be named again and again. One entry is a few KiB.
+        expect_room(reply, 1)?;
         match Entry::find(name) {
             Some(entry) => entry.describe(reply),
             None => reply.null(),

@@ -7,6 +7,7 @@ use larder_resp::{ReplyWriter, Request};
 use super::{
     CommandError, Outcome,
     connection::SLOW,
+    expect_room,
     number::integer,
     pattern::is_word,
     server::{ADMIN, LOADING},
@@ -17,6 +18,10 @@ use crate::{
     node::Node,
     session::{ReplyMode, Session},
 };
+
+/// A client's name, and the name and the version of its library, each: kept for as long as it is
+/// connected, and no part of what requests and replies may take.
+const TEXT_BYTES_MAX: usize = 1 << 10;
 
 const BAD_NAME: CommandError = CommandError::message(
     "ERR Client names cannot contain spaces, newlines or special characters.",
@@ -41,14 +46,31 @@ pub(super) fn client_number(id: u64) -> i64 {
     i64::try_from(id).unwrap_or(i64::MAX)
 }
 
-/// Text without spaces and control characters, as names of clients must be.
-pub(super) fn plain_text(text: &[u8]) -> Option<&str> {
+/// Text without spaces and control characters.
+fn plain_text(text: &[u8]) -> Option<&str> {
     let is_plain = text.iter().all(u8::is_ascii_graphic);
     std::str::from_utf8(text).ok().filter(|_| is_plain)
 }
 
+/// Refuses what is longer than is kept of a client.
+fn expect_short(what: &str, text: &[u8]) -> Outcome {
+    let bytes = text.len();
+    if bytes > TEXT_BYTES_MAX {
+        return Err(CommandError::Message(Cow::Owned(format!(
+            "ERR a {what} of {bytes} bytes is larger than the limit of {TEXT_BYTES_MAX}"
+        ))));
+    }
+    Ok(())
+}
+
+/// The name that a client gives itself, if it may.
+pub(super) fn client_name(name: &[u8]) -> Result<&str, CommandError> {
+    expect_short("client name", name)?;
+    plain_text(name).ok_or(BAD_NAME)
+}
+
 pub(super) fn set_name(client: &Client, name: &[u8]) -> Outcome {
-    let name = plain_text(name).ok_or(BAD_NAME)?;
+    let name = client_name(name)?;
     client.update(|details| name.clone_into(&mut details.name));
     Ok(())
 }
@@ -90,8 +112,9 @@ fn client_setinfo(
         let option = String::from_utf8_lossy(option);
         return Err(CommandError::Message(format!("ERR Unrecognized option '{option}'").into()));
     }
+    let option = if is_name { "lib-name" } else { "lib-ver" };
+    expect_short(option, request.arg(3))?;
     let Some(value) = plain_text(request.arg(3)) else {
-        let option = if is_name { "lib-name" } else { "lib-ver" };
         return Err(CommandError::Message(Cow::Owned(format!(
             "ERR {option} cannot contain spaces, newlines or special characters."
         ))));
@@ -173,7 +196,10 @@ fn client_list(
     };
     let now = Instant::now();
     let mut lines = String::new();
-    clients.iter().for_each(|client| client.describe(now, &mut lines));
+    for client in &clients {
+        client.describe(now, &mut lines);
+        expect_room(reply, lines.len())?;
+    }
     reply.verbatim(&lines);
     Ok(())
 }
@@ -253,5 +279,15 @@ mod tests {
         for bad in [&b"a b"[..], b"a\n", b"\x7f", "é".as_bytes()] {
             assert_eq!(plain_text(bad), None);
         }
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_its_bound_and_no_longer() {
+        let name = |bytes: usize| client_name(&vec![b'n'; bytes]).map(str::len);
+        for bytes in [TEXT_BYTES_MAX - 1, TEXT_BYTES_MAX] {
+            assert_eq!(name(bytes).ok(), Some(bytes));
+        }
+        let refusal = name(TEXT_BYTES_MAX + 1).expect_err("it is too long").to_string();
+        assert_eq!(refusal, "ERR a client name of 1025 bytes is larger than the limit of 1024");
     }
 }

@@ -6,7 +6,7 @@ use larder_resp::{Protocol, ReplyWriter, Request};
 
 use super::{
     Command, CommandError, Handler, LoopCommand, Outcome, catalog,
-    client::{client_number, plain_text, set_name},
+    client::{client_name, client_number, set_name},
     keyless as row,
     number::integer,
     pattern::{c_text, is_word},
@@ -195,7 +195,7 @@ impl Command {
         let protocol = hello_protocol(request).ok()??;
         let succeeds = hello_options(request).all(|option| match option {
             Ok(HelloOption::Auth(user, password)) => is_known(user, password, node),
-            Ok(HelloOption::SetName(name)) => plain_text(name).is_some(),
+            Ok(HelloOption::SetName(name)) => client_name(name).is_ok(),
             Err(_) => false,
         });
         succeeds.then_some(protocol)

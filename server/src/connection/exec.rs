@@ -342,7 +342,9 @@ impl Connection {
             let outcome = match command.handler {
                 Handler::Session(run) => {
                     let Self { node, session, replies, .. } = self;
+                    let room = REPLY_BYTES_MAX.saturating_sub(replies.len() - begin);
                     let mut writer = ReplyWriter::new(replies, session.protocol);
+                    writer.set_room(room);
                     let outcome = run(request, session, node, &mut writer);
                     let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
                     outcome.and(if is_too_large {

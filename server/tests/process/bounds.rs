@@ -70,6 +70,51 @@ fn the_replies_of_a_transaction_are_bounded_together() {
 }
 
 #[test]
+fn what_a_command_names_again_and_again_is_answered_as_far_as_a_reply_has_room() {
+    const TIMES: usize = 300_000;
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    let id = client.ask("CLIENT ID").trim_start_matches(':').to_owned();
+    let refusal = "-ERR the reply would be larger than 67108864 bytes";
+    let listed: [(&[&str], &str, &str); 2] =
+        [(&["CLIENT", "LIST", "ID"], &id, "$"), (&["COMMAND", "INFO"], "client", "*300")];
+    for (command, name, head) in listed {
+        let naming = |times: usize| request(&[command, &vec![name; times][..]].concat());
+        assert!(client.ask(&naming(TIMES)).starts_with(refusal), "{command:?}");
+        assert_eq!(client.ask("MULTI"), "+OK");
+        assert_eq!(client.ask(&naming(TIMES)), "+QUEUED");
+        assert_eq!(client.ask("ECHO others"), "+QUEUED");
+        assert_eq!(client.ask("EXEC"), "*2");
+        assert!(client.line().starts_with(refusal), "{command:?}");
+        assert_eq!((client.line(), client.line()), ("$6".to_owned(), "others".to_owned()));
+        assert!(node.client().ask(&naming(300)).starts_with(head), "{command:?}");
+    }
+}
+
+#[test]
+fn a_name_longer_than_its_bound_is_refused_wherever_a_client_gives_it() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    let (fits, long) = ("n".repeat(1_024), "n".repeat(1_025));
+    let told = " of 1025 bytes is larger than the limit of 1024";
+    for command in ["CLIENT SETNAME", "CLIENT SETINFO LIB-NAME", "CLIENT SETINFO LIB-VER"] {
+        assert_eq!(client.ask(&format!("{command} {fits}")), "+OK");
+        let refused = client.ask(&format!("{command} {long}"));
+        assert!(refused.starts_with("-ERR a ") && refused.ends_with(told), "{refused}");
+    }
+    assert_eq!(client.ask("MULTI"), "+OK");
+    for command in [&*format!("HELLO 3 SETNAME {long}"), "GET absent"] {
+        assert_eq!(client.ask(command), "+QUEUED");
+    }
+    assert_eq!(client.ask("EXEC"), "*2");
+    assert!(client.line().ends_with(told));
+    assert_eq!(client.line(), "$-1", "the protocol is that of before");
+    assert_eq!((client.ask("CLIENT GETNAME"), client.line()), ("$1024".to_owned(), fits));
+}
+
+#[test]
 fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
     const KEYS_MAX: usize = 65_536;
     const AT_ONCE: usize = 4_096;
