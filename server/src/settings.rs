@@ -7,10 +7,12 @@ use larder_config::{
     tuning::{self, Kind},
 };
 
-use crate::command::Pattern;
+use crate::command::{CommandError, MATCH_STEPS_MAX, Pattern};
 
 /// Shown in place of a password.
 const HIDDEN: &str = "(hidden)";
+/// What a name and its value take of a reply beside their bytes, at most.
+const PAIR_BYTES: usize = 32;
 /// Parameters that mean something here, beside those of [`tuning`].
 const OWN: [&str; 5] = ["bind", "dir", "maxclients", "port", "requirepass"];
 
@@ -100,22 +102,42 @@ impl Settings {
 
     /// Name and value of every parameter that one of the patterns matches, each once. A pattern
     /// that is a name is answered as it was written, as Redis does.
-    pub fn matching(&self, patterns: &[&str]) -> BTreeMap<String, String> {
+    ///
+    /// # Errors
+    /// When matching takes more than [`MATCH_STEPS_MAX`] steps, or the reply more than `room` bytes:
+    /// one name may be written in thousands of ways.
+    pub fn matching(
+        &self,
+        patterns: &[&str],
+        mut room: usize,
+    ) -> Result<BTreeMap<String, String>, CommandError> {
+        let mut steps = MATCH_STEPS_MAX;
         let mut found = BTreeMap::new();
+        let mut add = |name: &str| -> Result<(), CommandError> {
+            let new = if found.contains_key(name) { None } else { self.value(name) };
+            if let Some(value) = new {
+                let bytes = name.len() + value.len() + PAIR_BYTES;
+                room = room.checked_sub(bytes).ok_or(CommandError::ReplyTooLarge)?;
+                found.insert(name.to_owned(), value);
+            }
+            Ok(())
+        };
         for pattern in patterns {
             if !pattern.contains(['*', '?', '[']) {
-                if let Some(value) = self.value(pattern) {
-                    found.insert((*pattern).to_owned(), value);
-                }
+                add(pattern)?;
                 continue;
             }
             let matcher = Pattern::new(pattern.as_bytes()).ignoring_case();
-            let names = OWN.into_iter().chain(tuning::TUNING.iter().map(|row| row.0));
-            for name in names.filter(|name| matcher.matches(name.as_bytes())) {
-                found.extend(self.value(name).map(|value| (name.to_owned(), value)));
+            for name in OWN.into_iter().chain(tuning::TUNING.iter().map(|row| row.0)) {
+                // Also what looks at no byte of the pattern takes its time.
+                steps = steps.checked_sub(1).ok_or(CommandError::TooManySteps)?;
+                let matched = matcher.matches_within(name.as_bytes(), &mut steps);
+                if matched.ok_or(CommandError::TooManySteps)? {
+                    add(name)?;
+                }
             }
         }
-        found
+        Ok(found)
     }
 
     fn value(&self, name: &str) -> Option<String> {
@@ -138,12 +160,14 @@ impl Settings {
 mod tests {
     use super::*;
 
+    const ROOM: usize = 64 << 20;
+
     fn settings() -> Settings {
         Settings::new(&Config::default()).expect("the defaults have no password file")
     }
 
     fn pairs(settings: &Settings, patterns: &[&str]) -> Vec<(String, String)> {
-        settings.matching(patterns).into_iter().collect()
+        settings.matching(patterns, ROOM).expect("few match").into_iter().collect()
     }
 
     fn pair(name: &str, value: &str) -> (String, String) {
@@ -160,6 +184,30 @@ mod tests {
         );
         assert_eq!(pairs(&settings, &["hash-max-*-entries"]).len(), 2);
         assert!(pairs(&settings, &["no-such-parameter", "no-such-*"]).is_empty());
+    }
+
+    #[test]
+    fn patterns_that_take_long_to_match_are_refused_however_many_they_are() {
+        let (settings, class) = (settings(), format!("*[{}", "x".repeat(4_000)));
+        for patterns in [vec![class.as_str(); 3_800], vec!["*"; 1_000_000]] {
+            let refused = settings.matching(&patterns, ROOM);
+            assert!(matches!(refused, Err(CommandError::TooManySteps)), "{}", patterns[0]);
+        }
+        let all = pairs(&settings, &["*"]).len();
+        assert_eq!(all, OWN.len() + tuning::TUNING.len());
+        assert_eq!(pairs(&settings, &["*", "*a*e*", "[!-~]*"]).len(), all, "each once");
+    }
+
+    #[test]
+    fn a_long_value_under_many_spellings_of_its_name_is_answered_as_far_as_there_is_room() {
+        let mut settings = settings();
+        let value = "v".repeat(10_000);
+        settings.set("oom-score-adj-values", &value).expect("the value is accepted");
+        let names = ["oom-score-adj-values", "Oom-score-adj-values", "oOm-score-adj-values"];
+        let takes = names.len() * (names[0].len() + value.len() + PAIR_BYTES);
+        assert_eq!(settings.matching(&names, takes).map(|found| found.len()).ok(), Some(3));
+        let refused = settings.matching(&names, takes - 1);
+        assert!(matches!(refused, Err(CommandError::ReplyTooLarge)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Command, CommandError, Outcome,
     connection::SLOW,
     expect_room, hints,
-    pattern::{Pattern, is_word},
+    pattern::{MATCH_STEPS_MAX, Pattern, is_word},
     server::LOADING,
     table::{Subcommand, help, lookup, run_subcommand, subcommand, table},
 };
@@ -115,16 +115,19 @@ impl<'a> Filter<'a> {
         }
     }
 
-    fn admits(&self, entry: Entry) -> bool {
-        match self {
+    /// Whether COMMAND LIST names the entry. Takes what that costs off `steps`.
+    fn admits(&self, entry: Entry, steps: &mut u64) -> Result<bool, CommandError> {
+        Ok(match self {
             Self::Nothing => true,
             Self::Module => false,
             Self::Category(name) => entry
                 .categories()
                 .iter()
                 .any(|category| is_word(name, category.trim_start_matches('@'))),
-            Self::Name(pattern) => pattern.matches(entry.name().as_bytes()),
-        }
+            Self::Name(pattern) => pattern
+                .matches_within(entry.name().as_bytes(), steps)
+                .ok_or(CommandError::TooManySteps)?,
+        })
     }
 }
 
@@ -242,8 +245,13 @@ fn command_list(
     };
     let entries = table().iter().map(Entry::of);
     let entries = entries.flat_map(|command| once(command).chain(command.subcommands()));
-    let names: Vec<String> =
-        entries.filter(|entry| filter.admits(*entry)).map(Entry::name).collect();
+    let mut steps = MATCH_STEPS_MAX;
+    let mut names = Vec::new();
+    for entry in entries {
+        if filter.admits(entry, &mut steps)? {
+            names.push(entry.name());
+        }
+    }
     reply.array(names.len());
     names.iter().for_each(|name| reply.bulk(name.as_bytes()));
     Ok(())

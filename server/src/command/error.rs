@@ -41,6 +41,11 @@ pub enum CommandError {
     /// The effects do not fit.
     #[error("ERR {0}")]
     TooLarge(String),
+    /// Matching a glob pattern would take too long.
+    #[error(
+        "ERR matching the pattern takes too many steps; use fewer '*', or fewer or shorter patterns"
+    )]
+    TooManySteps,
     /// The key holds another type.
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,

@@ -8,6 +8,11 @@ use larder_types::limits::PATTERN_BYTES_MAX;
 
 use super::CommandError;
 
+/// Steps of matching that one text may cost; that all names of a CONFIG GET or a COMMAND LIST may
+/// cost together; and after which SCAN stops and answers a cursor: a millisecond or two, because
+/// others wait for the thread.
+pub const MATCH_STEPS_MAX: u64 = 1 << 20;
+
 /// A glob: `*`, `?`, `[a-z]`, `[^a-z]`, and `\` before a byte that is meant literally.
 ///
 /// Matching is iterative and remembers the last `*` only, which is enough because an earlier one
@@ -49,12 +54,6 @@ impl<'p> Pattern<'p> {
     /// included.
     pub const fn is_everything(&self) -> bool {
         matches!(self.pattern, b"*")
-    }
-
-    /// Whether the whole of `text` matches.
-    pub fn matches(&self, text: &[u8]) -> bool {
-        let mut steps = u64::MAX;
-        self.matches_within(text, &mut steps).unwrap_or(false)
     }
 
     /// Whether the whole of `text` matches; takes what it costs off `steps`, one for each byte of
@@ -163,8 +162,13 @@ mod tests {
 
     use super::*;
 
+    fn is_matched(pattern: &Pattern<'_>, text: &[u8]) -> bool {
+        let mut steps = u64::MAX;
+        pattern.matches_within(text, &mut steps).expect("there is no bound")
+    }
+
     fn matches(pattern: &str, text: &str) -> bool {
-        Pattern::new(pattern.as_bytes()).matches(text.as_bytes())
+        is_matched(&Pattern::new(pattern.as_bytes()), text.as_bytes())
     }
 
     /// Tries everything at every star: slow, and plainly right.
@@ -223,16 +227,16 @@ mod tests {
 
     #[test]
     fn ranges_compare_bytes_signed() {
-        assert!(Pattern::new(b"[\x01-\xff]").matches(b"\xff"));
-        assert!(Pattern::new(b"[\x01-\xff]").matches(b"\x00"));
-        assert!(!Pattern::new(b"[\x01-\xff]").matches(b"a"));
+        let range = Pattern::new(b"[\x01-\xff]");
+        assert!(is_matched(&range, b"\xff") && is_matched(&range, b"\x00"));
+        assert!(!is_matched(&range, b"a"));
     }
 
     #[test]
     fn case_is_ignored_on_request() {
         let pattern = Pattern::new(b"MAX[A-C]*y").ignoring_case();
-        assert!(pattern.matches(b"maxbmemorY"));
-        assert!(!pattern.matches(b"maxdmemory"));
+        assert!(is_matched(&pattern, b"maxbmemorY"));
+        assert!(!is_matched(&pattern, b"maxdmemory"));
     }
 
     #[test]
@@ -265,13 +269,13 @@ mod tests {
             text in "[ab*\\]-]{1,10}",
         ) {
             let glob = Pattern::new(pattern.as_bytes());
-            prop_assert_eq!(glob.matches(text.as_bytes()), naive(&glob, 0, text.as_bytes()));
+            prop_assert_eq!(is_matched(&glob, text.as_bytes()), naive(&glob, 0, text.as_bytes()));
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(pattern: Vec<u8>, text: Vec<u8>) {
-            let _ = Pattern::new(&pattern).matches(&text);
-            let _ = Pattern::new(&pattern).ignoring_case().matches(&text);
+            let _ = is_matched(&Pattern::new(&pattern), &text);
+            let _ = is_matched(&Pattern::new(&pattern).ignoring_case(), &text);
         }
     }
 }

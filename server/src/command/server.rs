@@ -140,7 +140,7 @@ fn config_get(
     }
     let patterns: Vec<Cow<'_, str>> = request.iter().skip(2).map(String::from_utf8_lossy).collect();
     let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
-    let found = node.settings.load().matching(&patterns);
+    let found = node.settings.load().matching(&patterns, reply.room())?;
     reply.map(found.len());
     for (name, value) in &found {
         reply.bulk(name.as_bytes());

@@ -93,6 +93,19 @@ fn what_a_command_names_again_and_again_is_answered_as_far_as_a_reply_has_room()
 }
 
 #[test]
+fn a_pattern_that_takes_long_to_match_is_refused_also_where_names_are_few() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    let class = format!("*[{}", "x".repeat(4_000));
+    for command in ["CONFIG GET", "COMMAND LIST FILTERBY PATTERN"] {
+        let refused = client.ask(&format!("{command} {class}"));
+        assert!(refused.starts_with("-ERR matching the pattern takes too many steps"), "{refused}");
+        assert_eq!(client.ask(&format!("{command} no-such-[a-z]*")), "*0", "{command}");
+    }
+}
+
+#[test]
 fn a_name_longer_than_its_bound_is_refused_wherever_a_client_gives_it() {
     let data = tempfile::tempdir().expect("a directory");
     let node = Kvd::start(data.path(), &[]);

@@ -23,7 +23,7 @@ use super::{
     Command, CommandError, Handler, Outcome, Pattern, expect_room,
     keys::{NO_KEYS, command, type_name},
     number::integer,
-    pattern::{c_text, is_word},
+    pattern::{MATCH_STEPS_MAX, c_text, is_word},
 };
 
 pub(super) use cursors::{recall, remember};
@@ -40,18 +40,12 @@ const SCAN_BYTES_MAX: usize = 16 << 20;
 const KEYS_BYTES_MAX: usize = 64 << 20;
 /// What a found key costs beside its bytes.
 const FOUND_OVERHEAD_BYTES: usize = 16;
-/// Steps of matching that one text may cost, and after which SCAN stops and answers a cursor: a
-/// millisecond or two, because others wait for the thread.
-const MATCH_STEPS_MAX: u64 = 1 << 20;
 /// Steps of matching that all the texts of one KEYS may cost: a fraction of a second. With a
 /// pattern such as `user:*` it is enough for 20 million keys.
 const KEYS_STEPS_MAX: u64 = 1 << 27;
 /// RANDOMKEY picks one of this many neighbours.
 const RANDOM_NEIGHBOURS: usize = 16;
 
-const TOO_MANY_STEPS: CommandError = CommandError::message(
-    "ERR matching the pattern takes too many steps; use fewer '*' or a shorter pattern",
-);
 const TOO_MANY_KEYS: CommandError =
     CommandError::message("ERR KEYS would answer more than 64 MiB; use SCAN");
 
@@ -140,7 +134,7 @@ impl<'a> ScanOptions<'a> {
     pub(super) fn admits(&mut self, text: &[u8]) -> Result<bool, CommandError> {
         let Some(pattern) = self.pattern else { return Ok(true) };
         let mut steps = MATCH_STEPS_MAX;
-        let matched = pattern.matches_within(text, &mut steps).ok_or(TOO_MANY_STEPS)?;
+        let matched = pattern.matches_within(text, &mut steps).ok_or(CommandError::TooManySteps)?;
         self.steps_left = self.steps_left.saturating_sub(MATCH_STEPS_MAX - steps);
         Ok(matched)
     }
@@ -268,7 +262,7 @@ fn keys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
             match matched {
                 Some(matched) => matched,
                 None => {
-                    refusal = Some(TOO_MANY_STEPS);
+                    refusal = Some(CommandError::TooManySteps);
                     return ControlFlow::Break(());
                 }
             }
