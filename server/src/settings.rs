@@ -6,11 +6,14 @@ use larder_config::{
     Config, ConfigError, Password,
     tuning::{self, Kind},
 };
+use rustix::process::{Resource, getrlimit};
 
 use crate::command::{CommandError, MATCH_STEPS_MAX, Pattern};
 
 /// Shown in place of a password.
 const HIDDEN: &str = "(hidden)";
+/// Files that the process may open beside one for each client: what a start leaves for them too.
+const FILES_BESIDE_CLIENTS: u64 = 1_024;
 /// What a name and its value take of a reply beside their bytes, at most.
 const PAIR_BYTES: usize = 32;
 /// Parameters that mean something here, beside those of [`tuning`].
@@ -84,12 +87,7 @@ impl Settings {
                 self.password = (!value.is_empty()).then(|| Password::new(value.as_bytes()));
                 Ok(())
             }
-            "maxclients" => {
-                let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
-                let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
-                self.clients_max = count;
-                Ok(())
-            }
+            "maxclients" => self.set_clients_max(value, getrlimit(Resource::Nofile).current),
             "bind" | "dir" | "port" => Err(Refusal::Value("can't set immutable config".into())),
             _ => {
                 let (name, kind, _) = tuning::find(name).ok_or(Refusal::Unknown)?;
@@ -98,6 +96,23 @@ impl Settings {
                 Ok(())
             }
         }
+    }
+
+    /// Sets how many clients there may be where the process may open so many files. As many as there
+    /// may be already are always accepted.
+    fn set_clients_max(&mut self, value: &str, files: Option<u64>) -> Result<(), Refusal> {
+        let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
+        let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
+        let fit = files.map_or(u64::MAX, |files| files.saturating_sub(FILES_BESIDE_CLIENTS));
+        let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(self.clients_max);
+        if count > fit {
+            return Err(Refusal::Value(Cow::Owned(format!(
+                "The operating system is not able to handle the specified number of clients, try \
+                 with {fit}"
+            ))));
+        }
+        self.clients_max = count;
+        Ok(())
     }
 
     /// Name and value of every parameter that one of the patterns matches, each once. A pattern
@@ -208,6 +223,33 @@ mod tests {
         assert_eq!(settings.matching(&names, takes).map(|found| found.len()).ok(), Some(3));
         let refused = settings.matching(&names, takes - 1);
         assert!(matches!(refused, Err(CommandError::ReplyTooLarge)));
+    }
+
+    #[test]
+    fn as_many_clients_are_allowed_as_there_may_be_files_and_never_fewer_than_before() {
+        let refusal = |fit: usize| {
+            let reason = format!(
+                "The operating system is not able to handle the specified number of clients, try \
+                 with {fit}"
+            );
+            Err(Refusal::Value(reason.into()))
+        };
+        let mut settings = settings();
+        settings.clients_max = 100;
+        for (count, outcome) in [
+            ("2000", Ok(())),
+            ("2001", refusal(2_000)),
+            ("1999", Ok(())),
+            ("2000", Ok(())),
+            ("100", Ok(())),
+        ] {
+            assert_eq!(settings.set_clients_max(count, Some(3_024)), outcome, "{count}");
+        }
+        for files in [1_123, 500] {
+            assert_eq!(settings.set_clients_max("101", Some(files)), refusal(100), "{files}");
+            assert_eq!(settings.set_clients_max("100", Some(files)), Ok(()), "{files}");
+        }
+        assert_eq!(settings.set_clients_max("4294967295", None), Ok(()));
     }
 
     #[test]

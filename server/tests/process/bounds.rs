@@ -128,6 +128,17 @@ fn a_name_longer_than_its_bound_is_refused_wherever_a_client_gives_it() {
 }
 
 #[test]
+fn more_clients_than_the_system_has_files_for_cannot_be_allowed() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let refused = node.client().ask("CONFIG SET maxclients 4294967295");
+    let expected = "-ERR CONFIG SET failed (possibly related to argument 'maxclients') - The \
+                    operating system is not able to handle the specified number of clients, try with ";
+    let fit = refused.strip_prefix(expected).expect(&refused);
+    assert_eq!(node.client().ask(&format!("CONFIG SET maxclients {fit}")), "+OK");
+}
+
+#[test]
 fn a_connection_watches_many_keys_quickly_and_no_more_than_its_bound() {
     const KEYS_MAX: usize = 65_536;
     const AT_ONCE: usize = 4_096;
