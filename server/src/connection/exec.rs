@@ -188,6 +188,7 @@ impl Connection {
             LoopCommand::Multi => self.begin_multi(),
             LoopCommand::Quit => {
                 self.writer().simple("OK");
+                self.finish(command, start, Ok(()));
                 return Ok(Next::Close);
             }
             LoopCommand::Reset => {

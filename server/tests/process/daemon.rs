@@ -18,6 +18,19 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_client_that_wants_no_replies_gets_none_to_its_quit_either() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    for mode in ["OFF", "SKIP"] {
+        let mut client = node.client();
+        assert_eq!(client.ask("PING"), "+PONG");
+        assert_eq!(client.try_ask(&format!("CLIENT REPLY {mode}\r\nQUIT")), None, "{mode}");
+    }
+    let mut client = node.client();
+    assert_eq!((client.ask("QUIT"), client.line()), ("+OK".to_owned(), String::new()));
+}
+
+#[test]
 fn a_node_serves_tells_of_itself_and_finds_its_data_again() {
     let data = tempfile::tempdir().expect("a directory");
     let node = Kvd::start(data.path(), &[]);
