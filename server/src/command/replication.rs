@@ -122,7 +122,8 @@ fn readwrite(
     Ok(())
 }
 
-/// As Redis answers: a master with its slaves and how far these are, or a slave with its master.
+/// As Redis answers: a master with its slaves and how far these are, or a slave with its master. The
+/// node's own offset is the last durable record.
 fn role(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWriter<'_>) -> Outcome {
     let durable = i64::try_from(node.watermarks().durable).unwrap_or(i64::MAX);
     let duty = node.replica.as_ref().map(|replica| (replica, replica.duty()));

@@ -128,7 +128,6 @@ fn lastsave(_: Request<'_>, _: &mut Session, node: &Node, reply: &mut ReplyWrite
     Ok(())
 }
 
-/// A master without followers; its offset is the last durable record.
 fn config_get(
     request: Request<'_>,
     _: &mut Session,
