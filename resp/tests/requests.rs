@@ -101,7 +101,9 @@ fn lines_are_bounded_at_the_limit_and_one_beyond() {
             }
         }
         let word = |bytes: usize| format!("{}\r\n", "w".repeat(bytes - 1));
-        assert_eq!(decode(word(max).as_bytes(), limits).0.len(), 1);
+        for bytes in [max - 1, max] {
+            assert_eq!(decode(word(bytes).as_bytes(), limits).0.len(), 1, "{bytes}");
+        }
         assert!(refusal(word(max + 1).as_bytes(), limits).is_some());
     }
 }
@@ -153,6 +155,22 @@ fn a_request_is_bounded_as_a_whole_at_the_limit_and_one_beyond() {
         assert_eq!(decode(&request, limits).1, expected, "{bytes}");
         let twice = [&request[..], &request[..]].concat();
         assert_eq!(decode(&twice, limits).0.len(), if refused { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn the_largest_request_is_taken_and_one_byte_more_refused() {
+    let limits = Limits::AFTER_AUTH;
+    let bytes_max = limits.request_bytes_max;
+    let whole = vec![b'a'; limits.bulk_bytes_max];
+    // Of the lengths and line ends of both arguments.
+    let framing = request_of(&[&whole, &whole]).len() - 2 * whole.len();
+    for (bytes, refused) in [(bytes_max - 1, false), (bytes_max, false), (bytes_max + 1, true)] {
+        let request = request_of(&[&whole, &whole[..bytes - whole.len() - framing]]);
+        assert_eq!(request.len(), bytes);
+        let (requests, error) = decode_pieces(request.chunks(1 << 20), limits, 1);
+        assert_eq!(requests.len(), usize::from(!refused), "{bytes}");
+        assert_eq!(error, refused.then_some(ProtocolError::TooBigRequest { bytes_max }), "{bytes}");
     }
 }
 

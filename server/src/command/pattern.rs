@@ -257,6 +257,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_may_be_as_long_as_its_bound_and_no_longer() {
+        let refusal = |bytes: usize| {
+            let refused = Pattern::of_client(&vec![b'*'; bytes]).err();
+            refused.map(|error| error.to_string())
+        };
+        assert_eq!(refusal(PATTERN_BYTES_MAX - 1), None);
+        assert_eq!(refusal(PATTERN_BYTES_MAX), None);
+        let expected = "ERR a pattern of 4097 bytes is larger than the limit of 4096";
+        assert_eq!(refusal(PATTERN_BYTES_MAX + 1).as_deref(), Some(expected));
+    }
+
+    #[test]
     fn a_word_ends_at_a_nul_and_has_no_case() {
         assert!(is_word(b"nX", "nx") && is_word(b"NX\0more", "nx"));
         assert!(!is_word(b"nxx", "nx") && !is_word(b"", "nx"));
