@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -23,6 +23,7 @@ pub struct Clients {
     accepted: AtomicU64,
     refused: AtomicU64,
     evicted: AtomicU64,
+    blocked: AtomicUsize,
 }
 
 /// A client, as other connections see it.
@@ -72,6 +73,15 @@ pub struct Registration {
     client: Arc<Client>,
 }
 
+/// Held for a client while its command waits for something to happen.
+pub struct Blocked<'a>(&'a Clients);
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.blocked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Clients {
     /// Takes a new client in, or `None` when there are `clients_max` already.
     pub fn register(
@@ -110,6 +120,17 @@ impl Clients {
     /// How many were closed because they held most replies.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Counts a client as blocked, until what it answers is dropped.
+    pub fn block(&self) -> Blocked<'_> {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        Blocked(self)
+    }
+
+    /// How many wait in a command for something to happen.
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::Relaxed)
     }
 
     /// Closes those that hold most of the replies that are being sent, until they hold `excess` bytes

@@ -81,7 +81,7 @@ fn server(node: &Node, out: &mut String) {
 fn clients(node: &Node, out: &mut String) {
     line!(out, "connected_clients", node.clients.len());
     line!(out, "maxclients", node.settings.load().clients_max);
-    line!(out, "blocked_clients", 0);
+    line!(out, "blocked_clients", node.clients.blocked());
 }
 
 fn memory(node: &Node, out: &mut String) {

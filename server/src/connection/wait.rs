@@ -5,7 +5,11 @@ use std::time::Duration;
 use larder_replication::core::Need;
 use larder_resp::Request;
 use larder_types::Position;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 use super::{Connection, End};
 use crate::{
@@ -17,6 +21,9 @@ use crate::{
 const FOREVER: Duration = Duration::from_secs(u64::MAX >> 32);
 /// How often a waiter looks whether the history has changed: nothing wakes it for that.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often a waiter whose client has sent more looks whether it is gone: bytes that are not read keep
+/// the socket ready, so that nothing wakes it.
+const LOOK_FOR_END_EVERY: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// `WAIT replicas timeout`: until so many have this connection's last write; answers how many.
@@ -45,16 +52,18 @@ impl Connection {
         }
         let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
         let patience = if may_block { timeout } else { Duration::ZERO };
-        if wanted > 0 && may_block {
+        let blocks = wanted > 0 && may_block;
+        if blocks {
             self.send().await?;
         }
+        let _blocked = blocks.then(|| node.clients.block());
         let written = self.session.last_write;
         let waited = async {
             match &node.replica {
                 Some(replica) => have(replica, written, wanted, patience).await,
                 None if wanted == 0 => 0,
                 None => {
-                    tokio::time::sleep(patience).await;
+                    sleep(patience).await;
                     0
                 }
             }
@@ -62,7 +71,7 @@ impl Connection {
         let have = tokio::select! {
             have = waited => have,
             () = self.stop.requested() => 0,
-            () = closed(&self.stream) => return Err(End::Closed),
+            () = closed(&self.stream), if blocks => return Err(End::Closed),
         };
         self.writer().integer(have.into());
         Ok(Ok(()))
@@ -87,6 +96,7 @@ impl Connection {
             self.send().await?;
         }
         let node = self.node.clone();
+        let _blocked = may_block.then(|| node.clients.block());
         let mut visible = node.replica.as_ref().map(|replica| replica.visible());
         loop {
             match token.whereabouts(&self.shard().store()) {
@@ -155,9 +165,13 @@ fn timeout(argument: &[u8]) -> Result<Duration, CommandError> {
     }
 }
 
-/// Done when the client closes the connection. Never, if it sends more before that.
+/// Done when the client closes the connection, or its half of it, also behind what is not read yet.
 async fn closed(stream: &TcpStream) {
-    if stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
-        std::future::pending().await
+    while stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
+        // The bytes are still there: it is ready, and says whether it has ended behind them.
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => sleep(LOOK_FOR_END_EVERY).await,
+            _ => return,
+        }
     }
 }

@@ -6,3 +6,4 @@ mod reopening;
 mod stopping;
 mod strangers;
 mod support;
+mod waiting;

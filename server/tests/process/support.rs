@@ -206,6 +206,15 @@ impl Client {
         line.trim_end().to_owned()
     }
 
+    /// A figure of a section of INFO.
+    pub(crate) fn info(&mut self, section: &str, name: &str) -> u64 {
+        assert!(self.ask(&format!("INFO {section}")).starts_with('$'));
+        let lines = std::iter::from_fn(|| Some(self.line()).filter(|line| !line.is_empty()));
+        let lines: Vec<String> = lines.collect();
+        let value = lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.expect("the figure is there").parse().expect("a number")
+    }
+
     pub(crate) fn get(&mut self, key: &str) -> Option<String> {
         let head = self.ask(&format!("GET {key}"));
         if head == "$-1" {

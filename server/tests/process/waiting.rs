@@ -1,0 +1,70 @@
+//! Clients that wait in a command are counted while they do, and noticed when they go.
+
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpStream},
+};
+
+use rustix::net::sockopt::set_socket_linger;
+
+use crate::support::{Client, Kvd, wait_for};
+
+/// The token of a write that has not come yet.
+fn token_ahead(client: &mut Client) -> String {
+    assert_eq!(client.ask("SET k v"), "+OK");
+    let token = (client.ask("KV.TOKEN"), client.line()).1;
+    let (log_and_epoch, seq) = token.rsplit_once(':').expect("a token");
+    let seq: u64 = seq.parse().expect("a number");
+    format!("{log_and_epoch}:{}", seq + 1_000)
+}
+
+/// A client that waits in this command, and has sent more since.
+fn waiting(node: &Kvd, observer: &mut Client, command: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(node.resp).expect("kvd listens");
+    write!(stream, "{command}\r\n").expect("it is connected");
+    wait_for("the client to wait", || observer.info("clients", "blocked_clients") == 1);
+    stream.write_all(b"PING\r\nPING\r\n").expect("it is connected");
+    stream
+}
+
+#[test]
+fn a_client_that_waits_sends_more_and_goes_gives_its_place_back() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut observer = node.client();
+    let after = format!("KV.AFTER {} 600000", token_ahead(&mut observer));
+    let gone = |observer: &mut Client| {
+        wait_for("its place", || observer.info("clients", "connected_clients") == 1);
+        assert_eq!(observer.info("clients", "blocked_clients"), 0);
+    };
+    for command in ["WAIT 1 0", after.as_str()] {
+        drop(waiting(&node, &mut observer, command));
+        gone(&mut observer);
+
+        let reset = waiting(&node, &mut observer, command);
+        set_socket_linger(&reset, Some(std::time::Duration::ZERO)).expect("it is connected");
+        drop(reset);
+        gone(&mut observer);
+
+        let half = waiting(&node, &mut observer, command);
+        half.shutdown(Shutdown::Write).expect("it is connected");
+        gone(&mut observer);
+    }
+}
+
+#[test]
+fn a_client_is_counted_as_blocked_while_it_waits_and_no_longer() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let (mut client, mut observer) = (node.client(), node.client());
+    let mut blocked = || observer.info("clients", "blocked_clients");
+    assert_eq!(client.ask("WAIT 1 1"), ":0");
+    assert_eq!(blocked(), 0);
+    for command in ["MULTI", "WAIT 1 0"] {
+        client.ask(command);
+    }
+    assert_eq!((client.ask("EXEC"), client.line()), ("*1".into(), ":0".into()));
+    assert_eq!(blocked(), 0, "a transaction does not block");
+    let _waits = waiting(&node, &mut observer, "WAIT 1 0");
+    assert_eq!(observer.info("clients", "blocked_clients"), 1);
+}
