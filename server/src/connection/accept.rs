@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -22,6 +23,11 @@ use crate::{node::Node, session::Session};
 
 /// After an error of accepting, such as too many open files, the next try waits this long.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// A connection that is silent for so long is asked whether its peer is there: Redis' default of
+/// `tcp-keepalive`. Nothing else tells of a peer that vanished, and its client's place is taken.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+/// So many questions without an answer end it; together they take as long again, as in Redis.
+const KEEPALIVE_PROBES: u32 = 3;
 /// How often a stop looks whether the last requests are answered.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
 
@@ -147,7 +153,35 @@ async fn take_in(
 
 fn register(stream: &TcpStream, node: &Node) -> io::Result<Option<Session>> {
     stream.set_nodelay(true)?;
+    keep_alive(stream)?;
     let (remote, local) = (stream.peer_addr()?, stream.local_addr()?);
     let registration = node.clients.register(remote, local, node.clients_max());
     Ok(registration.map(|registration| Session::new(registration, node)))
+}
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE / KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_asked_after_300_s_and_given_up_after_three_questions() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let _peer = TcpStream::connect(address).await.expect("it listens");
+        let (taken, _) = listener.accept().await.expect("a peer");
+        keep_alive(&taken).expect("Linux has all of it");
+        assert!(sockopt::socket_keepalive(&taken).expect("it is set"));
+        let idle = sockopt::tcp_keepidle(&taken).expect("it is set");
+        let between = sockopt::tcp_keepintvl(&taken).expect("it is set");
+        assert_eq!((idle.as_secs(), between.as_secs()), (300, 100));
+        assert_eq!(sockopt::tcp_keepcnt(&taken).expect("it is set"), 3);
+    }
 }

@@ -1,7 +1,8 @@
-//! Clients that wait in a command are counted while they do, and noticed when they go.
+//! Clients that are silent: those that wait in a command are counted, and those that are gone noticed.
 
 use std::{
-    io::Write as _,
+    fs,
+    io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
 };
 
@@ -67,4 +68,32 @@ fn a_client_is_counted_as_blocked_while_it_waits_and_no_longer() {
     assert_eq!(blocked(), 0, "a transaction does not block");
     let _waits = waiting(&node, &mut observer, "WAIT 1 0");
     assert_eq!(observer.info("clients", "blocked_clients"), 1);
+}
+
+/// What the kernel counts down for a connection, by the ports of this end and of the peer.
+fn timer(port: u16, peer: u16) -> Option<(String, u64)> {
+    let connections = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+    let (port, peer) = (format!(":{port:04X}"), format!(":{peer:04X}"));
+    connections.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields[1].ends_with(&port) && fields[2].ends_with(&peer);
+        let (kind, ticks) = fields[5].split_once(':')?;
+        is_it.then(|| (kind.to_owned(), u64::from_str_radix(ticks, 16).expect("a number") / 100))
+    })
+}
+
+#[test]
+fn a_client_that_is_silent_is_asked_after_300_s_whether_it_is_there() {
+    /// The timer of keepalive, where nothing waits to be sent again.
+    const KEEPALIVE: &str = "02";
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut stream = TcpStream::connect(node.resp).expect("kvd listens");
+    stream.write_all(b"PING\r\n").expect("it is connected");
+    stream.read_exact(&mut [0; 7]).expect("an answer");
+    let peer = stream.local_addr().expect("an address").port();
+    wait_for("the kernel to watch it", || {
+        timer(node.resp.port(), peer)
+            .is_some_and(|(kind, seconds)| kind == KEEPALIVE && (200..=300).contains(&seconds))
+    });
 }
