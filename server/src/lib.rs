@@ -6,6 +6,7 @@ pub mod clients;
 pub mod clock;
 pub mod command;
 pub mod connection;
+pub mod files;
 pub mod info;
 pub mod inspect;
 pub mod metrics;

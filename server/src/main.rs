@@ -16,6 +16,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use larder_config::{Config, ConfigError, Durability, LogFormat, Source};
 use larder_server::{
+    files::Files,
     inspect::{InspectError, Output, Selection, Subject, inspect},
     run::{RunError, directory_code, log_code, run},
 };
@@ -41,8 +42,6 @@ const CANNOT_CREATE: u8 = 73;
 const FAILED_IO: u8 = 74;
 const CONFIGURATION: u8 = 78;
 
-/// Files and sockets that a node needs beside those of its clients: log, tables, listeners.
-const FILES_BESIDE_CLIENTS: u64 = 1_024;
 /// Signals that were heard and not handled yet.
 const SIGNALS: usize = 2;
 /// After the runtime ended, tasks that still run are left behind after this time.
@@ -266,7 +265,8 @@ enum Ended {
 }
 
 fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
-    config.max_clients = clients_that_fit(config.max_clients);
+    let files = Files::claim(config.max_clients);
+    config.max_clients = files.clients;
     // Connections have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -286,38 +286,10 @@ fn run_to_the_end(mut config: Config) -> Result<(), Ended> {
                 let _ = heard.try_send(name);
             }
         });
-        run(config, signals).await.map_err(Ended::Run)
+        run(config, files.tables, signals).await.map_err(Ended::Run)
     });
     runtime.shutdown_timeout(RUNTIME_END);
     outcome
-}
-
-/// Raises the bound on open files as far as the clients need, and answers how many of them fit
-/// under what the system allows.
-fn clients_that_fit(wanted: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let needed = wanted as u64 + FILES_BESIDE_CLIENTS;
-    let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= needed) {
-        return wanted;
-    }
-    let allowed = now.maximum.map_or(needed, |maximum| maximum.min(needed));
-    let raised = Rlimit { current: Some(allowed), maximum: now.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => allowed,
-        Err(_) => now.current.unwrap_or(allowed),
-    };
-    let fit = usize::try_from(current.saturating_sub(FILES_BESIDE_CLIENTS)).unwrap_or(wanted);
-    let fit = fit.clamp(1, wanted);
-    if fit < wanted {
-        tracing::warn!(
-            wanted,
-            fit,
-            "the system allows fewer open files than max_clients needs; raise `ulimit -n`"
-        );
-    }
-    fit
 }
 
 fn complain(error: &dyn std::error::Error) {

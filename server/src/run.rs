@@ -133,7 +133,7 @@ pub fn log_code(error: &LogError) -> u8 {
 }
 
 /// Runs a node until the first of `signals`, which come by their names, a client sends SHUTDOWN, or
-/// the shard fails.
+/// the shard fails. At most `tables_open_max` tables of its state are open at once.
 ///
 /// Requests that were sent before the stop are answered for at most `drain_ms`; then everything
 /// is folded and flushed, so that the next start has nothing to replay. A stop that takes too long, or
@@ -142,7 +142,11 @@ pub fn log_code(error: &LogError) -> u8 {
 /// # Errors
 /// Why the node did not start or could not go on; [`RunError::exit_code`] is what the process
 /// should end with.
-pub async fn run(config: Config, signals: mpsc::Receiver<&'static str>) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    tables_open_max: u32,
+    signals: mpsc::Receiver<&'static str>,
+) -> Result<(), RunError> {
     config.validate()?;
     let resp = listen("resp", config.resp).await?;
     let resp_address = resp.local_addr().unwrap_or(config.resp);
@@ -154,7 +158,7 @@ pub async fn run(config: Config, signals: mpsc::Receiver<&'static str>) -> Resul
     let admin = start_admin(&config, started.clone()).await?;
 
     let (failed, mut failures) = mpsc::channel(1);
-    let Opened { shard, mut opening, cluster } = open(&config, failed).await?;
+    let Opened { shard, mut opening, cluster } = open(&config, tables_open_max, failed).await?;
     forgo_huge_pages();
     let replica = cluster.as_ref().map(|cluster| cluster.replica.clone());
     let node = Arc::new(Node::new(config, shard, replica, resp_address)?);
@@ -309,8 +313,12 @@ impl Cluster {
     }
 }
 
-async fn open(config: &Config, failed: mpsc::Sender<RunError>) -> Result<Opened, RunError> {
-    let (root, options) = (config.data.clone(), store_options(config));
+async fn open(
+    config: &Config,
+    tables_open_max: u32,
+    failed: mpsc::Sender<RunError>,
+) -> Result<Opened, RunError> {
+    let (root, options) = (config.data.clone(), store_options(config, tables_open_max));
     let directory = spawn_blocking(move || Directory::open(&root)).await?;
     let directory = Arc::new(directory.map_err(ShardError::from)?);
     let Some(node) = config.node.clone() else {
@@ -350,12 +358,13 @@ async fn open(config: &Config, failed: mpsc::Sender<RunError>) -> Result<Opened,
     Ok(Opened { shard, opening, cluster: Some(Cluster { replica, watcher }) })
 }
 
-fn store_options(config: &Config) -> StoreOptions {
+fn store_options(config: &Config, tables_open_max: u32) -> StoreOptions {
     let (log, state) = (&config.log, &config.state);
     let database = DatabaseOptions::new(
         state.block_cache_bytes.as_usize(),
         state.write_buffer_bytes.as_usize(),
-    );
+    )
+    .with_tables_open_max(tables_open_max);
     StoreOptions {
         durability: match config.namespace.durability {
             Durability::Fsync => storage::Durability::Fsync,
@@ -380,11 +389,13 @@ fn store_options(config: &Config) -> StoreOptions {
 
 #[cfg(test)]
 mod tests {
+    use larder_storage::state::TABLES_OPEN_MIN;
+
     use super::*;
 
     #[test]
     fn a_default_configuration_is_what_the_store_was_tuned_for() {
-        let configured = store_options(&Config::default());
+        let configured = store_options(&Config::default(), TABLES_OPEN_MIN);
         let tuned = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
         assert_eq!(configured.durability, tuned.durability);
         assert_eq!(configured.segment_bytes, tuned.segment_bytes);

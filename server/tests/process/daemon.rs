@@ -222,3 +222,30 @@ fn a_password_is_asked_for_and_can_be_changed() {
     assert_eq!(second.ask("AUTH default other"), "+OK");
     assert!(node.http("/metrics").contains("larder_resp_authentications_failed_total 3\n"));
 }
+
+/// How many tables of this node's state RocksDB may have open, by what it notes of its options.
+fn tables_open_max(data: &Path) -> u64 {
+    let files = fs::read_dir(data.join("state")).expect("a state").flatten();
+    let notes = files.filter(|file| file.file_name().to_string_lossy().starts_with("OPTIONS-"));
+    let note = notes.map(|file| file.path()).max().expect("RocksDB notes its options");
+    let text = fs::read_to_string(note).expect("it is readable");
+    let value = text.lines().find_map(|line| line.trim().strip_prefix("max_open_files="));
+    value.expect("it is noted").parse().expect("a bound")
+}
+
+#[test]
+fn a_node_takes_all_open_files_that_the_system_allows_and_gives_tables_what_clients_leave() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("kvd.toml");
+    let config = file.to_str().expect("a path in UTF-8");
+    // Of 4,096, beside 1,024 for all else.
+    for (max_clients, fit, tables) in [(100, 100, 2_972), (10_000, 2_816, 256)] {
+        fs::write(&file, format!("max_clients = {max_clients}\n")).expect("written");
+        let data = directory.path().join(fit.to_string());
+        let node =
+            Kvd::start_behind("ulimit -n 4096 && ulimit -Sn 512", &data, &["--config", config]);
+        assert_eq!(node.open_files_max(), 4_096);
+        assert_eq!(node.client().info("clients", "maxclients"), fit);
+        assert_eq!(tables_open_max(&data), tables);
+    }
+}

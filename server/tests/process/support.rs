@@ -44,9 +44,15 @@ pub(crate) fn ended(arguments: &[&str]) -> (i32, String) {
 
 impl Process {
     pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        Self::start_by(kvd(&[]), data, more)
+    }
+
+    fn start_by(mut kvd: Command, data: &Path, more: &[&str]) -> Self {
         let data = data.to_str().expect("a path in UTF-8");
         let arguments = ["--data", data, "--resp", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut child = kvd(&[&arguments[..], more].concat())
+        let mut child = kvd
+            .args(arguments)
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -97,7 +103,18 @@ impl Process {
 
 impl Kvd {
     pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
-        let process = Process::start(data, more);
+        Self::of(Process::start(data, more))
+    }
+
+    /// Starts one behind a command of the shell that bounds what it may have.
+    pub(crate) fn start_behind(bound: &str, data: &Path, more: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("{bound} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_kvd")]).stdin(Stdio::null());
+        Self::of(Process::start_by(shell, data, more))
+    }
+
+    fn of(process: Process) -> Self {
         let admin = process.address("metrics and health are served");
         let resp = process.address("kvd serves");
         Self { process, resp, admin }
@@ -120,6 +137,15 @@ impl Kvd {
             (name == thread).then(|| niceness.parse().expect("a number"))
         };
         tasks.flatten().filter_map(niceness).collect()
+    }
+
+    /// How many files it may have open, before it would have to ask for more.
+    pub(crate) fn open_files_max(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.child.id()));
+        let limits = limits.expect("kvd runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().next()).expect("it is bounded");
+        soft.parse().expect("a number")
     }
 
     pub(crate) fn http(&self, path: &str) -> String {

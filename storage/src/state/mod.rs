@@ -34,7 +34,7 @@ pub use self::{
     batch::FoldBatch,
     digest::Digest,
     error::StateError,
-    options::DatabaseOptions,
+    options::{DatabaseOptions, TABLES_OPEN_MIN},
     replicas::ReplicasRecord,
     scan::{Elements, Rows},
     verify::VerifyReport,
@@ -105,6 +105,8 @@ impl Database {
     pub fn open_read_only(path: &Path, options: &DatabaseOptions) -> Result<Self, StateError> {
         refuse_foreign_log(path)?;
         manifest::check(path)?;
+        // Another may be served meanwhile, which has more use for open files.
+        let options = &options.clone().with_tables_open_max(TABLES_OPEN_MIN);
         let mut rocksdb = options.rocksdb().map_err(StateError::at("set up", path))?;
         rocksdb.create_if_missing(false);
         let db = DB::open_for_read_only(&rocksdb, path, false)

@@ -22,6 +22,9 @@ const BY_NAME: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1;\
                        db_host_id=larder;\
                        writable_file_max_buffer_size=262144";
 
+/// Tables that are open at once, unless more are asked for. RocksDB keeps them in 64 parts: with fewer
+/// than four each, tables that are in use would put each other out.
+pub const TABLES_OPEN_MIN: u32 = 256;
 const BLOCK_BYTES: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const TABLE_FILE_BYTES: u64 = 64 << 20;
@@ -40,6 +43,7 @@ pub struct DatabaseOptions {
     cache: Cache,
     write_buffers: WriteBufferManager,
     write_buffer_bytes: usize,
+    tables_open_max: u32,
 }
 
 impl DatabaseOptions {
@@ -50,6 +54,7 @@ impl DatabaseOptions {
             cache: Cache::new_hyper_clock_cache(cache_bytes, 0),
             write_buffers: WriteBufferManager::new_write_buffer_manager(write_buffers_bytes, false),
             write_buffer_bytes: 64 << 20,
+            tables_open_max: TABLES_OPEN_MIN,
         }
     }
 
@@ -57,6 +62,14 @@ impl DatabaseOptions {
     #[must_use]
     pub const fn with_write_buffer_bytes(mut self, bytes: usize) -> Self {
         self.write_buffer_bytes = bytes;
+        self
+    }
+
+    /// Sets how many tables of one database may be open at once (default [`TABLES_OPEN_MIN`]). A read
+    /// of one that is not must open it first.
+    #[must_use]
+    pub const fn with_tables_open_max(mut self, tables: u32) -> Self {
+        self.tables_open_max = tables;
         self
     }
 
@@ -82,6 +95,7 @@ impl DatabaseOptions {
         self.set_writing(&mut options);
         Self::set_levels(&mut options);
         options.set_block_based_table_factory(&self.tables());
+        options.set_max_open_files(i32::try_from(self.tables_open_max).unwrap_or(i32::MAX));
         options.set_log_level(LogLevel::Warn);
         options.set_max_log_file_size(4 << 20);
         options.set_keep_log_file_num(4);
@@ -132,6 +146,7 @@ impl fmt::Debug for DatabaseOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatabaseOptions")
             .field("write_buffer_bytes", &self.write_buffer_bytes)
+            .field("tables_open_max", &self.tables_open_max)
             .finish_non_exhaustive()
     }
 }

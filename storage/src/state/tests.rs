@@ -1,11 +1,14 @@
 //! Tests that need to steer RocksDB's own compactions.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use larder_types::{Epoch, HybridTime, Position, SequenceNumber};
 
 use super::*;
-use crate::row::{field_row, hash_row};
+use crate::row::{field_row, hash_row, string_row};
 
 fn applied(seq: u64) -> Applied {
     let epoch = Epoch { term: 1, run: 1, id: 1 };
@@ -113,4 +116,33 @@ fn closing_while_a_compaction_filters_ends_the_compaction() {
     let report = database.verify().unwrap();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!((report.hashes, report.fields), (20_000, 20_000));
+}
+
+/// The tables of this database that this process has open.
+fn tables_open(database: &Path) -> usize {
+    let files = fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap);
+    // A file may have been closed since it was listed.
+    let paths = files.filter_map(|file| fs::read_link(file.path()).ok());
+    let tables = paths.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+    tables.filter(|path| path.starts_with(database)).count()
+}
+
+#[test]
+fn a_database_of_many_tables_keeps_no_more_open_than_it_may() {
+    const TABLES: u64 = 100;
+    /// RocksDB leaves one in each of the 64 parts of its cache.
+    const OPEN_MAX: usize = 64;
+    let directory = tempfile::tempdir().unwrap();
+    let options = DatabaseOptions::new(8 << 20, 64 << 20).with_tables_open_max(20);
+    let database = open_without_compactions(directory.path(), &options);
+    for seq in 1..=TABLES {
+        let mut batch = FoldBatch::new();
+        batch.put_row(&seq.to_be_bytes(), &string_row(HybridTime::ZERO, None, b"value"));
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    assert_eq!(database.stats().level0_files, TABLES);
+    assert!((1..=TABLES).all(|seq| database.row(&seq.to_be_bytes()).unwrap().is_some()));
+    let open = tables_open(directory.path());
+    assert!(0 < open && open <= OPEN_MAX, "{open} are open");
 }
