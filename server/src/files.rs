@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a node needs beside its clients and RocksDB's tables: the log, listeners, what replication
 /// sends and receives.
-const FILES_BESIDE: u64 = 1_024;
+pub const FILES_BESIDE: u64 = 1_024;
 /// With tables of 64 MiB all of a state of 256 GiB is open.
 const TABLES_OPEN_MAX: u32 = 4_096;
 

@@ -8,12 +8,13 @@ use larder_config::{
 };
 use rustix::process::{Resource, getrlimit};
 
-use crate::command::{CommandError, MATCH_STEPS_MAX, Pattern};
+use crate::{
+    command::{CommandError, MATCH_STEPS_MAX, Pattern},
+    files::FILES_BESIDE,
+};
 
 /// Shown in place of a password.
 const HIDDEN: &str = "(hidden)";
-/// Files that the process may open beside one for each client: what a start leaves for them too.
-const FILES_BESIDE_CLIENTS: u64 = 1_024;
 /// What a name and its value take of a reply beside their bytes, at most.
 const PAIR_BYTES: usize = 32;
 /// Parameters that mean something here, beside those of [`tuning`].
@@ -103,7 +104,7 @@ impl Settings {
     fn set_clients_max(&mut self, value: &str, files: Option<u64>) -> Result<(), Refusal> {
         let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
         let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
-        let fit = files.map_or(u64::MAX, |files| files.saturating_sub(FILES_BESIDE_CLIENTS));
+        let fit = files.map_or(u64::MAX, |files| files.saturating_sub(FILES_BESIDE));
         let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(self.clients_max);
         if count > fit {
             return Err(Refusal::Value(Cow::Owned(format!(
