@@ -371,7 +371,8 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let count = if is_small { usize::MAX } else { options.count };
     let after = recall(cursor, Some(key));
     let Scanned { found, last } = scan_fields(view, key, after.as_deref(), count, &mut options)?;
-    let next = last.map_or(0, |last| remember(Unit::of_key(key).as_u16(), Some(key), &last));
+    let unit = Unit::of_key(key).as_u16();
+    let next = last.map_or(0, |last| remember(cursor, unit, Some(key), &last));
     reply_scanned(next, &found, reply)
 }
 

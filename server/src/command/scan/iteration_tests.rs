@@ -1,5 +1,5 @@
-//! Full iterations over a real store: nothing is left out, whatever COUNT, rows in flight or
-//! forgotten cursors.
+//! Full iterations over a real store: nothing is left out, whatever COUNT, rows in flight, forgotten
+//! cursors or other clients.
 
 use std::collections::BTreeSet;
 
@@ -103,6 +103,60 @@ fn forgotten_cursors_answer_keys_again_and_leave_none_out() {
     }
     assert!(inside_a_unit >= 3, "no call stopped within the large unit");
     assert_eq!(found, keys);
+}
+
+/// Fields of a hash that HSCAN does not answer whole.
+const FIELDS: usize = 600;
+
+fn hash() -> Fixture {
+    let mut fixture = Fixture::new();
+    let fields = (0..FIELDS).map(|number| format!(" field:{number} value"));
+    fixture.words(&format!("HSET big{}", fields.collect::<String>()));
+    fixture
+}
+
+/// Runs `work` as a connection of its own would.
+fn as_another_client(
+    mut fixture: Fixture,
+    work: impl FnOnce(&mut Fixture) + Send + 'static,
+) -> Fixture {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let working = runtime.spawn(async move {
+        work(&mut fixture);
+        fixture
+    });
+    runtime.block_on(working).unwrap()
+}
+
+#[test]
+fn a_client_that_begins_scans_without_end_does_not_keep_another_from_ending_its_own() {
+    let mut fixture = hash();
+    let (mut cursor, mut found) = ("0".to_owned(), 0);
+    for _ in 0..10 {
+        let (next, elements) = page(&fixture.words(&format!("HSCAN big {cursor} COUNT 200")));
+        found += elements.len() / 2;
+        cursor = next;
+        if cursor == "0" {
+            break;
+        }
+        fixture = as_another_client(fixture, |fixture| {
+            for _ in 0..5_000 {
+                assert_ne!(page(&fixture.words("HSCAN big 0 COUNT 1")).0, "0");
+            }
+        });
+    }
+    assert_eq!((cursor.as_str(), found), ("0", FIELDS));
+}
+
+#[test]
+fn a_cursor_works_from_every_connection() {
+    let mut fixture = hash();
+    let (cursor, elements) = page(&fixture.words("HSCAN big 0 COUNT 599"));
+    assert_eq!(elements.len(), 2 * (FIELDS - 1));
+    as_another_client(fixture, move |fixture| {
+        let (end, elements) = page(&fixture.words(&format!("HSCAN big {cursor} COUNT 599")));
+        assert_eq!((end.as_str(), elements.len()), ("0", 2));
+    });
 }
 
 #[test]

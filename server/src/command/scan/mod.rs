@@ -237,7 +237,7 @@ fn scan_from(
     }
     Ok(match (border, stopped) {
         (Some(unit), _) => u64::from(unit.as_u16()),
-        (None, Some(ScanPosition { unit, after: Some(key) })) => remember(unit, None, &key),
+        (None, Some(ScanPosition { unit, after: Some(key) })) => remember(cursor, unit, None, &key),
         (None, Some(ScanPosition { unit, after: None })) => u64::from(unit),
         (None, None) => 0,
     })
