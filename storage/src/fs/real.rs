@@ -1,6 +1,12 @@
 //! The operating system's files.
 
-use std::{ffi::OsString, fs, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, FileExt},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{File, Fs, OpenMode};
 
@@ -28,7 +34,8 @@ impl Fs for RealFs {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir(dir)
+        // What clients store is for nobody else on this machine.
+        fs::DirBuilder::new().mode(0o700).create(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -3,11 +3,11 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use crate::fs::{Fs, RealFs, write_atomic};
+use crate::fs::{Fs, RealFs, create_dir_durably, write_atomic};
 
 /// The version of the data directory as a whole that this build writes and opens.
 pub const FORMAT_VERSION: u32 = 1;
@@ -85,28 +85,20 @@ impl Directory {
     /// # Errors
     /// When it is in use, damaged, foreign, of another format, or cannot be made.
     pub fn open(root: &Path) -> Result<Self, DirectoryError> {
-        let at = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| DirectoryError::Io { path, source }
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at(root))?;
-        let lock_path = root.join(LOCK_FILE);
+        // The start that wrote the format file had made all names above it durable.
+        if !root.join(FORMAT_FILE).is_file() {
+            make_root(&RealFs, root).map_err(at(root))?;
+        }
+        let path = root.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = options.open(&lock_path).map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(DirectoryError::Locked { path: lock_path });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(DirectoryError::Io { path: lock_path, source });
-            }
-        }
+        let lock = lock(options.open(&path).map_err(at(&path))?, path)?;
         let directory = Self { root: root.to_path_buf(), _lock: lock };
-        directory.check_format()?;
+        if !directory.has_format()? {
+            directory.begin()?;
+        }
         for part in [directory.log(), directory.quarantine()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(at(&part))?;
+            create_dir_durably(&RealFs, &part).map_err(at(&part))?;
         }
         Ok(directory)
     }
@@ -151,7 +143,8 @@ impl Directory {
         self.root.join("quarantine")
     }
 
-    fn check_format(&self) -> Result<(), DirectoryError> {
+    /// Whether there is a format file, which then is of this build's format.
+    fn has_format(&self) -> Result<bool, DirectoryError> {
         let path = self.root.join(FORMAT_FILE);
         let mut found = String::new();
         let expected = format_line(FORMAT_VERSION);
@@ -159,7 +152,7 @@ impl Directory {
             .and_then(|file| file.take(FORMAT_BYTES_MAX).read_to_string(&mut found).map(|_| ()))
         {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.begin(&expected),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 let found = "bytes that are not text".into();
                 return Err(DirectoryError::Damaged { path, found, expected });
@@ -167,7 +160,7 @@ impl Directory {
             Err(source) => return Err(DirectoryError::Io { path, source }),
         }
         match parse_format(&found) {
-            Some(FORMAT_VERSION) => Ok(()),
+            Some(FORMAT_VERSION) => Ok(true),
             Some(version) => Err(DirectoryError::UnsupportedFormat {
                 path,
                 found: version,
@@ -179,17 +172,40 @@ impl Directory {
 
     /// Writes the format file of a new directory. Data without a format file is not taken over:
     /// it is another program's, or its format file was lost.
-    fn begin(&self, line: &str) -> Result<(), DirectoryError> {
-        let at = |source| DirectoryError::Io { path: self.root.clone(), source };
-        for entry in fs::read_dir(&self.root).map_err(at)? {
-            let name = entry.map_err(at)?.file_name();
+    fn begin(&self) -> Result<(), DirectoryError> {
+        for entry in fs::read_dir(&self.root).map_err(at(&self.root))? {
+            let name = entry.map_err(at(&self.root))?.file_name();
             let known = [LOCK_FILE, "lost+found"].iter().any(|known| name == **known);
             if !known && !name.to_string_lossy().starts_with(FORMAT_FILE) {
                 let found = name.to_string_lossy().into_owned();
                 return Err(DirectoryError::Foreign { path: self.root.clone(), found });
             }
         }
-        write_atomic(&RealFs as &dyn Fs, &self.root, FORMAT_FILE, line.as_bytes()).map_err(at)
+        let line = format_line(FORMAT_VERSION);
+        write_atomic(&RealFs, &self.root, FORMAT_FILE, line.as_bytes()).map_err(at(&self.root))
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    let path = path.to_path_buf();
+    move |source| DirectoryError::Io { path, source }
+}
+
+/// Makes the directory and what is missing above it, so that a power cut leaves their names. One that
+/// was there may be in a directory that is not ours to read: its name is its maker's to sync then.
+fn make_root(fs: &dyn Fs, root: &Path) -> io::Result<()> {
+    let was_there = fs.list(root).is_ok();
+    match create_dir_durably(fs, root) {
+        Err(why) if was_there && why.kind() == ErrorKind::PermissionDenied => Ok(()),
+        made => made,
+    }
+}
+
+fn lock(file: File, path: PathBuf) -> Result<File, DirectoryError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked { path }),
+        Err(TryLockError::Error(source)) => Err(DirectoryError::Io { path, source }),
     }
 }
 
@@ -207,6 +223,34 @@ fn parse_format(line: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::testing::{Image, SimFs};
+
+    /// Whether all disks that a power cut after [`make_root`] could leave have the whole path.
+    fn survives(fs: &SimFs, root: &Path) -> bool {
+        make_root(fs, root).unwrap();
+        let crashes = fs.crashes();
+        let mut survives = true;
+        crashes.each(crashes.points(), &mut |_, image: Image| {
+            survives &= root.ancestors().all(|name| image.dirs.contains(name));
+        });
+        survives
+    }
+
+    #[test]
+    fn the_names_of_a_new_data_directory_survive_a_power_cut() {
+        let root = Path::new("/srv/larder/data");
+        assert!(survives(&SimFs::default(), root));
+        let forgetful = SimFs::default();
+        forgetful.skip_dir_syncs();
+        assert!(!survives(&forgetful, root), "the test would not notice");
+    }
+
+    #[test]
+    fn the_name_of_a_directory_that_a_killed_start_had_made_survives_a_power_cut() {
+        let (fs, root) = (SimFs::default(), Path::new("/data"));
+        fs.create_dir(root).unwrap();
+        assert!(survives(&fs, root));
+    }
 
     #[test]
     fn a_directory_is_opened_by_one_at_a_time() {
