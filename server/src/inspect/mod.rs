@@ -1,4 +1,5 @@
-//! `kvd inspect`: looks into a data directory that no process has open. Changes nothing in it.
+//! `kvd inspect`: looks into a data directory that no process has open. Changes nothing in it, and
+//! needs no right to.
 
 mod log;
 mod state;
@@ -96,11 +97,10 @@ pub fn inspect(
     output: Output,
     out: &mut dyn Write,
 ) -> Result<(), InspectError> {
-    // Opening a directory would make it one.
     if !root.join("FORMAT").is_file() {
         return Err(InspectError::Absent { path: root.to_owned() });
     }
-    let directory = Directory::open(root)?;
+    let directory = Directory::open_to_look(root)?;
     let mut printer = Printer { output, out };
     match subject {
         Subject::Log if selection.verify => log::verify(&directory, &mut printer),
@@ -156,7 +156,78 @@ fn shown(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::BTreeMap,
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+        time::SystemTime,
+    };
+
     use super::*;
+
+    /// What is under `dir`: lengths, and when each was changed.
+    fn listed(dir: &Path, into: &mut BTreeMap<PathBuf, (u64, SystemTime)>) {
+        let about = fs::metadata(dir).expect("it is there");
+        into.insert(dir.to_owned(), (about.len(), about.modified().expect("it has a time")));
+        if about.is_dir() {
+            for entry in fs::read_dir(dir).expect("it is readable") {
+                listed(&entry.expect("an entry").path(), into);
+            }
+        }
+    }
+
+    /// A copy of a data directory that lacks some names, and that nobody but root may write to.
+    fn backup(without: &[&str]) -> tempfile::TempDir {
+        fn copy(from: &Path, to: &Path, without: &[&str]) {
+            for entry in fs::read_dir(from).expect("it is readable") {
+                let entry = entry.expect("an entry");
+                let (from, to) = (entry.path(), to.join(entry.file_name()));
+                if without.iter().any(|name| entry.file_name() == **name) {
+                    continue;
+                }
+                if from.is_dir() {
+                    fs::create_dir(&to).expect("made");
+                    copy(&from, &to, without);
+                    fs::set_permissions(&to, Permissions::from_mode(0o500)).expect("set");
+                } else {
+                    fs::copy(&from, &to).expect("copied");
+                    fs::set_permissions(&to, Permissions::from_mode(0o400)).expect("set");
+                }
+            }
+        }
+        let to = tempfile::tempdir().expect("a directory");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/fixtures/data-v1");
+        copy(&from, to.path(), without);
+        fs::set_permissions(to.path(), Permissions::from_mode(0o500)).expect("set");
+        to
+    }
+
+    #[test]
+    fn a_backup_that_may_not_be_written_is_looked_into_and_stays_as_it_is() {
+        for without in [&["quarantine"][..], &["quarantine", "LOCK"], &["log", "quarantine"]] {
+            let root = backup(without);
+            let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+            listed(root.path(), &mut before);
+            for (subject, verify) in [
+                (Subject::Log, false),
+                (Subject::Log, true),
+                (Subject::State, false),
+                (Subject::State, true),
+            ] {
+                let selection = Selection { verify, ..Selection::default() };
+                let mut out = Vec::new();
+                inspect(root.path(), subject, selection, Output::Table, &mut out)
+                    .unwrap_or_else(|why| panic!("{without:?}, {subject:?}: {why}"));
+                assert!(!out.is_empty() || without.contains(&"log"), "{without:?}, {subject:?}");
+            }
+            listed(root.path(), &mut after);
+            assert_eq!(before, after, "{without:?}");
+            for (path, _) in before.iter().filter(|(path, _)| path.is_dir()) {
+                // So that it can be removed.
+                fs::set_permissions(path, Permissions::from_mode(0o700)).expect("set");
+            }
+        }
+    }
 
     #[test]
     fn long_and_binary_values_are_cut_and_escaped() {
@@ -172,6 +243,6 @@ mod tests {
         let selection = Selection::default();
         let refused = inspect(root.path(), Subject::Log, selection, Output::Table, &mut Vec::new());
         assert!(matches!(refused, Err(InspectError::Absent { .. })));
-        assert_eq!(std::fs::read_dir(root.path()).expect("it is readable").count(), 0);
+        assert_eq!(fs::read_dir(root.path()).expect("it is readable").count(), 0);
     }
 }

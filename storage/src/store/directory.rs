@@ -76,7 +76,8 @@ pub enum DirectoryError {
 #[derive(Debug)]
 pub struct Directory {
     root: PathBuf,
-    _lock: File,
+    /// `None` where it is looked into and nobody ever locked it.
+    _lock: Option<File>,
 }
 
 impl Directory {
@@ -93,12 +94,36 @@ impl Directory {
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o600);
         let lock = lock(options.open(&path).map_err(at(&path))?, path)?;
-        let directory = Self { root: root.to_path_buf(), _lock: lock };
+        let directory = Self { root: root.to_path_buf(), _lock: Some(lock) };
         if !directory.has_format()? {
             directory.begin()?;
         }
         for part in [directory.log(), directory.quarantine()] {
             create_dir_durably(&RealFs, &part).map_err(at(&part))?;
+        }
+        Ok(directory)
+    }
+
+    /// Locks a data directory that is there and checks its format, to look into it: makes nothing in
+    /// it, and needs no right to write. A copy without a lock file was never opened; it is not locked
+    /// then, and whoever starts kvd on it meanwhile makes what is seen here meaningless, no more.
+    ///
+    /// # Errors
+    /// When it is in use, is none, is damaged or of another format, or cannot be read.
+    pub fn open_to_look(root: &Path) -> Result<Self, DirectoryError> {
+        let path = root.join(LOCK_FILE);
+        // For writing where that is allowed: NFS grants an exclusive lock on nothing else.
+        let opened = File::options().write(true).open(&path).or_else(|why| match why.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            _ => Err(why),
+        });
+        let lock = match opened {
+            Err(why) if why.kind() == ErrorKind::NotFound => None,
+            opened => Some(lock(opened.map_err(at(&path))?, path)?),
+        };
+        let directory = Self { root: root.to_path_buf(), _lock: lock };
+        if !directory.has_format()? {
+            return Err(at(&root.join(FORMAT_FILE))(ErrorKind::NotFound.into()));
         }
         Ok(directory)
     }
@@ -250,6 +275,26 @@ mod tests {
         let (fs, root) = (SimFs::default(), Path::new("/data"));
         fs.create_dir(root).unwrap();
         assert!(survives(&fs, root));
+    }
+
+    #[test]
+    fn a_directory_that_is_in_use_is_not_looked_into() {
+        let temporary = tempfile::tempdir().unwrap();
+        let open = Directory::open(temporary.path()).unwrap();
+        let refused = Directory::open_to_look(temporary.path()).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Locked { .. }), "{refused}");
+        drop(open);
+        let looked_into = Directory::open_to_look(temporary.path()).unwrap();
+        assert!(matches!(Directory::open(temporary.path()), Err(DirectoryError::Locked { .. })));
+        drop(looked_into);
+    }
+
+    #[test]
+    fn looking_into_what_is_no_data_directory_does_not_make_it_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        Directory::open_to_look(temporary.path()).unwrap_err();
+        Directory::open_to_look(&temporary.path().join("absent")).unwrap_err();
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
     }
 
     #[test]
