@@ -13,7 +13,7 @@ use larder_storage::{
         format::{ChainPoint, Header},
     },
 };
-use larder_types::{EpochStart, HybridTime, RegionId, SequenceNumber};
+use larder_types::{Epoch, EpochStart, HybridTime, RegionId, SequenceNumber};
 use log_support::{
     DATA, LOG, Random, append, commit, epoch, open, read_all, seq, setting, small_segments,
 };
@@ -175,6 +175,20 @@ fn records_of_an_epoch_that_does_not_come_after_are_refused() {
     let parted = all_frames(&one, seq(2), 100_000);
     let refused = two.appender.check(&parted[0].bytes).unwrap_err();
     assert!(refused.to_string().contains("expected record 3"), "{refused}");
+}
+
+#[test]
+fn an_epoch_that_no_log_reaches_is_not_taken_from_another_node() {
+    let (options, most) = (small_segments(), Epoch::REACHABLE_MAX);
+    for (term, run) in [(most + 1, 0), (u32::MAX, 0), (1, most + 1), (1, u32::MAX)] {
+        let (mut master, _) = open(&fresh(), &options, SequenceNumber::FIRST).unwrap();
+        master.appender.begin_epoch(Epoch { term, run, id: 7 }, HybridTime::ZERO);
+        commit(&mut master).unwrap();
+        let frames = all_frames(&master, SequenceNumber::FIRST, 100_000);
+        let follower = follower(&fresh(), &master, &options);
+        let refused = follower.appender.check(&frames[0].bytes).expect_err("refused").to_string();
+        assert!(refused.contains("an epoch that a log reaches"), "{refused}");
+    }
 }
 
 #[test]

@@ -243,7 +243,11 @@ fn manifests_with_names_that_lead_elsewhere_or_with_another_log_are_refused() {
     let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
     let good = String::from_utf8(snapshot.manifest().encode().unwrap()).unwrap();
     let another = format!("\"{}\"", snapshot.manifest().files.last().unwrap().name);
+    let seq = |number: u64| format!("\"seq\":{number}");
+    let at = seq(snapshot.manifest().applied().position.seq.as_u64());
     for (from, to) in [
+        (at.as_str(), seq(u64::MAX).as_str()),
+        ("\"run\":1", "\"run\":4294967295"),
         ("CURRENT", "../CURRENT"),
         ("CURRENT", ".hidden"),
         ("CURRENT", ""),

@@ -25,6 +25,10 @@ impl Epoch {
     /// Bytes of an encoded epoch.
     pub const ENCODED_BYTES: usize = 16;
 
+    /// The greatest term and the greatest run that are believed of another node: one promotion or
+    /// start a second takes 68 years to them. The next one can always be named.
+    pub const REACHABLE_MAX: u32 = 1 << 31;
+
     /// Little-endian: term (4), run (4), id (8).
     pub fn encode(self) -> [u8; Self::ENCODED_BYTES] {
         let mut bytes = [0; Self::ENCODED_BYTES];
@@ -42,6 +46,11 @@ impl Epoch {
             run: u32::from_le_bytes([r0, r1, r2, r3]),
             id: u64::from_le_bytes(id),
         }
+    }
+
+    /// Whether a cluster can have come so far.
+    pub const fn is_reachable(self) -> bool {
+        self.term <= Self::REACHABLE_MAX && self.run <= Self::REACHABLE_MAX
     }
 
     /// Orders epochs by (term, run). `None` where both are equal but the ids differ: parted

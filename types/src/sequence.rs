@@ -14,6 +14,10 @@ impl SequenceNumber {
     /// The number of a log's first record.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
+    /// The greatest number that is believed of another node's log: a million records a second take
+    /// more than 290,000 years to it. Behind it there is room for whatever is computed from it.
+    pub const REACHABLE_MAX: u64 = 1 << 63;
+
     /// The sequence number `value`, or `None` for 0, which stands for "no record".
     pub const fn new(value: u64) -> Option<Self> {
         match NonZeroU64::new(value) {
@@ -25,6 +29,11 @@ impl SequenceNumber {
     /// The number as it is stored and printed.
     pub const fn as_u64(self) -> u64 {
         self.0.get()
+    }
+
+    /// Whether a log can have come so far.
+    pub const fn is_reachable(self) -> bool {
+        self.as_u64() <= Self::REACHABLE_MAX
     }
 
     /// The number after this one.
@@ -58,5 +67,11 @@ mod tests {
         assert_eq!(SequenceNumber::FIRST.prev(), None);
         assert_eq!(SequenceNumber::FIRST.next().prev(), Some(SequenceNumber::FIRST));
         assert_eq!(SequenceNumber::new(0), None);
+    }
+
+    #[test]
+    fn the_greatest_number_that_is_believed_has_a_successor_that_is_not() {
+        let greatest = SequenceNumber::new(SequenceNumber::REACHABLE_MAX).unwrap();
+        assert!(greatest.is_reachable() && !greatest.next().is_reachable());
     }
 }

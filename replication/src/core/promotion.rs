@@ -79,6 +79,12 @@ impl Core {
             let why = "it has not been admitted to the replica set";
             return Err(Refusal::NotEligible { why });
         }
+        // The others would not believe a greater one.
+        if self.newest_term() >= Epoch::REACHABLE_MAX {
+            let why = "a node has named the greatest term there is, and no newer one is left: restore \
+                 the cluster from a backup";
+            return Err(Refusal::NotEligible { why });
+        }
         let promotion = Promotion {
             request,
             term: self.newest_term() + 1,

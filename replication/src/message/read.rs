@@ -1,5 +1,6 @@
 //! Bytes to messages. Every length is compared with its bound and with what is there before
-//! anything is taken.
+//! anything is taken; numbers that no log reaches are refused, so that whoever counts on from one
+//! need not ask whether there is a next.
 
 use bytes::{Buf, Bytes};
 use larder_types::{DiskId, Epoch, EpochStart, LogId, NodeId, Position, ReplicaId, SequenceNumber};
@@ -45,7 +46,7 @@ impl Reader {
             kind::PING => Message::Ping(Ping {
                 stamp: Time(self.u64("stamp")?),
                 view: self.view()?,
-                retain: SequenceNumber::new(self.u64("retain")?),
+                retain: self.retain()?,
             }),
             kind::PONG => Message::Pong(self.pong()?),
             kind::FOLLOW => Message::Follow(self.follow()?),
@@ -58,10 +59,10 @@ impl Reader {
                 durable: self.position()?,
                 counts: self.flag()?,
             },
-            kind::FENCE => Message::Fence(Fence { term: self.u32("term")?, trial: self.flag()? }),
+            kind::FENCE => Message::Fence(Fence { term: self.term()?, trial: self.flag()? }),
             kind::FENCED => Message::Fenced(self.fenced()?),
             kind::ELECT => {
-                Message::Elect { term: self.u32("term")?, at: self.optional(Self::position)? }
+                Message::Elect { term: self.term()?, at: self.optional(Self::position)? }
             }
             kind::ELECTED => Message::Elected { epoch: self.epoch()? },
             kind::STEPPED_DOWN => {
@@ -160,10 +161,10 @@ impl Reader {
 
     fn fenced(&mut self) -> Result<Fenced> {
         Ok(Fenced {
-            term: self.u32("term")?,
+            term: self.term()?,
             trial: self.flag()?,
             promised: self.flag()?,
-            known: self.u32("known term")?,
+            known: self.term()?,
             disk: self.disk()?,
             fit: self.flag()?,
             durable: self.optional(Self::position)?,
@@ -196,7 +197,7 @@ impl Reader {
     }
 
     fn view(&mut self) -> Result<View> {
-        Ok(View { term: self.u32("term")?, leads: self.optional(Self::epoch)? })
+        Ok(View { term: self.term()?, leads: self.optional(Self::epoch)? })
     }
 
     fn tail(&mut self) -> Result<Tail> {
@@ -212,7 +213,21 @@ impl Reader {
     }
 
     fn sequence(&mut self) -> Result<SequenceNumber> {
-        SequenceNumber::new(self.u64("sequence number")?).ok_or(malformed("sequence number"))
+        let number = SequenceNumber::new(self.u64("sequence number")?);
+        number.filter(|number| number.is_reachable()).ok_or(malformed("sequence number"))
+    }
+
+    /// A sequence number, or 0 for none.
+    fn retain(&mut self) -> Result<Option<SequenceNumber>> {
+        match SequenceNumber::new(self.u64("retain")?) {
+            Some(number) if !number.is_reachable() => Err(malformed("retain")),
+            number => Ok(number),
+        }
+    }
+
+    fn term(&mut self) -> Result<u32> {
+        let term = self.u32("term")?;
+        if term > Epoch::REACHABLE_MAX { Err(malformed("term")) } else { Ok(term) }
     }
 
     fn session(&mut self) -> Result<Session> {
@@ -224,7 +239,8 @@ impl Reader {
     }
 
     fn epoch(&mut self) -> Result<Epoch> {
-        Ok(Epoch::decode(self.array("epoch")?))
+        let epoch = Epoch::decode(self.array("epoch")?);
+        if epoch.is_reachable() { Ok(epoch) } else { Err(malformed("epoch")) }
     }
 
     fn log_id(&mut self) -> Result<LogId> {

@@ -16,11 +16,24 @@ impl Draw {
     }
 
     fn sequence(&mut self) -> SequenceNumber {
-        SequenceNumber::new(self.0.random_range(1..u64::MAX)).unwrap()
+        let number = match self.0.random_range(0..8) {
+            0 => 1,
+            1 => SequenceNumber::REACHABLE_MAX,
+            _ => self.0.random_range(1..=SequenceNumber::REACHABLE_MAX),
+        };
+        SequenceNumber::new(number).unwrap()
+    }
+
+    fn term(&mut self) -> u32 {
+        match self.0.random_range(0..8) {
+            0 => 0,
+            1 => Epoch::REACHABLE_MAX,
+            _ => self.0.random_range(0..=Epoch::REACHABLE_MAX),
+        }
     }
 
     fn epoch(&mut self) -> Epoch {
-        Epoch { term: self.0.random(), run: self.0.random(), id: self.0.random() }
+        Epoch { term: self.term(), run: self.term(), id: self.0.random() }
     }
 
     fn position(&mut self) -> Position {
@@ -28,7 +41,7 @@ impl Draw {
     }
 
     fn view(&mut self) -> View {
-        View { term: self.0.random(), leads: self.maybe(Self::epoch) }
+        View { term: self.term(), leads: self.maybe(Self::epoch) }
     }
 
     fn bulk(&mut self) -> Bytes {
@@ -124,10 +137,10 @@ impl Draw {
 
     fn fenced(&mut self) -> Fenced {
         Fenced {
-            term: self.0.random(),
+            term: self.term(),
             trial: self.0.random(),
             promised: self.0.random(),
-            known: self.0.random(),
+            known: self.term(),
             disk: DiskId(self.0.random()),
             fit: self.0.random(),
             durable: self.maybe(Self::position),
@@ -138,7 +151,7 @@ impl Draw {
     }
 
     fn message(&mut self) -> Message {
-        let (epoch, term) = (self.epoch(), self.0.random());
+        let (epoch, term) = (self.epoch(), self.term());
         match self.0.random_range(0..16) {
             0 => Message::Hello(Hello {
                 disk: DiskId(self.0.random()),
@@ -221,7 +234,12 @@ fn damaged_messages_are_refused_or_mean_something_else_and_never_panic() {
         let mut bytes = bytes_of(&draw.message()).to_vec();
         for _ in 0..draw.0.random_range(1..4) {
             let at = draw.0.random_range(0..bytes.len());
-            bytes[at] = draw.0.random();
+            if draw.0.random() {
+                bytes[at] = draw.0.random();
+            } else {
+                // The greatest number that the field can hold.
+                bytes[at..].iter_mut().take(8).for_each(|byte| *byte = u8::MAX);
+            }
         }
         match decode(bytes.into()) {
             // What is taken is a message like any other: it is written as it was read.
@@ -233,6 +251,84 @@ fn damaged_messages_are_refused_or_mean_something_else_and_never_panic() {
         }
     }
     assert!(refused > 1_000 && taken > 1_000, "{refused} refused, {taken} taken");
+}
+
+/// Messages in which this sequence number stands, each in another field.
+fn with_sequence(seq: SequenceNumber) -> Vec<Message> {
+    let (session, epoch) = (Session(1), Epoch { term: 1, run: 0, id: 7 });
+    let at = Position { epoch, seq };
+    let (view, disk) = (View::default(), DiskId(1));
+    let follow = |tail, epochs| {
+        let (log, snapshot, aside) = (None, false, false);
+        Message::Follow(Follow { attempt: 1, disk, log, tail, epochs, snapshot, aside })
+    };
+    vec![
+        Message::Ping(Ping { stamp: Time(1), view, retain: Some(seq) }),
+        Message::Ack { session, durable: at, counts: true },
+        Message::Elect { term: 1, at: Some(at) },
+        Message::Digest { at, digest: [0; 32] },
+        Message::Verdict { attempt: 1, verdict: Verdict::Parted { at: seq, epoch } },
+        follow(Tail { last: Some(at), crc: 1 }, Vec::new()),
+        follow(Tail::EMPTY, vec![EpochStart { epoch, first: seq }]),
+        Message::Records(Records {
+            session,
+            committed: Some(at),
+            packing: Packing::Raw,
+            chunk: None,
+        }),
+    ]
+}
+
+/// The same of terms.
+fn with_term(term: u32) -> Vec<Message> {
+    let epoch = Epoch { term, run: 0, id: 7 };
+    let (disk, log) = (DiskId(1), None);
+    let hello = |view| Message::Hello(Hello { disk, log, view });
+    let fenced = |term, known| {
+        let (trial, promised, fit, writer) = (true, true, true, true);
+        let (durable, set, heard) = (None, None, None);
+        let answer =
+            Fenced { term, trial, promised, known, disk, fit, durable, writer, set, heard };
+        Message::Fenced(answer)
+    };
+    vec![
+        hello(View { term, leads: None }),
+        hello(View { term: 1, leads: Some(epoch) }),
+        Message::Fence(Fence { term, trial: true }),
+        fenced(term, 1),
+        fenced(1, term),
+        Message::Elect { term, at: None },
+        Message::Elected { epoch },
+    ]
+}
+
+#[test]
+fn numbers_that_no_log_reaches_are_refused_wherever_they_stand() {
+    let sequence = |number| SequenceNumber::new(number).unwrap();
+    let run = |run| vec![Message::TakeOver { epoch: Epoch { term: 1, run, id: 7 } }];
+    let (most, term_most) = (SequenceNumber::REACHABLE_MAX, Epoch::REACHABLE_MAX);
+    let greatest = [with_sequence(sequence(most)), with_term(term_most), run(term_most)];
+    for message in greatest.into_iter().flatten() {
+        assert_eq!(decode(bytes_of(&message)), Ok(message));
+    }
+    let beyond = [most + 1, u64::MAX].map(|number| with_sequence(sequence(number)));
+    let terms = [term_most + 1, u32::MAX].map(|term| [with_term(term), run(term)].concat());
+    for message in beyond.into_iter().chain(terms).flatten() {
+        let refused = decode(bytes_of(&message));
+        assert!(matches!(refused, Err(DecodeError::Malformed { .. })), "{message:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn records_behind_the_greatest_number_there_is_are_refused_as_all_that_is_malformed() {
+    let epoch = Epoch { term: 1, run: 0, id: 7 };
+    let at = |number| Position { epoch, seq: SequenceNumber::new(number).unwrap() };
+    let prev = Tail { last: Some(at(u64::MAX)), crc: 1 };
+    let chunk = Chunk { prev, last: at(1), last_crc: 1, frames: Bytes::from_static(b"frames") };
+    let (session, committed, packing) = (Session(1), None, Packing::Raw);
+    let records = Records { session, committed, packing, chunk: Some(chunk) };
+    let expected = DecodeError::Malformed { field: "sequence number" };
+    assert_eq!(decode(bytes_of(&Message::Records(records))), Err(expected));
 }
 
 #[test]

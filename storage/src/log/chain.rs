@@ -137,6 +137,9 @@ fn check_frame<'a>(
     }
     let kind = RecordKind::from_u8(header.kind)
         .ok_or_else(|| Mismatch::new("a known kind of record", format!("kind {}", header.kind)))?;
+    if !header.epoch.is_reachable() {
+        return Err(Mismatch::new("an epoch that a log reaches", header.epoch.to_string()));
+    }
     chain.admit(&header, kind, true)?;
     let RecordHeader { seq, epoch, hybrid, origin, .. } = header;
     let body = &frame[RECORD_HEADER_BYTES..];

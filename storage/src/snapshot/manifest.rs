@@ -105,6 +105,9 @@ impl Manifest {
     pub(super) fn check(&self) -> Result<(), SnapshotError> {
         let malformed = |what: String| SnapshotError::Malformed { what };
         let chain = self.head()?.chain;
+        if !self.position.seq.is_reachable() || !self.position.epoch.is_reachable() {
+            return Err(malformed("no log reaches its position".into()));
+        }
         if chain.next != self.position.seq.next()
             || chain.epoch.map(|start| start.epoch) != Some(self.position.epoch)
         {

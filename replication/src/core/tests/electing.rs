@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder_types::AckLevel;
+use larder_types::{AckLevel, Epoch};
 
 use super::world::World;
 use crate::core::{Outcome, Refusal, Request};
@@ -156,4 +156,21 @@ fn a_term_is_promised_to_one_node_only() {
     world.ask(retry, 2, PROMOTE);
     world.run(8 * SECOND);
     assert_eq!(world.masters().len(), 1);
+}
+
+#[test]
+fn behind_the_greatest_term_there_is_a_promotion_is_refused_and_nobody_ends() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.kill(2);
+    world.nodes[2].standing.promised = Epoch::REACHABLE_MAX;
+    world.start(2);
+    world.run(SECOND);
+    assert_eq!(world.masters(), [] as [usize; 0], "there is a newer term");
+    for (request, force_term) in [(1, None), (2, Some(Epoch::REACHABLE_MAX + 1))] {
+        world.ask(1, request, Request::Promote { force_term });
+        let refused = world.answer(1, request);
+        assert!(matches!(refused, Some(Err(Refusal::NotEligible { .. }))), "{refused:?}");
+    }
+    world.run(8 * SECOND);
+    assert_eq!(world.masters(), [] as [usize; 0]);
 }
