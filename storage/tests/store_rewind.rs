@@ -393,8 +393,14 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
     rewind.cut(&directory).unwrap();
     let changed = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
     let (reply, _) = new.store.read_keys(&changed, 1_000, 1_000).unwrap();
+    let early = rewind.apply(&directory, &[1]);
+    assert!(matches!(early, Err(RewindError::OtherKey)), "no keys were asked for: {early:?}");
     rewind.apply(&directory, &reply).unwrap();
     let request = rewind.next_keys(&directory, false, 100).unwrap().unwrap();
+    for unasked in [&reply[..], &[1]] {
+        let refused = rewind.apply(&directory, unasked).unwrap_err();
+        assert!(matches!(refused, RewindError::OtherKey) && refused.is_of_keys(), "{refused:?}");
+    }
     let other = [&[1_u8][..], &5_u32.to_le_bytes(), b"other"].concat();
     let (reply, _) = new.store.read_keys(&other, 1_000, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply);
@@ -402,6 +408,7 @@ fn a_key_that_is_not_asked_for_or_malformed_is_not_applied() {
     let (reply, _) = new.store.read_keys(&request, 1_000, 1_000).unwrap();
     let refused = rewind.apply(&directory, &reply[..reply.len() - 1]);
     assert!(matches!(refused, Err(RewindError::Keys(_))), "{refused:?}");
+    assert!(refused.is_err_and(|refused| refused.is_of_keys()), "the disk is in order");
     for malformed in [&b""[..], b"\0", b"\x02short", b"\x02\0\0\0\0\0\0\0\0"] {
         new.store.read_keys(malformed, 1_000, 1_000).expect_err("no request");
         assert!(malformed.len() > 1 || rewind.apply(&directory, malformed).is_err());

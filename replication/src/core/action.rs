@@ -115,7 +115,8 @@ pub enum Action {
     /// Name the next touched keys to fetch; from the marker's first on where `restart`. Nothing
     /// is appended before all are applied, so that log and state may be closed meanwhile.
     /// [`Event::KeysListed`](super::Event::KeysListed) or
-    /// [`Event::KeysInPlace`](super::Event::KeysInPlace) follows.
+    /// [`Event::KeysInPlace`](super::Event::KeysInPlace) follows, or
+    /// [`Event::KeysUseless`](super::Event::KeysUseless).
     ListKeys {
         /// What was fetched so far counts for nothing: the master has changed.
         restart: bool,
@@ -129,7 +130,8 @@ pub enum Action {
         request: Bytes,
     },
     /// Put fetched keys in place of what the state has of them.
-    /// [`Event::KeysApplied`](super::Event::KeysApplied) follows.
+    /// [`Event::KeysApplied`](super::Event::KeysApplied) or
+    /// [`Event::KeysUseless`](super::Event::KeysUseless) follows.
     ApplyKeys {
         /// The keys, in the driver's coding.
         reply: Bytes,

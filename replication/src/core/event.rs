@@ -119,6 +119,10 @@ pub enum Event {
     },
     /// Answers [`Action::ApplyKeys`](super::Action::ApplyKeys).
     KeysApplied,
+    /// Answers [`Action::ListKeys`](super::Action::ListKeys) or
+    /// [`Action::ApplyKeys`](super::Action::ApplyKeys): the keys that came are not those that were asked
+    /// for, or malformed, or do not suffice. Nothing of this node has failed.
+    KeysUseless,
     /// A snapshot for a slave has been made, or an earlier one is shared.
     SnapshotServed {
         /// The connection it is for.

@@ -191,6 +191,7 @@ impl Core {
             Event::KeysInPlace => self.on_keys_in_place(),
             Event::KeysRead { link, reply, at } => self.on_keys_read(link, reply, at),
             Event::KeysApplied => self.on_keys_applied(),
+            Event::KeysUseless => self.on_keys_useless(),
             Event::SnapshotServed { link, session, at } => {
                 self.on_snapshot_served(link, session, at);
             }

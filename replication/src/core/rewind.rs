@@ -32,6 +32,11 @@ const FETCH_AGAIN: Duration = Duration::from_millis(100);
 /// closed while keys are fetched: a snapshot is taken instead.
 const SHORT_MAX: Duration = Duration::from_secs(2);
 
+/// So many replies in a row that are of no use are asked for again: a session that was begun anew over
+/// the same connection may find the answers to what was asked before it, one for each time it was.
+/// Then a snapshot is taken instead.
+const USELESS_MAX: u8 = 4;
+
 /// How far a rewind is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewind {
@@ -62,6 +67,8 @@ pub(super) struct Fetch {
     upto: u64,
     /// Since when the master's readers do not see what the state settles at.
     short: Option<Time>,
+    /// How many of the last replies were of no use.
+    useless: u8,
 }
 
 /// What a fetch waits for.
@@ -173,7 +180,8 @@ impl Core {
             Some(Rewind::Looking { not_before, short }) if not_before <= self.now => {
                 let Some((link, epoch)) = following.source() else { return };
                 let short = short.filter(|(of, _)| *of == epoch).map(|(_, since)| since);
-                let fetch = Fetch { link, epoch, step: Step::Listing, upto: 0, short };
+                let (step, upto, useless) = (Step::Listing, 0, 0);
+                let fetch = Fetch { link, epoch, step, upto, short, useless };
                 self.set_rewind(Rewind::Fetching(fetch));
                 self.out.push(Action::ListKeys { restart: true });
             }
@@ -271,11 +279,29 @@ impl Core {
         match self.rewind() {
             Some(Rewind::Draining) => self.set_rewind(LOOKING),
             Some(Rewind::Fetching(fetch @ Fetch { step: Step::Applying, .. })) => {
-                self.set_rewind(Rewind::Fetching(Fetch { step: Step::Listing, ..fetch }));
-                self.out.push(Action::ListKeys { restart: false });
+                self.list_more(Fetch { useless: 0, ..fetch });
             }
             _ => {}
         }
+    }
+
+    /// What came is not what was asked for, or not to be read: it is asked for again, as often as the
+    /// answers to older requests may be on their way.
+    pub(super) fn on_keys_useless(&mut self) {
+        match self.rewind() {
+            Some(Rewind::Draining) => self.set_rewind(LOOKING),
+            Some(Rewind::Fetching(fetch)) if fetch.useless < USELESS_MAX => {
+                self.list_more(Fetch { useless: fetch.useless + 1, ..fetch });
+            }
+            Some(Rewind::Fetching(_)) => self.need_snapshot(),
+            _ => {}
+        }
+    }
+
+    /// Has the keys named that are to be fetched next.
+    fn list_more(&mut self, fetch: Fetch) {
+        self.set_rewind(Rewind::Fetching(Fetch { step: Step::Listing, ..fetch }));
+        self.out.push(Action::ListKeys { restart: false });
     }
 
     /// Ends the quiet once the state has passed what was fetched, behind the same master; fetches

@@ -1,4 +1,5 @@
-//! What the engine does with the shard's reports, where they cross its orders.
+//! What the engine does with the shard's reports, where they cross its orders, and with what other nodes
+//! send that is of no use.
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,7 +11,9 @@ use larder_net::{
     Identity, Shaper,
     ca::{self, Validity},
 };
-use larder_storage::{Directory, Store, StoreOptions, open, state::DatabaseOptions};
+use larder_storage::{
+    Directory, Opened, Store, StoreOptions, open, rewind::Rewind, state::DatabaseOptions,
+};
 use larder_types::{AckLevel, Epoch, NodeId, Position, SequenceNumber};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
@@ -78,9 +81,41 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        let (root, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let data = tempfile::tempdir().unwrap();
         let directory = Arc::new(Directory::open(data.path()).unwrap());
         let store = opened(&directory, 1);
+        let found = Found { store: Some(store.clone()), rewind: None };
+        Self::of(data, directory, store, found)
+    }
+
+    /// One that was stopped while it fetched the key that its last record had changed.
+    fn rewinding() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let directory = Arc::new(Directory::open(data.path()).unwrap());
+        let mut options = StoreOptions::new(database());
+        options.reserve_bytes = 0;
+        let Opened { mut writer, mut syncer, folder, store, .. } =
+            open(&directory, options, 1, 1).unwrap();
+        for value in [b"common", b"parted"] {
+            let mut txn = writer.transaction(1);
+            txn.put_string(b"key", value, None).unwrap();
+            txn.commit().unwrap();
+            writer.seal();
+            syncer.commit(writer.take_batch().unwrap()).unwrap();
+        }
+        let parting = writer.last().seq;
+        store.stop_folding();
+        drop((writer, syncer));
+        folder.run().unwrap();
+        store.close();
+        let mut rewind = Rewind::mark(&directory, &database(), parting, 1).unwrap();
+        rewind.cut(&directory).unwrap();
+        let found = Found { store: None, rewind: Some(rewind) };
+        Self::of(data, directory, store, found)
+    }
+
+    fn of(data: TempDir, directory: Arc<Directory>, store: Store, found: Found) -> Self {
+        let root = tempfile::tempdir().unwrap();
         let (inputs, received) = mpsc::channel(64);
         let driver = Driver { inputs, shared: Arc::new(Shared::new(Clock::start())) };
         let orders = Arc::new(Mutex::new(Vec::new()));
@@ -91,11 +126,24 @@ impl Node {
             }),
             visible: Arc::new(|_| ()),
         };
-        let found = Found { store: Some(store.clone()), rewind: None };
         let options = options(root.path(), &directory);
         let mut engine = engine(options, found, port, &driver).unwrap();
         engine.settle();
         Self { engine, driver, directory, store, orders, received, _dirs: [root, data] }
+    }
+}
+
+impl Node {
+    /// What the engine makes of work on the directory.
+    async fn worked(&mut self) -> Option<Event> {
+        loop {
+            let received = timeout(SOON, self.received.recv()).await;
+            let received = received.ok().flatten().expect("the directory is worked on");
+            if let Input::Worked(worked) = received {
+                self.engine.take(Input::Worked(worked));
+                return self.engine.events.pop_front();
+            }
+        }
     }
 }
 
@@ -196,4 +244,38 @@ async fn a_store_that_opens_by_itself_just_before_it_is_closed_for_a_rewind_is_n
         panic!("the directory of a closed store is worked on");
     };
     assert!(matches!(*worked, Worked::Marked(Ok(_))), "the rewind goes on");
+}
+
+#[tokio::test]
+async fn keys_that_are_malformed_or_were_not_asked_for_end_no_process_and_are_asked_for_again() {
+    let mut node = Node::rewinding();
+    let request = |event| match event {
+        Some(Event::KeysListed { request, .. }) => request,
+        other => panic!("{other:?}"),
+    };
+    node.engine.list_keys(true);
+    let changed = request(node.worked().await);
+    for useless in [&b""[..], b"malformed", b"\x01", b"\x02short"] {
+        node.engine.apply_keys(Bytes::from_static(useless));
+        let event = node.worked().await;
+        assert!(matches!(event, Some(Event::KeysUseless)), "{event:?}");
+        assert!(node.engine.failure.is_none(), "the disk is in order");
+        node.engine.list_keys(false);
+        assert_eq!(request(node.worked().await), changed);
+    }
+    // No hash was changed.
+    node.engine.apply_keys(Bytes::from_static(b"\x02"));
+    assert!(matches!(node.worked().await, Some(Event::KeysApplied)));
+    node.engine.list_keys(false);
+    let keys = request(node.worked().await);
+    // The key "kez" is absent, the key "key" is.
+    for (useless, reply) in [(true, b"\x01\x03\0\0\0kez\0"), (false, b"\x01\x03\0\0\0key\0")] {
+        node.engine.list_keys(false);
+        assert_eq!(request(node.worked().await), keys);
+        node.engine.apply_keys(Bytes::from_static(reply));
+        let event = node.worked().await;
+        assert_eq!(matches!(event, Some(Event::KeysUseless)), useless, "{event:?}");
+        assert_eq!(matches!(event, Some(Event::KeysApplied)), !useless, "{event:?}");
+    }
+    assert!(node.engine.failure.is_none());
 }

@@ -39,8 +39,10 @@ const INSTALLING: &str = "LOADING this node takes a snapshot from the master; tr
 pub(super) enum Worked {
     Marked(Result<Rewind, RewindError>),
     Cut(Result<(Rewind, LogState), DriverError>),
-    Listed(Result<(Rewind, Option<Vec<u8>>), RewindError>),
-    Applied(Result<Rewind, RewindError>),
+    /// Named the next keys, or put those that came in place: the rewind goes on also where that
+    /// was not to be done.
+    Listed(Rewind, Result<Option<Vec<u8>>, RewindError>),
+    Applied(Rewind, Result<(), RewindError>),
     Ended(Result<(), FileError>),
     /// With the log to be made, where nothing was put in place.
     Installed(Link, Result<Option<LogId>, String>),
@@ -146,16 +148,22 @@ impl Engine {
                     (rewind, Some(Event::LogCut(log)))
                 }
             },
-            Worked::Listed(Ok((rewind, Some(request)))) => {
+            Worked::Listed(rewind, Ok(Some(request))) => {
                 let settles_at = rewind.marker().settles_at();
                 (rewind, Some(Event::KeysListed { request: request.into(), settles_at }))
             }
-            Worked::Listed(Ok((rewind, None))) => {
+            Worked::Listed(rewind, Ok(None)) => {
                 self.opening = Some(Opening::Rewound);
                 (self.port.order)(Order::Open(None));
                 (rewind, None)
             }
-            Worked::Applied(Ok(rewind)) => (rewind, Some(Event::KeysApplied)),
+            Worked::Applied(rewind, Ok(())) => (rewind, Some(Event::KeysApplied)),
+            Worked::Listed(rewind, Err(error)) | Worked::Applied(rewind, Err(error))
+                if error.is_of_keys() =>
+            {
+                tracing::warn!(%error, "fetched keys were of no use, and are asked for again");
+                (rewind, Some(Event::KeysUseless))
+            }
             Worked::Ended(Ok(())) => return,
             Worked::Installed(_, Ok(log)) => {
                 self.rewinding = None;
@@ -165,8 +173,8 @@ impl Engine {
             Worked::Installed(link, Err(why)) => return self.install_failed(link, why),
             Worked::Cut(Err(error)) => return self.fail(error),
             Worked::Marked(Err(error))
-            | Worked::Listed(Err(error))
-            | Worked::Applied(Err(error)) => return self.fail(error.into()),
+            | Worked::Listed(_, Err(error))
+            | Worked::Applied(_, Err(error)) => return self.fail(error.into()),
             Worked::Ended(Err(error)) => return self.fail(RewindError::from(error).into()),
         };
         self.rewinding = Some(Rewinding { rewind: Some(rewind) });
@@ -210,7 +218,7 @@ impl Engine {
         let directory = self.directory.clone();
         self.work(move || {
             let listed = rewind.next_keys(&directory, restart, REQUEST_BYTES_MAX);
-            Worked::Listed(listed.map(|request| (rewind, request)))
+            Worked::Listed(rewind, listed)
         });
     }
 
@@ -218,7 +226,10 @@ impl Engine {
     pub(super) fn apply_keys(&mut self, reply: Bytes) {
         let Some(mut rewind) = self.take_rewind() else { return };
         let directory = self.directory.clone();
-        self.work(move || Worked::Applied(rewind.apply(&directory, &reply).map(|()| rewind)));
+        self.work(move || {
+            let applied = rewind.apply(&directory, &reply);
+            Worked::Applied(rewind, applied)
+        });
     }
 
     /// The rewind is over. Its marker goes once all that is applied now is persisted: a state from

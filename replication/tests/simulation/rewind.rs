@@ -164,6 +164,12 @@ impl Cluster {
         let (Some(process), Some(rewind)) = (&mut this.process, &mut this.disk.rewind) else {
             return;
         };
+        let mut missing = rewind.keys.iter().filter(|&(_, &fetched)| !fetched).map(|(&key, _)| key);
+        if !reply.chunks_exact(9).all(|entry| missing.next() == Some(usize::from(entry[0]))) {
+            // The answer to an older request.
+            self.tell(node, Event::KeysUseless);
+            return;
+        }
         for entry in reply.chunks_exact(9) {
             let key = usize::from(entry[0]);
             let mut value = [0; 8];

@@ -60,8 +60,8 @@ pub enum RewindError {
     /// The keys received are not what was asked for.
     #[error(transparent)]
     Keys(#[from] WholeKeyError),
-    /// A key was received that is not the next one asked for.
-    #[error("a fetched key is not the one that was asked for")]
+    /// What was received is not what was asked for: another key, or the answer to another request.
+    #[error("the keys that were fetched are not those that were asked for")]
     OtherKey,
     /// The log ends before the parting point.
     #[error("the log ends before record {parting}: nothing has parted there")]
@@ -78,6 +78,20 @@ pub enum RewindError {
     /// A key in the marker does not read back.
     #[error("a key in the marker of the rewind is damaged: a snapshot is needed")]
     DamagedKey,
+}
+
+impl RewindError {
+    /// Whether only the keys are at fault that another node gave, or keys do not suffice: another
+    /// reply helps, or a snapshot, and the disk of this node has not failed.
+    pub const fn is_of_keys(&self) -> bool {
+        match self {
+            Self::Keys(error) => {
+                matches!(error, WholeKeyError::Malformed { .. } | WholeKeyError::Row(_))
+            }
+            Self::OtherKey | Self::SnapshotNeeded => true,
+            _ => false,
+        }
+    }
 }
 
 /// A rewind under way.
@@ -243,8 +257,12 @@ impl Rewind {
     /// are asked for again. When the state fails.
     pub fn apply(&mut self, directory: &Directory, reply: &[u8]) -> Result<(), RewindError> {
         let reply = match Reply::of(reply)? {
-            Reply::WholeKeys(reply) => reply,
-            Reply::ChangedHashes(names) => return self.add_expired(directory, names),
+            // It holds one key at least: who asks again for nothing that came would do so for ever.
+            Reply::WholeKeys(reply) if self.told_changed && !reply.is_empty() => reply,
+            Reply::ChangedHashes(names) if !self.told_changed => {
+                return self.add_expired(directory, names);
+            }
+            _ => return Err(RewindError::OtherKey),
         };
         let applied = self.database(directory)?.applied()?;
         let Some(applied) = applied else { return Err(RewindError::SnapshotNeeded) };

@@ -150,6 +150,29 @@ fn a_replica_whose_master_cannot_give_the_keys_takes_a_snapshot() {
 }
 
 #[test]
+fn keys_that_are_of_no_use_a_few_times_are_asked_for_again() {
+    let mut world = World::parted();
+    world.nodes[0].useless = 4;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(5 * SECOND);
+    assert_eq!((world.nodes[0].useless, world.nodes[0].fetches), (0, 1));
+    assert_eq!(world.nodes[0].snapshots, before);
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
+fn a_replica_whose_master_gives_keys_that_are_of_no_use_takes_a_snapshot() {
+    let mut world = World::parted();
+    world.nodes[0].useless = u32::MAX;
+    let before = world.nodes[0].snapshots;
+    world.heal();
+    world.run(5 * SECOND);
+    assert_eq!((world.nodes[0].fetches, world.nodes[0].snapshots), (0, before + 1));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
 fn a_replica_that_waits_for_keys_for_too_long_takes_a_snapshot() {
     let mut world = World::parted();
     world.nodes[1].keys = None;

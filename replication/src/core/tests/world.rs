@@ -54,6 +54,8 @@ pub(super) struct Node {
     /// What it answers to whoever fetches keys from it; nothing at all if `None`.
     pub(super) keys: Option<Bytes>,
     pub(super) fetches: u32,
+    /// So many of the next replies with keys are of no use to it.
+    pub(super) useless: u32,
     pub(super) snapshots: u32,
     /// Snapshots do not come to an end while this is set, unless their connection breaks.
     pub(super) snapshot_hangs: bool,
@@ -486,6 +488,12 @@ impl World {
                     self.queue.push_back((at, Event::KeysRead { link, reply, at: position }));
                 }
             }
+            Action::ApplyKeys { .. } if node.useless > 0 => {
+                node.useless -= 1;
+                // What they were asked for is asked for again.
+                node.listed = false;
+                self.worked(at, Event::KeysUseless);
+            }
             Action::ApplyKeys { .. } => {
                 node.fetches += 1;
                 self.worked(at, Event::KeysApplied);
@@ -697,6 +705,7 @@ impl Node {
             synced: 0,
             keys: Some(Bytes::from_static(b"keys")),
             fetches: 0,
+            useless: 0,
             snapshots: 0,
             snapshot_hangs: false,
             serving: BTreeSet::new(),
