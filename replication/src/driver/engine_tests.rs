@@ -23,6 +23,7 @@ use super::{
     engine::{Engine, Input},
     handle::Shared,
     rewind::Worked,
+    served::tests::Master,
     snapshot::Fetched,
     start::engine,
 };
@@ -278,4 +279,15 @@ async fn keys_that_are_malformed_or_were_not_asked_for_end_no_process_and_are_as
         assert_eq!(matches!(event, Some(Event::KeysApplied)), !useless, "{event:?}");
     }
     assert!(node.engine.failure.is_none());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_made_when_its_slaves_connection_is_gone_is_there_when_it_comes_again() {
+    let (mut node, mut master) = (Node::start(), Master::new());
+    let slave: NodeId = "two".parse().unwrap();
+    let engine = &mut node.engine;
+    let number = engine.served.want(Link(1), slave.clone(), Session(1)).expect("it is the first");
+    let first = SequenceNumber::FIRST;
+    engine.take(Input::SnapshotMade { number, made: Ok(master.snapshot()) });
+    assert!(engine.served.any(&slave, first).is_some());
 }

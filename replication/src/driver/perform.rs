@@ -225,7 +225,7 @@ impl Engine {
         if let Some(shared) = self.served.any(slave, first).cloned() {
             return self.serve_snapshot(link, session, shared);
         }
-        let Some(number) = self.served.want(link, session) else { return };
+        let Some(number) = self.served.want(link, slave.clone(), session) else { return };
         let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
         let (order, flushes) = (self.port.order.clone(), store.clone());
         tokio::spawn(async move {
@@ -243,8 +243,11 @@ impl Engine {
         if let Err(why) = &made {
             tracing::error!(why, "no snapshot could be made");
         }
-        for (link, session) in wanted {
+        for (link, slave, session) in wanted {
             match &made {
+                Ok(given) if !self.links.is_open(link) => {
+                    self.served.keep(slave, given.clone(), self.clock.now());
+                }
                 Ok(given) => self.serve_snapshot(link, session, given.clone()),
                 Err(why) => {
                     let why = why.clone();

@@ -22,7 +22,7 @@ pub(super) struct Served {
     /// How many were begun to be made.
     begun: u64,
     /// Those that the one under way is for.
-    wanted: HashMap<Link, Session>,
+    wanted: HashMap<Link, (NodeId, Session)>,
     /// A slave may ask before its snapshot is there.
     waiting: HashMap<Link, (Session, Stream)>,
 }
@@ -48,8 +48,9 @@ impl Served {
 
     /// Notes that this slave is to have one. Returns the number of the one to be made; `None` where
     /// one is being made already, which then is for this slave too.
-    pub(super) fn want(&mut self, link: Link, session: Session) -> Option<u64> {
-        self.wanted.insert(link, session);
+    pub(super) fn want(&mut self, link: Link, slave: NodeId, session: Session) -> Option<u64> {
+        self.wanted.retain(|_, (of, _)| *of != slave);
+        self.wanted.insert(link, (slave, session));
         if self.making.is_some() {
             return None;
         }
@@ -60,10 +61,19 @@ impl Served {
 
     /// Whom the one is for that has been made, or was not: nobody, where it was begun before all was
     /// cleared.
-    pub(super) fn take_wanted(&mut self, number: u64) -> Vec<(Link, Session)> {
+    pub(super) fn take_wanted(&mut self, number: u64) -> Vec<(Link, NodeId, Session)> {
         match self.making.take_if(|making| *making == number) {
-            Some(_) => self.wanted.drain().collect(),
+            Some(_) => {
+                self.wanted.drain().map(|(link, (of, session))| (link, of, session)).collect()
+            }
             None => Vec::new(),
+        }
+    }
+
+    /// Keeps for a while what was made for a slave whose connection broke meanwhile: it comes again.
+    pub(super) fn keep(&mut self, slave: NodeId, given: Given, now: Time) {
+        if let Given::State(_) = given {
+            self.broken.insert(slave, (given, now + KEPT));
         }
     }
 
@@ -83,7 +93,7 @@ impl Served {
 
     /// Lets a slave wait whose snapshot is being made; false where none is.
     pub(super) fn wait(&mut self, link: Link, session: Session, stream: Stream) -> bool {
-        let is_wanted = self.wanted.get(&link) == Some(&session);
+        let is_wanted = self.wanted.get(&link).is_some_and(|(_, of)| *of == session);
         if is_wanted {
             self.waiting.insert(link, (session, stream));
         }
@@ -98,17 +108,16 @@ impl Served {
     /// The slave needs no snapshot any more.
     pub(super) fn forget(&mut self, link: Link, slave: &NodeId) {
         self.by_link.remove(&link);
-        self.wanted.remove(&link);
+        self.wanted.retain(|_, (of, _)| of != slave);
         self.waiting.remove(&link);
         self.broken.remove(slave);
     }
 
-    /// The connection broke: what the slave was fetching is kept for a while.
+    /// The connection broke: what the slave was fetching is kept for a while, and so is what is being
+    /// made for it once it is there.
     pub(super) fn broke(&mut self, link: Link, now: Time) {
-        if let Some(Fetching { slave, given: given @ Given::State(_), .. }) =
-            self.by_link.remove(&link)
-        {
-            self.broken.insert(slave, (given, now + KEPT));
+        if let Some(Fetching { slave, given, .. }) = self.by_link.remove(&link) {
+            self.keep(slave, given, now);
         }
         self.waiting.remove(&link);
     }
@@ -126,7 +135,7 @@ impl Served {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::mpsc;
 
     use larder_storage::{
@@ -142,7 +151,7 @@ mod tests {
     const SESSION: Session = Session(1);
 
     /// A master's store.
-    struct Master {
+    pub(in crate::driver) struct Master {
         writer: Writer,
         syncer: Syncer,
         folder: Folder,
@@ -152,7 +161,7 @@ mod tests {
     }
 
     impl Master {
-        fn new() -> Self {
+        pub(in crate::driver) fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             let directory = Directory::open(root.path()).unwrap();
             let options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
@@ -163,7 +172,7 @@ mod tests {
         }
 
         /// A snapshot behind one more record.
-        fn snapshot(&mut self) -> Given {
+        pub(in crate::driver) fn snapshot(&mut self) -> Given {
             let mut txn = self.writer.transaction(1);
             txn.put_string(b"key", b"value", None).unwrap();
             txn.commit().unwrap();
@@ -219,23 +228,34 @@ mod tests {
     #[test]
     fn one_is_made_at_a_time_though_whoever_wanted_it_goes_on_without_it() {
         let mut served = Served::default();
-        let ((link, one), (other_link, _)) = (slave(1), slave(2));
-        let number = served.want(link, SESSION).expect("it is the first");
+        let ((link, one), (other_link, other)) = (slave(1), slave(2));
+        let number = served.want(link, one.clone(), SESSION).expect("it is the first");
         served.forget(link, &one);
-        assert_eq!(served.want(other_link, SESSION), None, "one is being made");
-        assert_eq!(served.take_wanted(number), [(other_link, SESSION)]);
-        assert!(served.want(link, SESSION).is_some_and(|next| next > number));
+        assert_eq!(served.want(other_link, other.clone(), SESSION), None, "one is being made");
+        assert_eq!(served.take_wanted(number), [(other_link, other, SESSION)]);
+        assert!(served.want(link, one, SESSION).is_some_and(|next| next > number));
     }
 
     #[test]
     fn what_is_made_of_a_state_that_is_replaced_is_given_to_nobody() {
         let mut served = Served::default();
-        let (link, _) = slave(1);
-        let number = served.want(link, SESSION).expect("it is the first");
+        let (link, one) = slave(1);
+        let number = served.want(link, one.clone(), SESSION).expect("it is the first");
         served.clear();
-        let next = served.want(link, SESSION).expect("the other is of no use");
+        let next = served.want(link, one.clone(), SESSION).expect("the other is of no use");
         assert_eq!(served.take_wanted(number), []);
-        assert_eq!(served.take_wanted(next), [(link, SESSION)]);
+        assert_eq!(served.take_wanted(next), [(link, one, SESSION)]);
+    }
+
+    #[test]
+    fn a_slave_that_comes_again_while_its_snapshot_is_made_is_given_that_one_and_once() {
+        let mut served = Served::default();
+        let ((link, one), (again, _)) = (slave(1), slave(2));
+        let number = served.want(link, one.clone(), SESSION).expect("it is the first");
+        served.broke(link, BREAK);
+        let session = Session(2);
+        assert_eq!(served.want(again, one.clone(), session), None, "no second one beside it");
+        assert_eq!(served.take_wanted(number), [(again, one, session)]);
     }
 
     #[test]

@@ -36,13 +36,12 @@ const PIECES_WAITING_MAX: usize = 64;
 const BYTES_PER_SECOND: u64 = 112 << 20;
 /// What was not sent in time is made up for as far as this.
 const BEHIND_MAX: Duration = Duration::from_millis(5);
-/// A peer must say what it wants, and then take or send a piece, within this time.
+/// A peer must say what it wants, and then take or send a piece, within this time. Where it first has
+/// to read all that there is of a state, on either side, no time would be right: who waits for that
+/// does so as long as the connection lives.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A slave reads what it has of a snapshot before it says where it goes on; where its connection breaks,
-/// that is noticed sooner.
-const PATIENCE_AT_BEGIN: Duration = Duration::from_secs(600);
-/// How long a store may take until it has folded something.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a store may take until it has folded something; what is made of it then may take longer.
+const FOLD_TIME_MAX: Duration = Duration::from_secs(20);
 const FLUSH_STEP: Duration = Duration::from_millis(10);
 /// Bytes of file and offset before a piece.
 const PIECE_HEADER_BYTES: usize = 16;
@@ -109,33 +108,46 @@ pub(super) enum Fetched {
     Nothing,
 }
 
-/// Makes a snapshot. `flush` asks for everything to be folded, without which there may be nothing
-/// to give.
+/// Makes a snapshot, which takes as long as it takes to read the state. `flush` asks for everything to
+/// be folded, without which there may be nothing to give.
 pub(super) async fn make(
     store: Store,
     directory: Arc<Directory>,
     flush: impl Fn(),
 ) -> Result<Given, String> {
-    let made = async {
-        loop {
-            let (store, directory) = (store.clone(), directory.clone());
+    let take = || {
+        let (store, directory) = (store.clone(), directory.clone());
+        async move {
             let is_whole = store.log().first() == SequenceNumber::FIRST;
             let id = rand::rng().random();
             let made = spawn_blocking(move || store.snapshot(&directory, id)).await;
             match made.map_err(|error| error.to_string())? {
-                Err(SnapshotError::State(StateError::NothingApplied { .. })) if is_whole => {
-                    return Ok(Given::Nothing);
-                }
                 Err(SnapshotError::State(StateError::NothingApplied { .. })) => {
-                    flush();
-                    sleep(FLUSH_STEP).await;
+                    Ok(is_whole.then_some(Given::Nothing))
                 }
-                made => return made.map(Given::state).map_err(|error| error.to_string()),
+                made => made.map(Given::state).map(Some).map_err(|error| error.to_string()),
             }
         }
     };
-    let late = |_| "the state was not folded in time".to_owned();
-    timeout(FLUSH_TIME_MAX, made).await.map_err(late)?
+    once_folded(take, flush).await
+}
+
+/// Takes what is there once something is folded: for that alone the time is bounded.
+async fn once_folded<T, F>(take: impl Fn() -> F, flush: impl Fn()) -> Result<T, String>
+where
+    F: Future<Output = Result<Option<T>, String>>,
+{
+    let until = Instant::now() + FOLD_TIME_MAX;
+    loop {
+        match take().await? {
+            Some(taken) => return Ok(taken),
+            None if Instant::now() < until => {
+                flush();
+                sleep(FLUSH_STEP).await;
+            }
+            None => return Err("the state was not folded in time".to_owned()),
+        }
+    }
 }
 
 /// What a slave that opened a stream wants.
@@ -190,9 +202,7 @@ async fn send_state(
     let sizes: Vec<u64> = manifest.files.iter().map(|file| file.bytes).collect();
     let encoded = manifest.encode().map_err(|error| error.to_string())?;
     sender.send(encoded.into()).await.map_err(text)?;
-    let begin = timeout(PATIENCE_AT_BEGIN, receiver.next()).await;
-    let begin = begin.map_err(|_| "the slave is silent")?;
-    let begin = begin.map_err(text)?.ok_or("the slave has ended the stream")?;
+    let begin = receiver.next().await.map_err(text)?.ok_or("the slave has ended the stream")?;
     let Some((mut file, mut offset)) = place(&begin) else {
         return Err("the slave asks for no place".to_owned());
     };
@@ -248,7 +258,12 @@ pub(super) async fn fetch(
     let text = |error: larder_net::Error| error.to_string();
     let (mut sender, mut receiver) = connection.open(StreamKind::Snapshot).await.map_err(text)?;
     sender.send(Bytes::copy_from_slice(&session.0.to_le_bytes())).await.map_err(text)?;
-    let manifest = next(&mut receiver).await?.ok_or("the master gives no snapshot")?;
+    // The master may have to make it first.
+    let manifest = tokio::select! {
+        manifest = receiver.next() => manifest.map_err(text)?,
+        error = connection.closed() => return Err(error.to_string()),
+    };
+    let manifest = manifest.ok_or("the master gives no snapshot")?;
     if manifest.is_empty() {
         return Ok(Fetched::Nothing);
     }
@@ -330,7 +345,17 @@ fn place(frame: &[u8]) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::SystemTime,
+    };
+
+    use larder_net::{
+        Endpoint, Identity, Shaper,
+        ca::{self, Validity},
+    };
     use larder_storage::{StoreOptions, open, state::DatabaseOptions};
+    use larder_types::NodeId;
 
     use super::*;
 
@@ -372,6 +397,69 @@ mod tests {
         let (.., missing) = next.await.unwrap();
         assert_ne!(missing, Some((0, 0)), "what came is written");
         assert!(writing.await.unwrap().is_err(), "it is not whole");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_may_take_hours_to_make_while_its_state_has_to_be_folded_soon() {
+        let hours = || async {
+            sleep(Duration::from_secs(8 * 3_600)).await;
+            Ok(Some("made"))
+        };
+        assert_eq!(once_folded(hours, || panic!("nothing is missing")).await, Ok("made"));
+        let (begin, flushes) = (Instant::now(), AtomicUsize::new(0));
+        let never = || async { Ok(None::<()>) };
+        let flush = || {
+            flushes.fetch_add(1, Ordering::Relaxed);
+        };
+        assert!(once_folded(never, flush).await.is_err());
+        assert_eq!(begin.elapsed().as_secs(), FOLD_TIME_MAX.as_secs());
+        assert!(flushes.into_inner() > 1);
+    }
+
+    /// A connection on loopback as the slave and as the master have it, and their endpoints.
+    async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
+        let root = tempfile::tempdir().unwrap();
+        let from = SystemTime::now() - Duration::from_secs(60);
+        let validity = Validity { from, lasting: Duration::from_secs(3_600) };
+        let authority = ca::init(root.path(), &"test".parse().unwrap(), validity).unwrap();
+        let names: [NodeId; 2] = ["master", "slave"].map(|name| name.parse().unwrap());
+        let [master, slave] = names.clone().map(|node| {
+            let files = ca::issue_node(root.path(), &node, root.path(), validity).unwrap();
+            let identity = Identity::load(&authority.certificate, &files.certificate, &files.key);
+            let allowed = names.iter().cloned().collect();
+            let options = larder_net::Options { allowed, ..larder_net::Options::default() };
+            let address = ([127, 0, 0, 1], 0).into();
+            Endpoint::bind(address, Arc::new(identity.unwrap()), &Shaper::new(1), options).unwrap()
+        });
+        let address = master.local_addr().unwrap();
+        let (ours, theirs) = tokio::join!(slave.connect(address, &names[0]), master.accept());
+        (ours.unwrap(), theirs.unwrap().unwrap(), [master, slave])
+    }
+
+    #[tokio::test]
+    async fn a_slave_waits_for_its_snapshot_to_be_made_as_long_as_the_connection_lives() {
+        let ours = tempfile::tempdir().unwrap();
+        let directory = Arc::new(Directory::open(ours.path()).unwrap());
+        let (slave, master, _ends) = connected().await;
+        let log = LogId::from_bytes([7; 16]);
+        for is_made in [true, false] {
+            let place = (directory.clone(), Gathering::default());
+            let fetching = fetch(slave.clone(), Session(1), log, place);
+            let serving = async {
+                let (_, sender, mut receiver) = master.accept().await.unwrap();
+                receiver.next().await.unwrap().expect("the session");
+                tokio::time::pause();
+                sleep(10 * PATIENCE).await;
+                tokio::time::resume();
+                if is_made {
+                    send(Given::Nothing, (sender, receiver), Pace::default()).await.unwrap();
+                } else {
+                    master.close(0, "the master ends");
+                }
+            };
+            let (fetched, ()) = tokio::join!(fetching, serving);
+            assert_eq!(matches!(fetched, Ok(Fetched::Nothing)), is_made);
+        }
     }
 
     /// Sends for a while, and returns how much that was.

@@ -117,7 +117,7 @@ impl Incoming {
             let mut options = File::options();
             let opened = options.create(true).truncate(false).read(true).write(true).open(&path);
             let file = opened.map_err(io_at(&path))?;
-            let (bytes, hasher) = measure(&file).map_err(io_at(&path))?;
+            let (bytes, hasher) = measure(&file, || true).map_err(io_at(&path))?;
             self.current = Some(Current { file, bytes, synced: bytes, hasher });
         }
         Ok(self.current.as_mut().expect("it was just opened"))

@@ -33,7 +33,7 @@ use crate::{
         ReadError,
         format::{ChainPoint, Header},
     },
-    store::{DatabaseRef, Pin},
+    store::Pin,
 };
 
 /// Bytes of a file that are read at once to compute its checksum.
@@ -128,8 +128,8 @@ impl Store {
         let parent = directory.snapshots();
         create_dir_durably(&RealFs, &parent).map_err(io_at(&parent))?;
         let files = Files(parent.join(format!("{id:016x}")));
-        let database: DatabaseRef = self.database()?;
-        let applied = database.checkpoint(&files.0)?;
+        // Let go of before all is read, which takes long: whoever closes the state waits for it.
+        let applied = self.database()?.checkpoint(&files.0)?;
         let seq = applied.position.seq;
         let pin = self.pin(seq.next());
         let (epoch, crc) = self.log().record_at(seq)?;
@@ -141,7 +141,7 @@ impl Store {
         let start = epochs.iter().rev().find(|start| start.first <= seq).copied();
         let chain = ChainPoint { next: seq.next(), crc, epoch: start, hybrid: applied.hybrid };
         let head = Header { id: self.log().id(), origin: self.log().origin(), chain };
-        let manifest = Manifest::new(id, &head, applied, files_of(&files.0)?);
+        let manifest = Manifest::new(id, &head, applied, files_of(&files.0, self)?);
         manifest.check()?;
         let opened = Mutex::default();
         Ok(Snapshot(Arc::new(Inner { files, manifest, opened, _pin: pin })))
@@ -212,8 +212,9 @@ pub(crate) fn remove_stale(directory: &Directory) -> Result<(), FileError> {
 }
 
 /// The files of a checkpoint that belong to the state. RocksDB's account of its work, its lock, and
-/// its own log, which is empty, do not.
-fn files_of(dir: &Path) -> Result<Vec<ManifestFile>, SnapshotError> {
+/// its own log, which is empty, do not. Reading them ends once the store is closed: by then nobody
+/// wants the snapshot, and a stop waits for this.
+fn files_of(dir: &Path, store: &Store) -> Result<Vec<ManifestFile>, SnapshotError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_at(dir))? {
         let name = entry.map_err(io_at(dir))?.file_name().to_string_lossy().into_owned();
@@ -222,22 +223,43 @@ fn files_of(dir: &Path) -> Result<Vec<ManifestFile>, SnapshotError> {
         }
         let path = dir.join(&name);
         let file = File::open(&path).map_err(io_at(&path))?;
-        let (bytes, hasher) = measure(&file).map_err(io_at(&path))?;
+        let (bytes, hasher) = measure(&file, || store.is_open()).map_err(io_at(&path))?;
         files.push(ManifestFile { name, bytes, crc32: hasher.finalize() });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
 }
 
-/// A file's size and checksum, read from where it stands.
-fn measure(mut file: &File) -> io::Result<(u64, crc32fast::Hasher)> {
+/// A file's size and checksum, read from where it stands, as long as somebody wants them.
+fn measure(mut file: &File, is_wanted: impl Fn() -> bool) -> io::Result<(u64, crc32fast::Hasher)> {
     let (mut buffer, mut hasher, mut bytes) = (vec![0; CHECK_BYTES], crc32fast::Hasher::new(), 0);
     loop {
+        if !is_wanted() {
+            return Err(io::Error::other("nobody wants it any more: the state was closed"));
+        }
         let read = file.read(&mut buffer)?;
         if read == 0 {
             return Ok((bytes, hasher));
         }
         hasher.update(&buffer[..read]);
         bytes += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_large_file_is_not_read_on_once_nobody_wants_the_snapshot() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 * CHECK_BYTES as u64).unwrap();
+        let reads = Cell::new(0);
+        let is_wanted = || reads.replace(reads.get() + 1) < 2;
+        assert!(measure(&file, is_wanted).is_err());
+        assert_eq!(reads.get(), 3, "asked before each read");
+        assert_eq!(measure(&file, || true).unwrap().0, 2 * CHECK_BYTES as u64, "the rest");
     }
 }

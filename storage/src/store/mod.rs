@@ -365,6 +365,11 @@ impl Store {
         }
     }
 
+    /// Whether nobody has closed the database.
+    pub(crate) fn is_open(&self) -> bool {
+        self.shared.database().is_ok()
+    }
+
     /// Where the watermarks stand. Read in an order that keeps their inequalities true.
     pub fn watermarks(&self) -> Watermarks {
         let marks = &self.shared.watermarks;
