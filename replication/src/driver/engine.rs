@@ -143,6 +143,8 @@ pub(super) struct Engine {
     pub(super) retain_from: Option<SequenceNumber>,
     /// The last record before the pause that was asked for, until it is durable.
     pub(super) pausing: Option<u64>,
+    /// Pauses that were asked for; the last of them is the one that counts.
+    pub(super) pauses: u64,
     pub(super) closed: Option<Closed>,
     pub(super) opening: Option<Opening>,
     pub(super) rewinding: Option<Rewinding>,
@@ -384,7 +386,9 @@ impl Engine {
         match report {
             Report::Opened(store) => self.opened(store),
             Report::Closed => self.store_closed(),
-            Report::Paused { appended } => {
+            // An earlier one was undone, or another took its place.
+            Report::Paused { pause, .. } if pause != self.pauses => {}
+            Report::Paused { appended, .. } => {
                 self.pausing = Some(appended);
                 self.paused();
             }

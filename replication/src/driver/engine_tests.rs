@@ -291,3 +291,25 @@ async fn a_snapshot_that_is_made_when_its_slaves_connection_is_gone_is_there_whe
     engine.take(Input::SnapshotMade { number, made: Ok(master.snapshot()) });
     assert!(engine.served.any(&slave, first).is_some());
 }
+
+#[tokio::test]
+async fn a_late_report_of_a_pause_that_was_undone_does_not_end_the_next_one() {
+    let mut node = Node::start();
+    node.engine.perform(Action::PauseWrites);
+    let first = node.engine.pauses;
+    node.engine.perform(Action::ResumeWrites);
+    node.engine.perform(Action::PauseWrites);
+    let second = node.engine.pauses;
+    let ordered = |number: u64| {
+        let orders = node.orders.lock().unwrap();
+        orders.iter().any(|order| matches!(order, Order::Pause(pause) if *pause == number))
+    };
+    assert!(first != second && ordered(first) && ordered(second));
+    let paused = |engine: &Engine| {
+        engine.events.iter().filter(|event| matches!(event, Event::WritesPaused)).count()
+    };
+    node.engine.take(Input::Report(Report::Paused { pause: first, appended: 0 }));
+    assert_eq!(paused(&node.engine), 0, "writes may still be taken");
+    node.engine.take(Input::Report(Report::Paused { pause: second, appended: 0 }));
+    assert_eq!(paused(&node.engine), 1);
+}

@@ -87,7 +87,11 @@ impl Engine {
                     store.retain_from(seq);
                 }
             }
-            Action::PauseWrites => self.order(Order::Pause),
+            Action::PauseWrites => {
+                self.pausing = None;
+                self.pauses += 1;
+                self.order(Order::Pause(self.pauses));
+            }
             Action::ResumeWrites => {
                 self.pausing = None;
                 self.order(Order::Resume);

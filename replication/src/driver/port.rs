@@ -24,8 +24,8 @@ pub enum Order {
     BeginEpoch(Epoch),
     /// Append a replica set.
     AppendReplicas(Bytes),
-    /// Take no writes of clients for a moment. [`Report::Paused`] follows.
-    Pause,
+    /// Take no writes of clients for a moment. [`Report::Paused`] follows with the same number.
+    Pause(u64),
     /// Take writes of clients again.
     Resume,
     /// This node's part has changed: see to it that clients are served so.
@@ -49,7 +49,9 @@ pub enum Report {
     Closed,
     /// Clients' writes are paused; this was the last record appended.
     Paused {
-        /// Its number; 0 for none.
+        /// The number of the [`Order::Pause`] that this answers.
+        pause: u64,
+        /// The record's number; 0 for none.
         appended: u64,
     },
     /// Frames were refused, and those behind them are.

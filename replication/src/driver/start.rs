@@ -177,6 +177,7 @@ pub(super) fn engine(
         committed: None,
         retain_from: Some(SequenceNumber::FIRST),
         pausing: None,
+        pauses: 0,
         closed: None,
         opening: None,
         rewinding,

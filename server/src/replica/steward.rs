@@ -51,10 +51,10 @@ impl Steward {
             Order::Accept { frames, turn } => self.accept(shard, &frames, turn),
             Order::BeginEpoch(epoch) => self.check(shard.begin_epoch(epoch).map(drop)),
             Order::AppendReplicas(body) => self.check(shard.append_replicas(&body).map(drop)),
-            Order::Pause => {
+            Order::Pause(pause) => {
                 self.change(shard, Duty::paused);
                 let appended = shard.store().watermarks().appended;
-                self.report(Report::Paused { appended })?;
+                self.report(Report::Paused { pause, appended })?;
             }
             Order::Resume => self.change(shard, Duty::resumed),
             Order::Become(role) => self.take_up(shard, Duty::of(&role)),
@@ -85,7 +85,7 @@ impl Steward {
             }
             Order::Close(_) => self.report(Report::Closed)?,
             // Nothing is being appended.
-            Order::Pause => self.report(Report::Paused { appended: 0 })?,
+            Order::Pause(pause) => self.report(Report::Paused { pause, appended: 0 })?,
             Order::Become(role) => self.duty.store(Arc::new(Duty::of(&role))),
             _ => {}
         }
