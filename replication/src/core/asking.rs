@@ -91,6 +91,9 @@ impl Core {
             upstream => attempt == 0 && upstream.link() == Some(link),
         };
         if !asked {
+            if let (0, Verdict::Snapshot { epoch, .. }) = (attempt, verdict) {
+                self.heed_order(link, epoch);
+            }
             return;
         }
         match verdict {
@@ -124,6 +127,18 @@ impl Core {
                 following.leave();
                 following.upstream = Upstream::Waiting { until: now + WAIT };
             }
+        }
+    }
+
+    /// The master orders a snapshot while nothing comes from it: it was told to wait, was refused, or
+    /// asks just now. It asks again, and for a snapshot.
+    fn heed_order(&mut self, link: Link, epoch: Epoch) {
+        let best = self.best_leader();
+        if let Part::Following(following) = &mut self.part
+            && best == Some((link, epoch))
+        {
+            following.leave();
+            following.wants_snapshot = true;
         }
     }
 

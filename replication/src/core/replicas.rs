@@ -152,10 +152,11 @@ impl Core {
 
     /// Has a slave take a snapshot in place of what it has.
     pub(super) fn resync(&mut self, request: RequestId, node: NodeId) {
-        let Some((_, leading)) = self.leading() else { return self.refuse(request) };
-        let slave = leading.slaves.get(&node).filter(|slave| slave.stage != Stage::Snapshot);
-        match slave.and_then(|slave| slave.link) {
-            Some(link) => {
+        let Some((_, leading)) = self.leading_mut() else { return self.refuse(request) };
+        let slave = leading.slaves.get_mut(&node).filter(|slave| slave.stage != Stage::Snapshot);
+        match slave.and_then(|slave| Some((slave.link?, slave))) {
+            Some((link, slave)) => {
+                slave.ordered = true;
                 self.give_snapshot(link, node, 0);
                 self.answer(request, Ok(Outcome::Accepted));
             }

@@ -37,6 +37,9 @@ pub(super) struct Slave {
     pub(super) counts: bool,
     /// Whether its state was found to differ.
     pub(super) aside: bool,
+    /// Whether an operator ordered a snapshot for it, until it follows again. Only then is it given
+    /// one in place of a log that contradicts this one.
+    pub(super) ordered: bool,
     /// Further behind than the log is kept.
     pub(super) detached: bool,
     /// The first record to keep for it since it was sent a snapshot, also while it is away: the one
@@ -107,6 +110,7 @@ impl Slave {
             flow: Flow::from(SequenceNumber::FIRST),
             counts: false,
             aside: false,
+            ordered: false,
             detached: false,
             pin: None,
             behind_snapshot: None,
@@ -189,6 +193,9 @@ impl Core {
         let epoch = leading.epoch;
         let joint = match judge(&self.config, log, epoch, follow) {
             Joint::Continue | Joint::Parted(_) | Joint::Wait if follow.snapshot => Joint::Snapshot,
+            Joint::Refused(RefusedWhy::SameNumber | RefusedWhy::Differs) if slave.ordered => {
+                Joint::Snapshot
+            }
             joint => joint,
         };
         let verdict = match joint {
@@ -200,7 +207,7 @@ impl Core {
             Joint::Continue => {
                 slave.session = Session(self.ids.draw());
                 slave.stage = Stage::Streaming;
-                slave.detached = false;
+                (slave.detached, slave.ordered) = (false, false);
                 slave.flow = Flow::from(follow.tail.next());
                 self.out.push(Action::EndSnapshot { link });
                 Verdict::Continue { session: slave.session, epoch }

@@ -9,6 +9,7 @@ mod electing;
 mod following;
 mod joining;
 mod leasing;
+mod resyncing;
 mod rewinding;
 mod switching;
 mod twins;
