@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use larder_types::{AckLevel, Position};
 
-use super::{Action, Core, Member, Need, Part, ReplicaSet, RequestId, Time, planted::planted};
+use super::{Action, Core, Need, Part, ReplicaSet, RequestId, Time, planted::planted};
 
 /// Waiters at a time. Whoever comes beyond that is answered at once that it was not reached.
 pub const AWAITS_MAX: usize = 65_536;
@@ -272,11 +272,19 @@ impl Holdings<'_> {
 
 /// Whether a replica set, with its master in `region`, can meet a level at all.
 pub(super) fn can_meet(set: &ReplicaSet, level: AckLevel, region: &str) -> bool {
+    voters_meet(set.voters().map(|member| member.region.as_str()), level, region)
+}
+
+/// The same of voters in these regions, one of which is the master.
+pub(super) fn voters_meet<'a>(
+    voters: impl Iterator<Item = &'a str>,
+    level: AckLevel,
+    region: &str,
+) -> bool {
     let mut holdings = Holdings::NONE;
-    for member in &set.members {
-        let own = member.region == region && !holdings.all.iter().any(|other| other.own);
-        let Member { region, voter, .. } = member;
-        holdings.add(Holding { region, voter: *voter, own, established: true, upto: 1 });
+    for voter in voters.take(ReplicaSet::MEMBERS_MAX) {
+        let own = voter == region && !holdings.all.iter().any(|other| other.own);
+        holdings.add(Holding { region: voter, voter: true, own, established: true, upto: 1 });
     }
     holdings.reached(level) > 0
 }

@@ -1,8 +1,9 @@
 //! The replica set, at a master: who is admitted, one change at a time.
 //!
 //! A change is a record of the log. The next one waits until the one before, and a record of the
-//! master's own epoch, are with a majority. A node whose disk is new is first taken out as what it
+//! master's own epoch, are with a majority. A voter whose disk is new is first taken out as what it
 //! was, and only then admitted as what it is: were both one change, two majorities need not meet.
+//! Of who has no vote the disk is changed at once, so that the set goes on knowing that it has none.
 
 use larder_types::{AckLevel, DiskId, NodeId, ReplicaId};
 
@@ -68,7 +69,8 @@ impl Core {
             if removed || !slave.is_within(log, ADMIT_WITHIN_RECORDS) || set.member(&id).is_some() {
                 return None;
             }
-            admit(set, &Member { id, region: peer.region.clone(), voter: peer.voter })
+            let voter = set.on_node(&peer.node).map_or(peer.voter, |known| known.voter);
+            admit(set, &Member { id, region: peer.region.clone(), voter })
         })
     }
 
@@ -95,14 +97,21 @@ impl Core {
             let why = "it is not caught up: it has to be configured, running and streaming";
             return self.answer(request, Err(Refusal::Unfit { node, why }));
         };
+        let set = log.set().map(|placed| &placed.set);
+        let is_voter = |set: &&ReplicaSet| set.on_node(&node).is_some_and(|member| member.voter);
+        let loses = set.filter(is_voter).filter(|_| !voter);
+        let refusal =
+            loses.and_then(|set| self.hinders_change(&node, set, &set.without_vote(&node)));
         let id = ReplicaId { node, disk: slave.disk };
         let member = Member { id, region: peer.region.clone(), voter };
-        self.ask_change(request, Ask::Add(member));
+        match refusal {
+            Some(refusal) => self.answer(request, Err(refusal)),
+            None => self.ask_change(request, Ask::Add(member)),
+        }
     }
 
     pub(super) fn remove_replica(&mut self, request: RequestId, node: NodeId) {
         let Some((log, _)) = self.leading() else { return self.refuse(request) };
-        let level = self.config.level;
         let set = log.set().map(|placed| &placed.set);
         let Some(set) = set.filter(|set| set.on_node(&node).is_some()) else {
             let why = "it is not in the replica set";
@@ -112,15 +121,26 @@ impl Core {
             let why = "it is the master: switch over first";
             return self.answer(request, Err(Refusal::Unfit { node, why }));
         }
-        let region = &self.config.region;
-        if can_meet(set, level, region) && !can_meet(&set.removing(&node), level, region) {
-            return self.answer(request, Err(Refusal::LevelUnmet { level }));
+        match self.hinders_change(&node, set, &set.removing(&node)) {
+            Some(refusal) => self.answer(request, Err(refusal)),
+            None => self.ask_change(request, Ask::Remove(node)),
         }
-        if level != AckLevel::Local && !self.majority_streams(&set.removing(&node)) {
-            let why = "of the voters that would remain, no majority streams: nothing could follow";
-            return self.answer(request, Err(Refusal::Unfit { node, why }));
+    }
+
+    /// What hinders a change that takes a node, or its vote, out of the set.
+    fn hinders_change(
+        &self,
+        node: &NodeId,
+        set: &ReplicaSet,
+        next: &ReplicaSet,
+    ) -> Option<Refusal> {
+        let (level, region) = (self.config.level, &self.config.region);
+        if can_meet(set, level, region) && !can_meet(next, level, region) {
+            return Some(Refusal::LevelUnmet { level });
         }
-        self.ask_change(request, Ask::Remove(node));
+        let why = "of the voters that would remain, no majority streams: nothing could follow";
+        let stuck = level != AckLevel::Local && !self.majority_streams(next);
+        stuck.then(|| Refusal::Unfit { node: node.clone(), why })
     }
 
     /// Whether the next change could be settled by the voters of a set that stream now.
@@ -180,7 +200,11 @@ fn admit(set: &ReplicaSet, member: &Member) -> Option<ReplicaSet> {
     let mut next = set.clone();
     match next.members.binary_search_by(|other| other.id.node.cmp(&member.id.node)) {
         Ok(at) if next.members[at].id.disk != member.id.disk => {
-            next.members.remove(at);
+            if next.members[at].voter {
+                next.members.remove(at);
+            } else {
+                next.members[at] = Member { voter: false, ..member.clone() };
+            }
         }
         Ok(at) if next.members[at].voter != member.voter => next.members[at].voter = member.voter,
         Ok(_) => return None,
@@ -199,6 +223,14 @@ impl ReplicaSet {
             next.removed.remove(0);
         }
         next.removed.push(node.clone());
+        next
+    }
+
+    /// With this node counting in no majority.
+    fn without_vote(&self, node: &NodeId) -> Self {
+        let mut next = self.clone();
+        let of_node = next.members.iter_mut().filter(|member| member.id.node == *node);
+        of_node.for_each(|member| member.voter = false);
         next
     }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use larder_types::{AckLevel, Epoch, LogId, NodeId, Position};
 
-use super::{Core, Part, ReplicaSet, Role, Time, log_view::LogView, sender::Stage};
+use super::{
+    Core, Part, ReplicaSet, Role, Time, commit::voters_meet, log_view::LogView, sender::Stage,
+};
 
 /// How a log's replication stands, seen from one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,15 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
 }
 
+impl Status {
+    /// Whether a write at a master in `region` could reach this level, by the replicas that count
+    /// and those that are yet to be admitted.
+    pub fn can_meet(&self, level: AckLevel, region: &str) -> bool {
+        let voters = self.members.iter().filter(|member| member.voter);
+        voters_meet(voters.map(|member| member.region.as_str()), level, region)
+    }
+}
+
 /// How one node stands, as far as the node that was asked knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
@@ -40,7 +51,8 @@ pub struct MemberStatus {
     pub node: NodeId,
     /// Its region's name.
     pub region: String,
-    /// Whether it counts in majorities.
+    /// Whether it counts in majorities, or will once it is admitted: not where an operator took it
+    /// out.
     pub voter: bool,
     /// What it is doing.
     pub state: MemberState,
@@ -120,7 +132,8 @@ impl Core {
         let others = others.map(|member| (&member.id.node, &member.region, member.voter));
         let all = configured.iter().copied().chain(others);
         all.map(|(node, region, voter)| {
-            let voter = set.on_node(node).map_or(voter, |member| member.voter);
+            let default = voter && !set.removed.contains(node);
+            let voter = set.on_node(node).map_or(default, |member| member.voter);
             self.member(node, region, voter, set, now)
         })
         .collect()

@@ -64,6 +64,14 @@ fn ack(
             format!("ERR no write could reach the level: {reason}").into(),
         ));
     }
+    if let Some(replica) = &node.replica
+        && let Some(status) = replica.status()
+        && !status.can_meet(level, &replica.node.region)
+    {
+        return Err(CommandError::message(
+            "ERR no write could reach the level: too few replicas count; see `kv replica list`",
+        ));
+    }
     session.ack_level = level;
     reply.simple("OK");
     Ok(())

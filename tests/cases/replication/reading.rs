@@ -32,6 +32,7 @@ fn a_write_in_one_region_is_read_in_the_others() -> Result<()> {
     a_token_is_waited_for(&cluster)?;
     wait_counts_slaves(&cluster)?;
     stale_reads_are_refused(&cluster)?;
+    a_level_for_which_too_few_are_left_is_refused(&cluster)?;
     cluster.tell("reading", "tokens, WAIT, KV.ACK, KV.MAXLAG, ROLE, INFO and redirections hold");
     Ok(())
 }
@@ -120,6 +121,24 @@ fn wait_counts_slaves(cluster: &Cluster) -> Result<()> {
     ensure!(none.integer() == Some(0), "{}", none.describe());
     cluster.heal()?;
     cluster.wait_until_streaming(0)
+}
+
+fn a_level_for_which_too_few_are_left_is_refused(cluster: &Cluster) -> Result<()> {
+    let mut client = cluster.nodes[0].client()?;
+    client.expect_ok(&["KV.ACK", "majority"])?;
+    for slave in &cluster.nodes[1..] {
+        cluster.nodes[0].send(
+            "DELETE",
+            &format!("/replication/members/{}", slave.name),
+            &Json::Null,
+        )?;
+    }
+    Deadline::after(SOON).wait_for("a refusal", || {
+        let reply = client.call(&["KV.ACK", "majority"])?;
+        Ok(reply.text().starts_with(b"ERR no write could reach the level").then_some(()))
+    })?;
+    client.expect_ok(&["KV.ACK", "local"])?;
+    Ok(())
 }
 
 fn stale_reads_are_refused(cluster: &Cluster) -> Result<()> {

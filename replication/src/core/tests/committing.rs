@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use larder_types::AckLevel;
+use larder_types::{AckLevel, DiskId, NodeId, ReplicaId};
 
 use super::world::{World, sequence};
 use crate::{
-    core::{Event, Need, Request, RequestId},
+    core::{Event, Member, Need, ReplicaSet, Request, RequestId, commit::can_meet},
     message::Message,
 };
 
@@ -186,4 +186,22 @@ fn a_write_of_an_older_epoch_is_committed_only_with_one_of_the_new() {
     world.sync(2);
     world.run(SECOND);
     assert_eq!(world.nodes[1].committed, old + 1);
+}
+
+#[test]
+fn who_has_no_vote_is_near_nobody() {
+    let member = |name: &str, region: &str, voter: bool| {
+        let id = ReplicaId { node: NodeId::new(name).unwrap(), disk: DiskId(1) };
+        Member { id, region: region.into(), voter }
+    };
+    let set = |voter: bool| ReplicaSet {
+        members: vec![
+            member("a", "here", voter),
+            member("b", "here", true),
+            member("c", "far", true),
+        ],
+        removed: Vec::new(),
+    };
+    assert!(can_meet(&set(true), AckLevel::Near, "here"));
+    assert!(!can_meet(&set(false), AckLevel::Near, "here"), "whichever of the two is the master");
 }

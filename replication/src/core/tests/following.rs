@@ -6,7 +6,7 @@ use larder_types::{AckLevel, DiskId, SequenceNumber};
 
 use super::world::{World, sequence};
 use crate::{
-    core::{Alert, Event, MemberState, Outcome, Request, Role},
+    core::{Alert, Event, MemberState, Outcome, Refusal, Request, Role},
     message::Message,
 };
 
@@ -208,6 +208,75 @@ fn a_member_without_which_the_level_cannot_be_met_stays() {
     let node = world.name(1);
     world.ask(0, 1, Request::RemoveReplica { node });
     assert!(world.answer(0, 1).unwrap().is_err());
+}
+
+/// An operator takes a member's vote away. Returns what the master answered.
+fn take_vote(world: &mut World, at: usize) -> Result<Outcome, Refusal> {
+    let (node, request) = (world.name(at), 100 + at as u64);
+    world.ask(0, request, Request::AddReplica { node, voter: false });
+    world.run(SECOND);
+    world.answer(0, request).expect("it is answered").clone()
+}
+
+#[test]
+fn a_vote_without_which_the_level_cannot_be_met_is_not_taken() {
+    let mut world = World::running(3, AckLevel::Majority);
+    assert_eq!(take_vote(&mut world, 1), Ok(Outcome::Accepted));
+    let unmet = Refusal::LevelUnmet { level: AckLevel::Majority };
+    assert_eq!(take_vote(&mut world, 2), Err(unmet));
+    world.write(0, 3);
+    world.run(SECOND);
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+    assert!(world.reads(0));
+}
+
+#[test]
+fn a_vote_is_not_taken_while_no_majority_of_the_others_streams() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.kill(2);
+    world.run(SECOND);
+    let refused = take_vote(&mut world, 1);
+    assert!(
+        matches!(&refused, Err(Refusal::Unfit { why, .. }) if why.contains("no majority streams")),
+        "{refused:?}"
+    );
+    world.write(0, 3);
+    assert_eq!(world.nodes[0].committed, world.tail(0), "the first two are a majority");
+}
+
+#[test]
+fn a_member_without_a_vote_has_none_with_a_new_disk_either() {
+    let mut world = World::running(3, AckLevel::Majority);
+    assert_eq!(take_vote(&mut world, 2), Ok(Outcome::Accepted));
+    let before = world.tail(0);
+    world.replace_disk(2);
+    let (node, disk) = (world.name(2), world.nodes[2].standing.disk);
+    world.run_until(5 * SECOND, |world| {
+        world.set_at(0).on_node(&node).is_some_and(|member| member.id.disk == disk)
+    });
+    world.run(3 * SECOND);
+    let sets = world.nodes[0].log.as_ref().unwrap().iter().skip(before as usize);
+    for set in sets.filter_map(|record| record.set.as_ref()) {
+        assert_eq!(set.on_node(&node).map(|member| member.voter), Some(false), "{set:?}");
+    }
+    assert_eq!(world.set_at(0).voters().count(), 2);
+}
+
+#[test]
+fn a_level_that_those_who_are_left_cannot_meet_is_known_as_such() {
+    let mut world = World::blank(3, AckLevel::Local);
+    let meets = |world: &World, level| world.core(0).status(world.now).can_meet(level, "region-0");
+    assert!(meets(&world, AckLevel::Majority), "all are yet to be admitted");
+    world.run(8 * SECOND);
+    assert!(meets(&world, AckLevel::Majority));
+    assert!(!meets(&world, AckLevel::Near), "each is alone in its region");
+    for at in [1, 2] {
+        let node = world.name(at);
+        world.ask(0, at as u64, Request::RemoveReplica { node });
+        world.run(SECOND);
+        assert_eq!(meets(&world, AckLevel::Majority), at == 1);
+    }
+    assert!(meets(&world, AckLevel::Local));
 }
 
 #[test]
