@@ -19,9 +19,13 @@ use crate::core::{Need, Outcome, ReadGate, Refusal, Request, Status, Time};
 /// Alerts that are remembered; older ones are only in the log.
 const ALERTS_MAX: usize = 64;
 
-/// The driver ends: nothing more is known of what was asked.
+/// The driver ends, or has begun anew because the store was opened again: nothing more is known of
+/// what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this node ends")]
+#[error(
+    "replication ended or began anew on this node: whether what was asked is done is not known; look \
+     with `kv replica list`, then ask again"
+)]
 pub struct Ending;
 
 /// A handle; cheap to clone.
@@ -200,7 +204,7 @@ impl Driver {
     /// Does what an operator asks for.
     ///
     /// # Errors
-    /// [`Ending`] when the node ends meanwhile; inside, why it was refused.
+    /// [`Ending`] when that ends or begins anew meanwhile; inside, why it was refused.
     pub async fn request(&self, what: Request) -> Result<Result<Outcome, Refusal>, Ending> {
         let (answer, answered) = oneshot::channel();
         self.send(Input::Request { what, answer }).await?;

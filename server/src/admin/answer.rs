@@ -28,11 +28,8 @@ impl Refused {
         Self { status, body: json!({"error": error.into()}) }
     }
 
-    pub(super) fn ending(_: Ending) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "replication begins anew on this node, or the node ends; ask again",
-        )
+    pub(super) fn ending(ending: Ending) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ending.to_string())
     }
 }
 
