@@ -72,7 +72,10 @@ The master knows how far every replica is; a slave knows what it has been told.
     #[command(after_help = "\
 Examples:
   kv --admin db1:9121 replica add shanghai-1
-  kv --admin db1:9121 replica add report-1 --no-vote")]
+  kv --admin db1:9121 replica add report-1 --no-vote
+
+--no-vote takes the vote of a replica that has one, and is refused where the level could not be met
+then. It holds until the node is added with a vote, also where its disk is replaced.")]
     Add {
         /// The node
         node: NodeId,
@@ -95,7 +98,8 @@ From then on it counts for no ack level, and the log is not kept for it. Its dat
 Examples:
   kv --admin db1:9121 replica resync shanghai-1
 
-For a replica that was set aside because its state differs. Until the snapshot is installed it serves
+For a replica that was set aside because its state differs, or whose log contradicts the master's (an
+alert says so). What it has is set aside on its disk. Until the snapshot is installed it serves
 what it had, or nothing where that is known to be wrong.")]
     Resync {
         /// The node
@@ -113,9 +117,12 @@ pub(crate) enum Shard {
 Examples:
   kv --admin db1:9121 shard switchover tianjin-1
 
-The master pauses writes, waits until the other has everything, steps down and names it: at most
-500 ms of refused writes. What does not finish in time is undone. When the master is lost, use
-kv shard promote.")]
+The master waits for up to 1 s until the other may take over, refuses writes, waits until the other
+has everything, steps down and names it. Where the other has not everything within 500 ms, that is
+undone: the master takes writes again. From the step-down on nothing is undone, and writes are
+refused until there is a master: usually the other, after two round trips. Where it does not come
+within 1.5 s, the old one has a master elected, which takes up to 9 s more with a lease of 3 s.
+When the master is lost, use kv shard promote.")]
     Switchover {
         /// The node that is to be master
         node: NodeId,
