@@ -3,7 +3,8 @@
 //!
 //! A hit costs a hash lookup where RocksDB's own block cache costs a search through index, filter
 //! and block. That a row is absent is kept as well: RocksDB would look into the filter of each table
-//! that could have it. Coherence: the fold refreshes or removes what it wrote after RocksDB has it and
+//! that could have it. What is written of keys is taken in; elements are once they are read, for many are
+//! written that nobody reads soon. Coherence: the fold refreshes or removes what it wrote after RocksDB has it and
 //! before it takes the layer off the stack, so a reader that no longer sees the layer sees the
 //! refreshed entry; and a reader that fills the cache does it through a guard which the fold's
 //! change of the same row voids. Elements of a generation that has ended stay until they leave as the
@@ -139,11 +140,9 @@ impl HotCache {
         id: RowId<'_>,
         load: impl FnOnce() -> Result<RowBytes, E>,
     ) -> Result<RowBytes, E> {
-        if let Some(row) = self.rows.get(&id) {
-            self.hits.fetch_add(1, Ordering::Relaxed);
+        if let Some(row) = self.get(id) {
             return Ok(row);
         }
-        self.misses.fetch_add(1, Ordering::Relaxed);
         let id = id.to_owned();
         match self.rows.get_value_or_guard(&id, None) {
             GuardResult::Value(row) => Ok(row),
@@ -159,6 +158,14 @@ impl HotCache {
         }
     }
 
+    /// What is kept of the row. Takes nothing in.
+    pub(crate) fn get(&self, id: RowId<'_>) -> Option<RowBytes> {
+        let row = self.rows.get(&id);
+        let count = if row.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        row
+    }
+
     fn keeps(&self, id: &OwnedRowId, row: Option<&[u8]>) -> bool {
         row.is_none_or(|row| row.len() <= ROW_BYTES_MAX) && weight(id, row) <= self.weight_max
     }
@@ -172,6 +179,16 @@ impl HotCache {
             }
         }
         self.rows.remove(&id);
+    }
+
+    /// The same of what is not to be taken in where nobody has read it.
+    pub(crate) fn renew(&self, id: RowId<'_>, row: &RowBytes) {
+        if self.rows.contains_key(&id) {
+            self.refresh(id, row);
+        } else {
+            // Voids the guard of a reader that has found what was there before.
+            self.rows.remove(&id);
+        }
     }
 
     /// The fold deleted every row.
@@ -255,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_has_read_is_not_taken_in_by_a_renewal_and_what_is_kept_is_renewed() {
+        for id in ids() {
+            let cache = HotCache::new(MIB);
+            cache.renew(id, &Some(row(10)));
+            assert_eq!(cache.get(id), None);
+            assert_eq!(read(&cache, id, &Some(row(10))), (Some(row(10)), true));
+            cache.renew(id, &Some(row(20)));
+            assert_eq!(cache.get(id), Some(Some(row(20))));
+            cache.renew(id, &None);
+            assert_eq!(cache.get(id), None);
+        }
+    }
+
+    #[test]
     fn a_row_is_found_by_its_own_name_alone() {
         let [this, that] = [generation(1), generation(2)];
         // The last is a key that looks like the bytes of an element.
@@ -280,7 +311,9 @@ mod tests {
     /// The reader asks RocksDB, the fold changes the row, and only then the reader fills the cache.
     #[test]
     fn a_reader_never_fills_in_what_it_found_before_the_fold_changed_it() {
-        let changes: [fn(&HotCache, RowId<'_>); 5] = [
+        let changes: [fn(&HotCache, RowId<'_>); 7] = [
+            |cache, id| cache.renew(id, &Some(row(10))),
+            |cache, id| cache.renew(id, &None),
             |cache, id| cache.refresh(id, &Some(row(10))),
             |cache, id| cache.refresh(id, &Some(row(40 << 10))),
             |cache, id| cache.refresh(id, &Some(row(ROW_BYTES_MAX + 1))),

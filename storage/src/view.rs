@@ -495,8 +495,13 @@ impl<'a> View<'a> {
         generation: Generation,
         name: &[u8],
     ) -> Result<RowBytes, StateError> {
+        let id = RowId::of_element(key, generation, name);
         let load = || self.shared.database()?.element(key, generation, name);
-        self.shared.cache.read(RowId::of_element(key, generation, name), load)
+        match self.sight {
+            // The writer asks for what it is about to change: taking that in costs more than it saves.
+            Sight::Newest => self.shared.cache.get(id).map_or_else(load, Ok),
+            _ => self.shared.cache.read(id, load),
+        }
     }
 
     fn live(&self, row: RowBytes) -> Result<Option<Row>, StateError> {

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, Protocol, ReplyWriter, Request, encode_request};
+use tokio::time::Instant;
 
 use super::{Connection, End, Next};
 use crate::{
@@ -339,7 +340,7 @@ impl Connection {
         let mut reply_start = 0;
         for (index, command) in done.commands.iter().enumerate() {
             let request = done.requests[index].request(0);
-            let start = self.replies.len();
+            let (start, began) = (self.replies.len(), Instant::now());
             let outcome = match command.handler {
                 Handler::Session(run) => {
                     let Self { node, session, replies, .. } = self;
@@ -380,6 +381,7 @@ impl Connection {
                 refusal.reply(&mut writer);
             }
             self.session.count(&self.node, command, refused);
+            self.turn.rest_after(began).await;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use larder_resp::{Pipeline, ReplyWriter, Request};
 use larder_types::AckLevel;
+use tokio::time::Instant;
 
 use super::{Connection, End, Next};
 use crate::{
@@ -45,9 +46,16 @@ impl Connection {
                 let pipeline = self.run_on_writer(pipeline, index).await?;
                 Ok((pipeline, Next::Command))
             }
-            Handler::Read(_) | Handler::Session(_) => {
+            Handler::Read(_) => {
                 self.run_here(command, request);
                 *index += 1;
+                Ok((pipeline, Next::Command))
+            }
+            Handler::Session(_) => {
+                let began = Instant::now();
+                self.run_here(command, request);
+                *index += 1;
+                self.turn.rest_after(began).await;
                 Ok((pipeline, Next::Command))
             }
             Handler::Loop(loop_command) => {

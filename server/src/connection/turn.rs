@@ -10,7 +10,10 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
+
+use tokio::{task::yield_now, time::Instant};
 
 use crate::shard::Mailbox;
 
@@ -18,6 +21,9 @@ use crate::shard::Mailbox;
 /// it began: writes of the same thread wait for that. Pieces of work that write are bounded by who
 /// stages them.
 const READS_MAX: u32 = 256;
+
+/// Work that took longer than this is not gone on with before others were served.
+const LONG: Duration = Duration::from_millis(1);
 
 /// The present turn of a thread.
 pub(super) struct Turn {
@@ -44,6 +50,15 @@ impl Turn {
         self.reads.store(reads, Ordering::Relaxed);
         if reads >= READS_MAX {
             self.end();
+        }
+    }
+
+    /// Lets the others be served after work that took long: what was refused in the end has no replies
+    /// whose sending would do it, and a pipeline may be full of it.
+    pub(super) async fn rest_after(&self, began: Instant) {
+        if began.elapsed() > LONG {
+            self.end();
+            yield_now().await;
         }
     }
 
@@ -74,11 +89,7 @@ pub(super) async fn after_those_ready() {
 mod tests {
     use std::sync::Mutex;
 
-    use tokio::{
-        io::AsyncReadExt as _,
-        net::UnixStream,
-        task::{JoinSet, yield_now},
-    };
+    use tokio::{io::AsyncReadExt as _, net::UnixStream, task::JoinSet};
 
     use super::*;
 
@@ -110,6 +121,25 @@ mod tests {
         clients.join_all().await;
         let story = ["a is served", "b is served", "a is answered", "b is answered", "c is served"];
         assert_eq!(*noted.lock().unwrap(), story);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_worked_for_long_lets_the_others_be_served_before_more() {
+        let turn = Arc::new(Turn::new(|| {}));
+        for (took, story) in [(LONG, ["more", "other"]), (2 * LONG, ["other", "more"])] {
+            let noted = Arc::new(Mutex::new(Vec::new()));
+            let (turn, working, waiting) = (turn.clone(), noted.clone(), noted.clone());
+            let began = Instant::now();
+            advance(took).await;
+            let mut clients = JoinSet::new();
+            clients.spawn(async move {
+                turn.rest_after(began).await;
+                working.lock().unwrap().push("more");
+            });
+            clients.spawn(async move { waiting.lock().unwrap().push("other") });
+            clients.join_all().await;
+            assert_eq!(*noted.lock().unwrap(), story);
+        }
     }
 
     #[test]

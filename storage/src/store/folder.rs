@@ -122,7 +122,7 @@ impl Folder {
                 cache.refresh(RowId::of_key(key), row);
                 let Some(generation) = row.as_deref().and_then(generation_of) else { continue };
                 for (name, field) in fields.changes(generation) {
-                    cache.refresh(RowId::of_element(key, generation, name), field);
+                    cache.renew(RowId::of_element(key, generation, name), field);
                 }
             }
         });
