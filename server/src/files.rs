@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a node needs beside its clients and RocksDB's tables: the log, listeners, what replication
 /// sends and receives.
-pub const FILES_BESIDE: u64 = 1_024;
+pub(crate) const FILES_BESIDE: u64 = 1_024;
 /// With tables of 64 MiB all of a state of 256 GiB is open.
 const TABLES_OPEN_MAX: u32 = 4_096;
 
@@ -33,7 +33,8 @@ impl Files {
         files
     }
 
-    fn divided(open_max: u64, clients_wanted: usize) -> Self {
+    /// Divides so many.
+    pub(crate) fn divided(open_max: u64, clients_wanted: usize) -> Self {
         let shared = open_max.saturating_sub(FILES_BESIDE);
         let left = shared.saturating_sub(clients_wanted as u64);
         let left = u32::try_from(left).unwrap_or(TABLES_OPEN_MAX);

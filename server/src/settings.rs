@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::{
     command::{CommandError, MATCH_STEPS_MAX, Pattern},
-    files::FILES_BESIDE,
+    files::{FILES_BESIDE, Files},
 };
 
 /// Shown in place of a password.
@@ -26,6 +26,8 @@ pub struct Settings {
     password: Option<Password>,
     /// Clients that may be connected at once.
     pub clients_max: usize,
+    /// The same at the start, by which files were given to tables.
+    clients_at_start: usize,
     data: String,
     resp: SocketAddr,
     is_exposed: bool,
@@ -52,6 +54,7 @@ impl Settings {
         Ok(Self {
             password: config.password()?,
             clients_max: config.max_clients,
+            clients_at_start: config.max_clients,
             data: config.data.display().to_string(),
             resp: config.resp,
             is_exposed: addresses.iter().flatten().any(|address| !address.ip().is_loopback()),
@@ -104,7 +107,10 @@ impl Settings {
     fn set_clients_max(&mut self, value: &str, files: Option<u64>) -> Result<(), Refusal> {
         let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
         let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
-        let fit = files.map_or(u64::MAX, |files| files.saturating_sub(FILES_BESIDE));
+        let fit = files.map_or(u64::MAX, |files| {
+            let tables = Files::divided(files, self.clients_at_start).tables;
+            files.saturating_sub(FILES_BESIDE + u64::from(tables))
+        });
         let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(self.clients_max);
         if count > fit {
             return Err(Refusal::Value(Cow::Owned(format!(
@@ -236,15 +242,15 @@ mod tests {
             Err(Refusal::Value(reason.into()))
         };
         let mut settings = settings();
-        settings.clients_max = 100;
+        (settings.clients_max, settings.clients_at_start) = (100, 100);
         for (count, outcome) in [
-            ("2000", Ok(())),
-            ("2001", refusal(2_000)),
-            ("1999", Ok(())),
-            ("2000", Ok(())),
+            ("2880", Ok(())),
+            ("2881", refusal(2_880)),
+            ("2879", Ok(())),
+            ("2880", Ok(())),
             ("100", Ok(())),
         ] {
-            assert_eq!(settings.set_clients_max(count, Some(3_024)), outcome, "{count}");
+            assert_eq!(settings.set_clients_max(count, Some(8_000)), outcome, "{count}");
         }
         for files in [1_123, 500] {
             assert_eq!(settings.set_clients_max("101", Some(files)), refusal(100), "{files}");

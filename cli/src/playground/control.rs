@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// A line longer than this is no order and no answer.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How long an order may take to arrive once somebody has connected.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an order may take to be carried out: starting a node is the longest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 

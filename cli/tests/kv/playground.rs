@@ -291,7 +291,7 @@ fn whoever_connects_before_the_nodes_are_ready_and_asks_after_it_is_answered() {
     };
     // As many looks at the nodes as leave no doubt that the connection was accepted meanwhile.
     let looks = asked("GET");
-    wait_for(|| (asked("GET") > looks + 10).then_some(()));
+    wait_for(|| (asked("GET") > looks + 3).then_some(()));
     ready.store(true, Ordering::SeqCst);
     wait_for(|| (asked("PUT") == 6).then_some(()));
     (&early).write_all(b"{\"order\":\"heal\"}\n").unwrap();

@@ -58,10 +58,11 @@ pub enum Event {
         /// The first record that is kept.
         first: SequenceNumber,
     },
-    /// Records from the master were not appended: a checksum, the chain or an epoch is wrong.
+    /// Records from the master were not appended, and those before them are durable.
     AppendRefused {
-        /// What is wrong with them, for the operator.
-        why: String,
+        /// What is wrong with them, for the operator: a checksum, the chain or an epoch. `None` where they
+        /// were given up.
+        why: Option<String>,
     },
     /// What readers of this node see has moved. After a rewind's keys are applied, right before
     /// the [`Event::KeysInPlace`] that says so, back to where the state stands.

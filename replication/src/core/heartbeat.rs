@@ -153,8 +153,11 @@ impl Core {
     fn is_current(&self) -> bool {
         match &self.part {
             Part::Leading(leading) => {
-                self.config.level != AckLevel::Majority
-                    || (leading.committed.is_some() && leading.lease_until > self.now)
+                let is_sure = || match self.config.level {
+                    AckLevel::Majority => leading.lease_until > self.now,
+                    _ => true,
+                };
+                self.config.level == AckLevel::Local || (leading.committed.is_some() && is_sure())
             }
             _ => false,
         }

@@ -194,9 +194,11 @@ impl Core {
     /// When a master's reads may be answered.
     pub(super) fn master_gate(&self, leading: &Leading) -> ReadGate {
         match self.config.level {
-            AckLevel::Majority if leading.committed.is_none() => ReadGate::Closed,
+            AckLevel::Local => ReadGate::Open,
+            // What the epochs before have acknowledged is visible with the first record of this one.
+            _ if leading.committed.is_none() => ReadGate::Closed,
             AckLevel::Majority => ReadGate::Until(leading.lease_until),
-            AckLevel::Local | AckLevel::Near | AckLevel::All => ReadGate::Open,
+            AckLevel::Near | AckLevel::All => ReadGate::Open,
         }
     }
 }

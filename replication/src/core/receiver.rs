@@ -115,15 +115,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_append_refused(&mut self, why: String) {
+    pub(super) fn on_append_refused(&mut self, why: Option<String>) {
         let Part::Following(following) = &mut self.part else { return };
-        let was_given_up = std::mem::take(&mut following.giving_up);
-        following.appending = None;
+        (following.appending, following.giving_up) = (None, false);
         following.leave();
         following.upstream = Upstream::Waiting { until: self.now + WAIT };
-        if !was_given_up {
-            self.out.push(Action::Alert(Alert::AppendRefused { why }));
-        }
+        self.out.extend(why.map(|why| Action::Alert(Alert::AppendRefused { why })));
     }
 
     /// Records may wait for room for as long as the disk is full, or nothing is committed. That must not

@@ -157,6 +157,8 @@ pub(super) struct Engine {
     pub(super) fetching: Option<Link>,
     /// The first turn of frames of which none was refused.
     pub(super) wanted_from: u64,
+    /// Frames that were refused: the last record that was appended before, and what is wrong with them.
+    pub(super) refused: Option<(u64, Option<String>)>,
     pub(super) asked: u64,
     pub(super) requests: HashMap<RequestId, oneshot::Sender<Result<Outcome, Refusal>>>,
     pub(super) reaches: HashMap<RequestId, oneshot::Sender<(bool, u32)>>,
@@ -240,6 +242,7 @@ impl Engine {
             self.read(wanted);
         }
         self.paused();
+        self.tell_refused();
     }
 
     fn newly_durable(&mut self, store: &Store) -> Result<Option<Durable>, DriverError> {
@@ -311,6 +314,15 @@ impl Engine {
         if self.pausing.is_some_and(|last| last <= durable) {
             self.pausing = None;
             self.events.push_back(Event::WritesPaused);
+        }
+    }
+
+    /// Tells the core of frames that were refused once those before them are durable: only then nothing is
+    /// on its way into the log.
+    pub(super) fn tell_refused(&mut self) {
+        let durable = self.told.durable.map_or(0, SequenceNumber::as_u64);
+        if let Some((_, why)) = self.refused.take_if(|(appended, _)| *appended <= durable) {
+            self.events.push_back(Event::AppendRefused { why });
         }
     }
 
@@ -392,12 +404,13 @@ impl Engine {
                 self.pausing = Some(appended);
                 self.paused();
             }
-            Report::Refused { turn, why } => {
+            Report::Refused { turn, appended, why } => {
                 // What was asked for since is refused as well: it goes on from what is not there. The core
                 // is told once, or it would take for over what it asked for after that.
                 if turn >= self.wanted_from {
                     self.wanted_from = self.shared.appends.give_up();
-                    self.events.push_back(Event::AppendRefused { why });
+                    self.refused = Some((appended, why));
+                    self.tell_refused();
                 }
             }
         }
@@ -464,6 +477,9 @@ impl Engine {
         self.pausing = None;
         self.ending = None;
         self.fetching = None;
+        // What waits for room was asked for by the core before.
+        self.wanted_from = self.shared.appends.give_up();
+        self.refused = None;
         let entropy = rand::rng().random();
         let boot = Boot { standing: self.standing.clone(), log, marker, entropy };
         let (config, now) = (self.config.clone(), self.clock.now());

@@ -209,12 +209,19 @@ async fn frames_are_given_up_once_they_are_not_wanted_and_those_that_come_later_
     node.engine.perform(frames());
     let second = turn(&node.orders);
     assert!(!node.driver.gives_up(second));
-    let refused = |turn| Input::Report(Report::Refused { turn, why: "no room".to_owned() });
+    // All but the last record of its log is durable.
+    let appended = node.store.watermarks().durable + 1;
+    let refused = |turn| Input::Report(Report::Refused { turn, appended, why: None });
     node.engine.take(refused(first));
     assert!(node.driver.gives_up(second), "it goes on from what was refused");
     node.engine.take(refused(second));
-    let told = node.engine.events.drain(..);
-    assert_eq!(told.filter(|event| matches!(event, Event::AppendRefused { .. })).count(), 1);
+    let told = |engine: &Engine| {
+        engine.events.iter().filter(|it| matches!(it, Event::AppendRefused { .. })).count()
+    };
+    assert_eq!(told(&node.engine), 0, "what was appended before them is not durable yet");
+    node.engine.told.durable = SequenceNumber::new(appended);
+    node.engine.tell_refused();
+    assert_eq!(told(&node.engine), 1, "once for both");
 }
 
 #[tokio::test]

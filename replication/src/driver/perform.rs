@@ -94,6 +94,8 @@ impl Engine {
             }
             Action::ResumeWrites => {
                 self.pausing = None;
+                // A report of it that comes late is of no pause.
+                self.pauses += 1;
                 self.order(Order::Resume);
             }
             Action::Become(role) => self.become_role(role),

@@ -58,8 +58,10 @@ pub enum Report {
     Refused {
         /// Their turn.
         turn: u64,
-        /// Why.
-        why: String,
+        /// The last record that was appended before; 0 for none.
+        appended: u64,
+        /// Why; `None` where they were given up.
+        why: Option<String>,
     },
 }
 

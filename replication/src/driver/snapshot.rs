@@ -455,7 +455,7 @@ mod tests {
                 let (_, sender, mut receiver) = master.accept().await.unwrap();
                 receiver.next().await.unwrap().expect("the session");
                 tokio::time::pause();
-                pass(10 * PATIENCE).await;
+                pass(2 * PATIENCE).await;
                 tokio::time::resume();
                 if is_made {
                     send(Given::Nothing, (sender, receiver), Pace::default()).await.unwrap();

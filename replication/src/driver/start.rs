@@ -184,6 +184,7 @@ pub(super) fn engine(
         ending: None,
         fetching: None,
         wanted_from: 0,
+        refused: None,
         served: Served::default(),
         pace: Pace::default(),
         gathering: Gathering::default(),

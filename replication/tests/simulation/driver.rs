@@ -111,7 +111,7 @@ impl Cluster {
                 last.map(|id| book.position(id)),
             );
             self.facts.push(Fact::AppendRefused { node, why: why.clone() });
-            self.later(node, 0, Local::Event(Event::AppendRefused { why }));
+            self.later(node, 0, Local::Event(Event::AppendRefused { why: Some(why) }));
             return;
         }
         records.into_iter().for_each(|id| log.append(id));

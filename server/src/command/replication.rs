@@ -65,6 +65,7 @@ fn ack(
         ));
     }
     if let Some(replica) = &node.replica
+        && level > AckLevel::Local
         && let Some(status) = replica.status()
         && !status.can_meet(level, &replica.node.region)
     {

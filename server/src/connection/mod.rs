@@ -14,7 +14,7 @@ mod workers;
 
 use std::{io, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, ReplyWriter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -41,6 +41,9 @@ const COMMANDS_MAX: usize = 1024;
 const READ_BYTES: usize = 4 << 10;
 /// Bytes wanted of one read of a busy connection: redis-benchmark at pipeline 16 sends 2 KiB.
 const READ_BYTES_BUSY: usize = 16 << 10;
+/// Bytes read at a time. The others of the thread are served before more of a large request is taken in:
+/// its memory is new, and a machine may take a millisecond for each of its mebibytes.
+const PIECE_BYTES: usize = 64 << 10;
 /// A read buffer above this is one for large requests, and given back after them.
 const LARGE_BYTES: usize = 32 << 10;
 /// Replies are sent once there is this much of them, even within a pipeline.
@@ -204,13 +207,17 @@ impl Connection {
         // However little comes at a time, it does not begin anew.
         let until = (must_authenticate || !self.unread.is_empty())
             .then(|| *self.until.get_or_insert_with(|| Instant::now() + patience));
-        let read = self.stream.read_buf(&mut self.unread);
+        let mut piece = (&mut self.unread).limit(PIECE_BYTES);
+        let read = self.stream.read_buf(&mut piece);
         let bytes = match until {
             None => read.await?,
             Some(until) => timeout_at(until, read).await.map_err(|_| End::TooSlow)??,
         };
-        self.was_filled = self.unread.len() == self.unread.capacity();
+        self.was_filled = bytes == PIECE_BYTES || self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
+        if bytes == PIECE_BYTES {
+            after_those_ready().await;
+        }
         if bytes == 0 { Err(End::Closed) } else { Ok(()) }
     }
 

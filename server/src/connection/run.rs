@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{Connection, End, Next};
 use crate::{
+    budget::UNCOUNTED_BYTES,
     clock::wall_ms,
     command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
     shard::{Run, Task, Work, undecided},
@@ -55,7 +56,7 @@ impl Connection {
                 let began = Instant::now();
                 self.run_here(command, request);
                 *index += 1;
-                self.turn.rest_after(began).await;
+                self.rest_after(began).await;
                 Ok((pipeline, Next::Command))
             }
             Handler::Loop(loop_command) => {
@@ -157,6 +158,15 @@ impl Connection {
             refusal.reply(&mut self.writer());
         }
         self.end_command(start);
+    }
+
+    /// Lets the others be served after work that took long and was refused in the end: a pipeline may be full
+    /// of it. Replies of more than is held uncounted are sent first; were they to wait, all clients together
+    /// might hold any number of them.
+    pub(super) async fn rest_after(&self, began: Instant) {
+        if self.replies.len() <= UNCOUNTED_BYTES {
+            self.turn.rest_after(began).await;
+        }
     }
 
     /// Hands the request at `index`, and those behind it that touch keys, to the writer.

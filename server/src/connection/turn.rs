@@ -53,8 +53,7 @@ impl Turn {
         }
     }
 
-    /// Lets the others be served after work that took long: what was refused in the end has no replies
-    /// whose sending would do it, and a pipeline may be full of it.
+    /// Lets the others be served after work that took long.
     pub(super) async fn rest_after(&self, began: Instant) {
         if began.elapsed() > LONG {
             self.end();

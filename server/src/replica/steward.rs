@@ -112,11 +112,7 @@ impl Steward {
         let why = loop {
             match shard.accept(frames) {
                 Err(OrderError::NoRoom | OrderError::Full(_)) if shard.is_ending() => return,
-                Err(error @ (OrderError::NoRoom | OrderError::Full(_))) if gives_up() => {
-                    break format!(
-                        "they waited for room, and are not waited for any longer: {error}"
-                    );
-                }
+                Err(OrderError::NoRoom | OrderError::Full(_)) if gives_up() => break None,
                 Err(OrderError::NoRoom) => thread::sleep(ROOM_STEP),
                 Err(OrderError::Full(full)) => {
                     if !std::mem::replace(&mut told, true) {
@@ -126,12 +122,13 @@ impl Steward {
                 }
                 // Whoever opens the store again begins from what is in it.
                 Ok(_) | Err(OrderError::Closed) => return,
-                Err(error) => break error.to_string(),
+                Err(error) => break Some(error.to_string()),
             }
         };
         self.refused.set(Some(turn));
+        let appended = shard.store().watermarks().appended;
         // Where nobody takes it, the driver has ended.
-        let _ = self.report(Report::Refused { turn, why });
+        let _ = self.report(Report::Refused { turn, appended, why });
     }
 
     fn check(&self, done: Result<(), OrderError>) {

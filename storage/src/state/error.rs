@@ -40,6 +40,19 @@ pub enum StateError {
         /// RocksDB's counter.
         errors: u64,
     },
+    /// A table is missing, or is not as long as it was written.
+    #[error(
+        "{file} is missing or of another length: {expected} bytes were written, {found} are there; \
+         restore the state from a checkpoint or a replica"
+    )]
+    CutTable {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that were written.
+        expected: u64,
+        /// Bytes that are there; 0 where it is missing.
+        found: u64,
+    },
     /// A record of RocksDB's MANIFEST is damaged.
     #[error(
         "{file} is damaged at offset {offset}: the checksum of its record is wrong; \

@@ -127,9 +127,34 @@ impl Database {
         let db = Arc::new(db);
         let options = options.clone();
         let database = Self { db, filter, read, read_persisted, write, options };
+        database.check_tables()?;
         database.filter.attach(&database.db);
         database.persisted()?;
         Ok(database)
+    }
+
+    /// RocksDB opens a few of its tables at a start, and the others once they are read: one that is missing
+    /// or was cut is to be found before anything is served.
+    fn check_tables(&self) -> Result<(), StateError> {
+        let tables =
+            self.db.live_files().map_err(StateError::at("list the files of", self.path()))?;
+        for table in tables {
+            let file = self.path().join(table.name.trim_start_matches('/'));
+            let expected = table.size as u64;
+            match fs::metadata(&file) {
+                Ok(about) if about.len() == expected => {}
+                Ok(about) => {
+                    return Err(StateError::CutTable { file, expected, found: about.len() });
+                }
+                Err(why) if why.kind() == ErrorKind::NotFound => {
+                    return Err(StateError::CutTable { file, expected, found: 0 });
+                }
+                Err(source) => {
+                    return Err(StateError::Files { path: self.path().to_owned(), source });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The directory the database is in.

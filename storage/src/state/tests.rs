@@ -146,3 +146,30 @@ fn a_database_of_many_tables_keeps_no_more_open_than_it_may() {
     let open = tables_open(directory.path());
     assert!(0 < open && open <= OPEN_MAX, "{open} are open");
 }
+
+#[test]
+fn a_table_that_is_missing_or_cut_is_found_at_the_start_also_where_few_are_opened() {
+    const TABLES: u64 = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let options = DatabaseOptions::new(8 << 20, 64 << 20).with_tables_open_max(20);
+    let database = open_without_compactions(directory.path(), &options);
+    for seq in 1..=TABLES {
+        let mut batch = FoldBatch::new();
+        batch.put_row(&seq.to_be_bytes(), &string_row(HybridTime::ZERO, None, b"value"));
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    let tables = database.db.live_files().unwrap();
+    assert_eq!(tables.len() as u64, TABLES);
+    drop(database);
+    for table in tables {
+        let file = directory.path().join(table.name.trim_start_matches('/'));
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        assert!(Database::open_read_only(directory.path(), &options).is_err(), "{file:?} is cut");
+        fs::remove_file(&file).unwrap();
+        assert!(Database::open_read_only(directory.path(), &options).is_err(), "{file:?} is gone");
+        fs::write(&file, &whole).unwrap();
+    }
+    Database::open_read_only(directory.path(), &options).unwrap();
+}

@@ -221,9 +221,17 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
 fn make_root(fs: &dyn Fs, root: &Path) -> io::Result<()> {
     let was_there = fs.list(root).is_ok();
     match create_dir_durably(fs, root) {
-        Err(why) if was_there && why.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(why) if was_there && is_not_to_sync(&why) => Ok(()),
         made => made,
     }
+}
+
+/// Whether a directory cannot be synced because it is not ours, or of a file system without writes.
+fn is_not_to_sync(why: &io::Error) -> bool {
+    matches!(
+        why.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput
+    )
 }
 
 fn lock(file: File, path: PathBuf) -> Result<File, DirectoryError> {

@@ -29,7 +29,7 @@ fn order(world: &mut World, at: usize) {
 /// The second node comes to wait: storage took no records of its master.
 fn waiting() -> World {
     let mut world = written();
-    world.tell(1, Event::AppendRefused { why: "they do not join".into() });
+    world.tell(1, Event::AppendRefused { why: Some("they do not join".into()) });
     world
 }
 

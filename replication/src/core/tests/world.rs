@@ -370,8 +370,7 @@ impl World {
             }
             Action::GiveUpAppending => {
                 if !std::mem::take(&mut self.nodes[at].waiting).is_empty() {
-                    let why = "the disk is full".to_owned();
-                    self.queue.push_back((at, Event::AppendRefused { why }));
+                    self.queue.push_back((at, Event::AppendRefused { why: None }));
                 }
             }
             Action::Append { chunk } => self.accept(at, &chunk),
