@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use larder_tests::cluster::writers::Writers;
-use larder_tests::cluster::{Cluster, Plan};
+use larder_tests::cluster::{Cluster, Cut, Plan};
 use larder_tests::faults::seed;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -52,8 +52,15 @@ fn at_near_bad_lines_lose_nothing_acknowledged_at_any_level_although_the_master_
     for writers in [&near, &majority] {
         writers.wait_for_more(200, LOAD_DEADLINE)?;
     }
+    // Of the others the one beside it has most then, and no other can take over: in a region of its own
+    // a master has nobody near.
+    for far in [2, 3] {
+        cluster.cut(0, far, Cut::Both)?;
+    }
+    near.wait_for_more(50, LOAD_DEADLINE)?;
     cluster.kill(0);
     let master = cluster.promote(1)?;
+    ensure!(master == 1, "{} took over", cluster.nodes[master].name);
     // Until it is back, the new master is alone in its region, and no write is near.
     cluster.launch(0)?;
     cluster.wait_until_streaming(master)?;
