@@ -127,20 +127,26 @@ fn tables_open(database: &Path) -> usize {
     tables.filter(|path| path.starts_with(database)).count()
 }
 
+/// A database of so many tables, of a row each, that has few of them open.
+fn database_of_tables(dir: &Path, tables: u64) -> (Database, DatabaseOptions) {
+    let options = DatabaseOptions::new(8 << 20, 64 << 20).with_tables_open_max(20);
+    let database = open_without_compactions(dir, &options);
+    for seq in 1..=tables {
+        let mut batch = FoldBatch::new();
+        batch.put_row(&seq.to_be_bytes(), &string_row(HybridTime::ZERO, None, b"value"));
+        database.fold(batch, applied(seq)).unwrap();
+        database.flush().unwrap();
+    }
+    (database, options)
+}
+
 #[test]
 fn a_database_of_many_tables_keeps_no_more_open_than_it_may() {
     const TABLES: u64 = 100;
     /// RocksDB leaves one in each of the 64 parts of its cache.
     const OPEN_MAX: usize = 64;
     let directory = tempfile::tempdir().unwrap();
-    let options = DatabaseOptions::new(8 << 20, 64 << 20).with_tables_open_max(20);
-    let database = open_without_compactions(directory.path(), &options);
-    for seq in 1..=TABLES {
-        let mut batch = FoldBatch::new();
-        batch.put_row(&seq.to_be_bytes(), &string_row(HybridTime::ZERO, None, b"value"));
-        database.fold(batch, applied(seq)).unwrap();
-        database.flush().unwrap();
-    }
+    let (database, _) = database_of_tables(directory.path(), TABLES);
     assert_eq!(database.stats().level0_files, TABLES);
     assert!((1..=TABLES).all(|seq| database.row(&seq.to_be_bytes()).unwrap().is_some()));
     let open = tables_open(directory.path());
@@ -151,14 +157,7 @@ fn a_database_of_many_tables_keeps_no_more_open_than_it_may() {
 fn a_table_that_is_missing_or_cut_is_found_at_the_start_also_where_few_are_opened() {
     const TABLES: u64 = 40;
     let directory = tempfile::tempdir().unwrap();
-    let options = DatabaseOptions::new(8 << 20, 64 << 20).with_tables_open_max(20);
-    let database = open_without_compactions(directory.path(), &options);
-    for seq in 1..=TABLES {
-        let mut batch = FoldBatch::new();
-        batch.put_row(&seq.to_be_bytes(), &string_row(HybridTime::ZERO, None, b"value"));
-        database.fold(batch, applied(seq)).unwrap();
-        database.flush().unwrap();
-    }
+    let (database, options) = database_of_tables(directory.path(), TABLES);
     let tables = database.db.live_files().unwrap();
     assert_eq!(tables.len() as u64, TABLES);
     drop(database);
