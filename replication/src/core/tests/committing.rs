@@ -205,3 +205,20 @@ fn who_has_no_vote_is_near_nobody() {
     assert!(can_meet(&set(true), AckLevel::Near, "here"));
     assert!(!can_meet(&set(false), AckLevel::Near, "here"), "whichever of the two is the master");
 }
+
+#[test]
+fn at_all_a_master_that_starts_again_is_read_once_a_record_of_its_own_is_committed() {
+    let mut world = World::running(2, AckLevel::All);
+    world.write(0, 3);
+    world.run(SECOND);
+    assert!(world.reads(0));
+    world.kill(1);
+    world.kill(0);
+    world.start(0);
+    world.run(10 * SECOND);
+    assert_eq!(world.masters(), [0]);
+    assert!(!world.reads(0), "what it acknowledged before may not be visible yet");
+    world.start(1);
+    world.run_until(10 * SECOND, |world| world.reads(0));
+    assert_eq!(world.nodes[0].committed, world.tail(0));
+}
