@@ -179,7 +179,7 @@ impl Default for StateConfig {
             write_buffer_bytes: ByteSize(128 << 20),
             hot_cache_bytes: ByteSize(256 << 20),
             layer_bytes: ByteSize(64 << 20),
-            unapplied_bytes_max: ByteSize(192 << 20),
+            unapplied_bytes_max: ByteSize(256 << 20),
         }
     }
 }

@@ -381,7 +381,7 @@ impl Connection {
                 refusal.reply(&mut writer);
             }
             self.session.count(&self.node, command, refused);
-            self.rest_after(began).await;
+            self.rest_after(began, replies.len()).await;
         }
         Ok(())
     }

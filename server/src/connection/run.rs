@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::{Connection, End, Next};
 use crate::{
-    budget::UNCOUNTED_BYTES,
     clock::wall_ms,
     command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
     shard::{Run, Task, Work, undecided},
@@ -56,7 +55,7 @@ impl Connection {
                 let began = Instant::now();
                 self.run_here(command, request);
                 *index += 1;
-                self.rest_after(began).await;
+                self.rest_after(began, 0).await;
                 Ok((pipeline, Next::Command))
             }
             Handler::Loop(loop_command) => {
@@ -160,11 +159,13 @@ impl Connection {
         self.end_command(start);
     }
 
-    /// Lets the others be served after work that took long and was refused in the end: a pipeline may be full
-    /// of it. Replies of more than is held uncounted are sent first; were they to wait, all clients together
-    /// might hold any number of them.
-    pub(super) async fn rest_after(&self, began: Instant) {
-        if self.replies.len() <= UNCOUNTED_BYTES {
+    /// Lets the others be served after work that took long: a pipeline or a transaction may be full of it. The
+    /// replies that wait meanwhile, these and `others`, are counted. Where all clients hold more than they may
+    /// already, nobody rests: they would hold any number of them.
+    pub(super) async fn rest_after(&mut self, began: Instant, others: usize) {
+        let share = self.reply_share.as_mut().expect("the writer has given it back");
+        share.hold(self.replies.len() + others);
+        if share.budget().excess() == 0 {
             self.turn.rest_after(began).await;
         }
     }

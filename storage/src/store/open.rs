@@ -108,7 +108,7 @@ impl StoreOptions {
             hot_cache_bytes: 256 << 20,
             layer_bytes: 64 << 20,
             layer_changes: LAYER_CHANGES,
-            unapplied_bytes_max: 192 << 20,
+            unapplied_bytes_max: 256 << 20,
             unapplied_changes_max: UNAPPLIED_CHANGES_MAX,
             visibility: Visibility::Durable,
             retain_from: None,
