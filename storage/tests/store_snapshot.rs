@@ -9,6 +9,7 @@ use std::{fs, path::Path};
 
 use larder_storage::{
     Directory, OpenAs, StateError, StoreOptions,
+    rewind::Rewind,
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
 };
 use larder_types::SequenceNumber;
@@ -280,31 +281,21 @@ fn a_state_that_has_folded_nothing_has_no_snapshot_yet_and_leaves_nothing_of_one
     assert_eq!(fs::read_dir(node.directory.snapshots()).unwrap().count(), 0);
 }
 
-#[test]
-fn an_installation_that_is_killed_at_any_step_is_ended_by_the_next_opening() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let master = busy_master(one.path());
-    let mut old = Node::open(two.path(), tiny()).unwrap();
-    old.put("only here", "before");
-    old.close();
-    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
-    let directory = Directory::open(two.path()).unwrap();
-    let mut incoming = Incoming::begin(&directory, snapshot.manifest().clone()).unwrap();
-    assert!(fetch(&mut incoming, &snapshot, 1 << 20, usize::MAX));
-    incoming.decide(&directory, &tiny().database, "now").unwrap();
-    drop(directory);
+/// Goes on with an installation that was decided for as far as each of its steps, as if killed there,
+/// and has the next opening look at each.
+fn killed_at_each_step(root: &Path, next_opening: impl Fn(&Path)) {
+    assert!(root.join("INSTALL").exists());
     let mut steps = 0;
     loop {
         let killed = tempfile::tempdir().unwrap();
-        copy(two.path(), killed.path());
+        copy(root, killed.path());
         let directory = Directory::open(killed.path()).unwrap();
         let mut more = true;
         for _ in 0..steps {
             more = larder_storage::snapshot::install_step(&directory).unwrap();
         }
         drop(directory);
-        let node = follow_on(killed.path(), &master);
-        assert_eq!(node.text("only here"), None);
+        next_opening(killed.path());
         let aside = killed.path().join("set-aside/now");
         assert!(aside.join("log").exists() && aside.join("state").exists(), "after {steps} steps");
         assert!(!killed.path().join("INSTALL").exists());
@@ -314,4 +305,57 @@ fn an_installation_that_is_killed_at_any_step_is_ended_by_the_next_opening() {
         steps += 1;
     }
     assert!(steps >= 4, "{steps}");
+}
+
+/// Gathers a snapshot whole.
+fn gathered(directory: &Directory, snapshot: &Snapshot) -> Incoming {
+    let mut incoming = Incoming::begin(directory, snapshot.manifest().clone()).unwrap();
+    assert!(fetch(&mut incoming, snapshot, 1 << 20, usize::MAX));
+    incoming
+}
+
+#[test]
+fn an_installation_that_is_killed_at_any_step_is_ended_by_the_next_opening() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let master = busy_master(one.path());
+    let mut old = Node::open(two.path(), tiny()).unwrap();
+    old.put("only here", "before");
+    old.close();
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    let directory = Directory::open(two.path()).unwrap();
+    let incoming = gathered(&directory, &snapshot);
+    incoming.decide(&directory, &tiny().database, "now").unwrap();
+    drop(directory);
+    killed_at_each_step(two.path(), |root| {
+        let node = follow_on(root, &master);
+        assert_eq!(node.text("only here"), None);
+    });
+}
+
+#[test]
+fn a_rewind_is_over_once_a_snapshot_was_decided_for_wherever_its_installation_was_killed() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let master = busy_master(one.path());
+    let mut old = Node::open(two.path(), tiny()).unwrap();
+    old.put("key", "common");
+    old.put("key", "parted");
+    let parting = old.writer.last().seq;
+    old.close();
+    let directory = Directory::open(two.path()).unwrap();
+    let options = tiny().database;
+    let mut rewind = Rewind::mark(&directory, &options, parting, WALL_MS).unwrap();
+    rewind.cut(&directory).unwrap();
+    // Its keys are not to be had in time.
+    assert!(!rewind.marker().is_whole());
+    drop(rewind);
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    gathered(&directory, &snapshot).decide(&directory, &options, "now").unwrap();
+    drop(directory);
+    killed_at_each_step(two.path(), |root| {
+        let directory = Directory::open(root).unwrap();
+        let pending = Rewind::pending(&directory, &options).unwrap();
+        assert!(pending.is_none(), "it was for the state that is set aside");
+        drop(directory);
+        follow_on(root, &master);
+    });
 }

@@ -108,14 +108,16 @@ pub struct Rewind {
 }
 
 impl Rewind {
-    /// The rewind whose marker is in the directory.
+    /// The rewind whose marker is in the directory; none where a snapshot has been decided for, which
+    /// is put in place first.
     ///
     /// # Errors
-    /// When the marker is damaged.
+    /// When the marker is damaged, or the snapshot cannot be put in place.
     pub fn pending(
         directory: &Directory,
         options: &DatabaseOptions,
     ) -> Result<Option<Self>, RewindError> {
+        crate::snapshot::finish_install(directory)?;
         let Some(marker) = Marker::read(directory)? else { return Ok(None) };
         let keys = marker.keys().ok_or(RewindError::DamagedKey)?;
         let options = options.clone();
