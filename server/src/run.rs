@@ -110,7 +110,7 @@ fn driver_code(error: &DriverError) -> u8 {
         DriverError::Net(larder_net::Error::Bind { .. }) => 73,
         DriverError::Net(_) => 78,
         DriverError::Read(_) | DriverError::ReplicaSet { .. } | DriverError::Store(_) => 65,
-        DriverError::Standing { .. } | DriverError::Rewind(_) => 74,
+        DriverError::Standing { .. } | DriverError::Rewind(_) | DriverError::Snapshot(_) => 74,
         _ => 70,
     }
 }

@@ -8,9 +8,9 @@ mod store_support;
 use std::{fs, path::Path};
 
 use larder_storage::{
-    Directory, OpenAs, StateError, StoreOptions,
+    Directory, OpenAs, StateError, StoreOptions, peek,
     rewind::Rewind,
-    snapshot::{Incoming, Manifest, Snapshot, SnapshotError},
+    snapshot::{Incoming, Manifest, Snapshot, SnapshotError, install_nothing},
 };
 use larder_types::SequenceNumber;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -357,5 +357,53 @@ fn a_rewind_is_over_once_a_snapshot_was_decided_for_wherever_its_installation_wa
         assert!(pending.is_none(), "it was for the state that is set aside");
         drop(directory);
         follow_on(root, &master);
+    });
+}
+
+#[test]
+fn an_empty_log_takes_the_place_of_one_that_was_trimmed_wherever_that_was_killed() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut master = Node::open(one.path(), tiny()).unwrap();
+    master.put("key", "value");
+    busy_master(two.path()).close();
+    let directory = Directory::open(two.path()).unwrap();
+    // A file where a directory has to be made.
+    fs::write(directory.set_aside(), "").unwrap();
+    let failed = install_nothing(&directory, "now");
+    assert!(matches!(failed, Err(SnapshotError::Halfway(_))), "{failed:?}");
+    fs::remove_file(directory.set_aside()).unwrap();
+    drop(directory);
+    killed_at_each_step(two.path(), |root| {
+        let directory = Directory::open(root).unwrap();
+        assert_eq!(peek(&directory, &tiny().database).unwrap(), None);
+        drop(directory);
+        follow_on(root, &master);
+    });
+}
+
+#[test]
+fn what_was_decided_for_and_could_not_be_put_in_place_is_not_given_up_for_another() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut master = busy_master(one.path());
+    let mut old = Node::open(two.path(), tiny()).unwrap();
+    old.put("only here", "before");
+    old.close();
+    let first = master.store.snapshot(&master.directory, 7).unwrap();
+    master.put("key:1", "later");
+    master.writer.seal();
+    master.fold();
+    let second = master.store.snapshot(&master.directory, 8).unwrap();
+    let directory = Directory::open(two.path()).unwrap();
+    // A file where a directory has to be made.
+    fs::write(directory.set_aside(), "").unwrap();
+    let failed = gathered(&directory, &first).install(&directory, &tiny().database, "now");
+    assert!(matches!(failed, Err(SnapshotError::Halfway(_))), "{failed:?}");
+    let refused = Incoming::begin(&directory, second.manifest().clone());
+    assert!(matches!(refused, Err(SnapshotError::Decided)), "{refused:?}");
+    fs::remove_file(directory.set_aside()).unwrap();
+    drop(directory);
+    killed_at_each_step(two.path(), |root| {
+        let node = follow_on(root, &master);
+        assert_eq!(node.text("only here"), None);
     });
 }

@@ -19,12 +19,12 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Clock, Driver, Found, Options, Order, Port, Report,
+    Clock, Driver, DriverError, Found, Options, Order, Port, Report,
     engine::{Engine, Input},
     handle::Shared,
     rewind::Worked,
     served::tests::Master,
-    snapshot::Fetched,
+    snapshot::{Fetched, Gathering},
     start::engine,
 };
 use crate::core::{Action, Chunk, Event, Link, ReadGate, Session, Tail};
@@ -67,6 +67,11 @@ fn opened(directory: &Directory, run: u64) -> Store {
     let mut options = StoreOptions::new(database());
     options.reserve_bytes = 0;
     open(directory, options, run, run).unwrap().store
+}
+
+/// A snapshot of nothing.
+fn nothing() -> Box<Fetched> {
+    Box::new(Fetched::Nothing(Gathering::default().try_lock_owned().unwrap()))
 }
 
 /// An engine over a store, whose orders are noted.
@@ -159,7 +164,7 @@ async fn a_snapshot_that_comes_after_replication_began_anew_is_not_installed() {
     let mut node = Node::start();
     let Node { engine, directory, store, orders, .. } = &mut node;
     let (link, log) = (Link(1), store.log().id());
-    let comes = || Input::SnapshotFetched { link, log, fetched: Ok(Box::new(Fetched::Nothing)) };
+    let comes = || Input::SnapshotFetched { link, log, fetched: Ok(nothing()) };
     engine.fetching = Some(link);
     // The state failed, and the shard has opened it again.
     store.close();
@@ -171,6 +176,25 @@ async fn a_snapshot_that_comes_after_replication_began_anew_is_not_installed() {
     engine.fetching = Some(link);
     engine.take(comes());
     assert_eq!(closes(orders), 1, "the store is closed for one that was asked for");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_in_place_in_part_ends_the_process_and_one_of_which_nothing_is_does_not()
+{
+    // A file where a directory has to be made: to gather in, or to set log and state aside in.
+    for (blocked, is_decided) in [("incoming", false), ("set-aside", true)] {
+        let mut node = Node::start();
+        std::fs::write(node.directory.root().join(blocked), "").unwrap();
+        node.engine.install(Link(1), node.store.log().id(), nothing());
+        node.store.close();
+        node.engine.take(Input::Report(Report::Closed));
+        node.worked().await;
+        assert_eq!(node.directory.root().join("INSTALL").exists(), is_decided);
+        let failure = &node.engine.failure;
+        assert_eq!(matches!(failure, Some(DriverError::Snapshot(_))), is_decided, "{failure:?}");
+        let opens = matches!(node.orders.lock().unwrap().last(), Some(Order::Open(None)));
+        assert_eq!(opens, !is_decided, "what was there is opened again if it is whole");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub enum DriverError {
     /// A rewind failed.
     #[error(transparent)]
     Rewind(#[from] larder_storage::rewind::RewindError),
+    /// A snapshot is in place only in part.
+    #[error(transparent)]
+    Snapshot(#[from] larder_storage::snapshot::SnapshotError),
     /// Log and state at rest could not be read.
     #[error(transparent)]
     Store(#[from] larder_storage::StoreError),

@@ -2,15 +2,15 @@
 //! place. The steps run on a thread that may block, one after the other.
 
 use std::{
-    os::unix::fs::DirBuilderExt as _,
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use larder_storage::{
-    Directory, FileError,
+    FileError,
     rewind::{self, Rewind, RewindError, Scope},
+    snapshot::{SnapshotError, install_nothing},
 };
 use larder_types::{LogId, SequenceNumber};
 use tokio::task::spawn_blocking;
@@ -45,7 +45,7 @@ pub(super) enum Worked {
     Applied(Rewind, Result<(), RewindError>),
     Ended(Result<(), FileError>),
     /// With the log to be made, where nothing was put in place.
-    Installed(Link, Result<Option<LogId>, String>),
+    Installed(Link, Result<Option<LogId>, SnapshotError>),
 }
 
 /// A rewind under way: storage's part, which is away while a thread works with it.
@@ -106,12 +106,11 @@ impl Engine {
                 self.work(move || match *fetched {
                     Fetched::State(incoming, _turn) => {
                         let installed = incoming.install(&directory, &database, &name);
-                        let installed = installed.map_err(|error| error.to_string());
                         Worked::Installed(link, installed.map(|()| None))
                     }
-                    Fetched::Nothing => {
-                        let aside = set_aside(&directory, &name);
-                        Worked::Installed(link, aside.map(|()| Some(log)))
+                    Fetched::Nothing(_turn) => {
+                        let installed = install_nothing(&directory, &name);
+                        Worked::Installed(link, installed.map(|()| Some(log)))
                     }
                 });
             }
@@ -170,7 +169,13 @@ impl Engine {
                 self.opening = Some(Opening::Installed);
                 return (self.port.order)(Order::Open(log));
             }
-            Worked::Installed(link, Err(why)) => return self.install_failed(link, why),
+            // Nobody can tell what log and state are meanwhile: a start goes on with it.
+            Worked::Installed(_, Err(error @ SnapshotError::Halfway(_))) => {
+                return self.fail(error.into());
+            }
+            Worked::Installed(link, Err(error)) => {
+                return self.install_failed(link, error.to_string());
+            }
             Worked::Cut(Err(error)) => return self.fail(error),
             Worked::Marked(Err(error))
             | Worked::Listed(_, Err(error))
@@ -294,26 +299,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Moves log and state away: what comes begins with an empty log.
-fn set_aside(directory: &Directory, name: &str) -> Result<(), String> {
-    let aside = directory.set_aside().join(name);
-    let moved = std::fs::create_dir_all(&aside).and_then(|()| {
-        // The state first: a log alone is replayed, a state alone is refused.
-        for (part, from) in [("state", directory.state()), ("log", directory.log())] {
-            match std::fs::rename(&from, aside.join(part)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        std::fs::File::open(directory.root())?.sync_all()?;
-        // As an opening of the directory makes it.
-        std::fs::DirBuilder::new().mode(0o700).create(directory.log())
-    });
-    moved
-        .and_then(|()| rewind::end(directory).map_err(std::io::Error::other))
-        .map_err(|error| format!("set log and state aside: {error}"))
 }
 
 /// For names of files and for people alone.

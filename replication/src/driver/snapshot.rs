@@ -101,11 +101,13 @@ impl Given {
 /// while after its connection broke.
 pub(super) type Gathering = Arc<Turns<()>>;
 
-/// What a slave has fetched.
+/// A turn, until it is dropped.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+/// What a slave has fetched. The turn lasts until it is installed.
 pub(super) enum Fetched {
-    /// The turn lasts until it is installed.
-    State(Incoming, OwnedMutexGuard<()>),
-    Nothing,
+    State(Incoming, Turn),
+    Nothing(Turn),
 }
 
 /// Makes a snapshot, which takes as long as it takes to read the state. `flush` asks for everything to
@@ -264,8 +266,12 @@ pub(super) async fn fetch(
         error = connection.closed() => return Err(error.to_string()),
     };
     let manifest = manifest.ok_or("the master gives no snapshot")?;
+    // Who waits for a turn that it cannot use any more would keep those behind it from theirs.
     if manifest.is_empty() {
-        return Ok(Fetched::Nothing);
+        return tokio::select! {
+            turn = gathering.lock_owned() => Ok(Fetched::Nothing(turn)),
+            error = connection.closed() => Err(error.to_string()),
+        };
     }
     let manifest = Manifest::decode(&manifest).map_err(|error| error.to_string())?;
     let of = manifest.head().map_err(|error| error.to_string())?.id;
@@ -274,7 +280,6 @@ pub(super) async fn fetch(
     }
     let (incoming, turn, missing) = tokio::select! {
         begun = begin(directory, gathering, manifest) => begun?,
-        // Who waits for a turn that it cannot use any more would keep those behind it from theirs.
         error = connection.closed() => return Err(error.to_string()),
     };
     let (file, offset) = missing.map_or((NOTHING, NOTHING), |(file, offset)| (file as u64, offset));
@@ -295,7 +300,7 @@ pub(super) async fn fetch(
 }
 
 /// What is there of a snapshot, the turn to go on with it, and the place of what comes next.
-type Begun = (Incoming, OwnedMutexGuard<()>, Option<(usize, u64)>);
+type Begun = (Incoming, Turn, Option<(usize, u64)>);
 
 async fn begin(
     directory: Arc<Directory>,
@@ -314,7 +319,7 @@ async fn begin(
 /// Writes what comes, also what came before the connection broke.
 fn write_all(
     mut incoming: Incoming,
-    turn: OwnedMutexGuard<()>,
+    turn: Turn,
     mut waiting: mpsc::Receiver<Bytes>,
 ) -> Result<Fetched, String> {
     while let Some(mut piece) = waiting.blocking_recv() {
@@ -464,7 +469,7 @@ mod tests {
                 }
             };
             let (fetched, ()) = tokio::join!(fetching, serving);
-            assert_eq!(matches!(fetched, Ok(Fetched::Nothing)), is_made);
+            assert_eq!(matches!(fetched, Ok(Fetched::Nothing(_))), is_made);
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{Manifest, ManifestFile, SnapshotError, install, io_at, measure};
@@ -46,20 +46,19 @@ impl Incoming {
     /// one that was begun is given up.
     ///
     /// # Errors
-    /// When the manifest is refused, or files cannot be made.
+    /// When the manifest is refused, or files cannot be made; [`SnapshotError::Decided`] where one has
+    /// been decided for and is not in place yet.
     pub fn begin(directory: &Directory, manifest: Manifest) -> Result<Self, SnapshotError> {
         manifest.check()?;
+        if install::is_decided(directory)? {
+            return Err(SnapshotError::Decided);
+        }
         let root = directory.incoming();
         let state = root.join("state");
         let file = manifest_file(&root);
         // What does not read back is given up as well.
         if !matches!(file.read::<Manifest>(&RealFs), Ok(Some(begun)) if begun == manifest) {
-            match fs::remove_dir_all(&root) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_at(&root)(error));
-                }
-                _ => {}
-            }
+            give_up(&root)?;
             create_dir_durably(&RealFs, &state).map_err(io_at(&state))?;
             file.write(&RealFs, &manifest)?;
         }
@@ -144,7 +143,8 @@ impl Incoming {
     ///
     /// # Errors
     /// When something is missing or the state in it does not open at its position: nothing has
-    /// been replaced then. When files cannot be moved: the next opening goes on with it.
+    /// been replaced then. [`SnapshotError::Halfway`] when files cannot be moved: the next opening goes
+    /// on with it.
     pub fn install(
         self,
         directory: &Directory,
@@ -152,7 +152,7 @@ impl Incoming {
         name: &str,
     ) -> Result<(), SnapshotError> {
         self.decide(directory, options, name)?;
-        Ok(install::finish_install(directory)?)
+        install::finish_install(directory).map_err(SnapshotError::Halfway)
     }
 
     /// The part of [`Incoming::install`] up to the rename that decides: the next opening does the
@@ -179,7 +179,32 @@ impl Incoming {
             log::create(&RealFs, &log, &self.manifest.head()?)?;
         }
         RealFs.sync_dir(&self.root).map_err(io_at(&self.root))?;
-        Ok(install::begin(directory, name)?)
+        install::begin(directory, name).map_err(SnapshotError::Halfway)
+    }
+}
+
+/// Puts nothing in place of log and state, as a snapshot is put there: what comes begins with an empty
+/// log. Nobody may have them open, or gather a snapshot.
+///
+/// # Errors
+/// As [`Incoming::install`].
+pub fn install_nothing(directory: &Directory, name: &str) -> Result<(), SnapshotError> {
+    let root = directory.incoming();
+    give_up(&root)?;
+    for part in ["state", "log"] {
+        let part = root.join(part);
+        create_dir_durably(&RealFs, &part).map_err(io_at(&part))?;
+    }
+    install::begin(directory, name)
+        .and_then(|()| install::finish_install(directory))
+        .map_err(SnapshotError::Halfway)
+}
+
+/// Removes what was gathered.
+fn give_up(root: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(root)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -189,6 +214,6 @@ impl SnapshotError {
     }
 }
 
-fn manifest_file(root: &std::path::Path) -> AtomicFile {
+fn manifest_file(root: &Path) -> AtomicFile {
     AtomicFile::new(root, "MANIFEST", VERSION, 2 * super::MANIFEST_BYTES_MAX as u64)
 }

@@ -43,6 +43,11 @@ pub(super) fn begin(directory: &Directory, name: &str) -> Result<(), FileError> 
     order_file(directory).write(&RealFs, &Order { name: free })
 }
 
+/// Whether one was decided for and is not over.
+pub(super) fn is_decided(directory: &Directory) -> Result<bool, FileError> {
+    Ok(order_file(directory).read::<Order>(&RealFs)?.is_some())
+}
+
 /// Goes on with an installation that was decided for, if there is one.
 pub(crate) fn finish_install(directory: &Directory) -> Result<(), FileError> {
     while step(directory)? {}

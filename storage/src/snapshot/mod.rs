@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 pub(crate) use install::finish_install;
 
 pub use self::{
-    incoming::Incoming,
+    incoming::{Incoming, install_nothing},
     manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestFile},
 };
 use crate::{
@@ -72,6 +72,13 @@ pub enum SnapshotError {
     /// Bytes came for a place other than the one asked for.
     #[error("bytes of the snapshot came for a place that was not asked for")]
     OutOfPlace,
+    /// Another one is being put in place, and is needed until it is.
+    #[error("another snapshot is still to be put in place")]
+    Decided,
+    /// It was decided for and is not in place yet: log and state may be of two histories until whoever
+    /// opens the directory next has gone on with it.
+    #[error("a snapshot is in place only in part, and the next start goes on with it: {0}")]
+    Halfway(#[source] FileError),
     /// Files are still missing.
     #[error("the snapshot is not whole yet")]
     Incomplete,
