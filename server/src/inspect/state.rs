@@ -56,7 +56,10 @@ fn summary_text(report: &VerifyReport) -> String {
     let mut lines = vec![
         format!("applied   {applied}"),
         format!("rows      {} strings, {} hashes", report.strings, report.hashes),
-        format!("fields    {}, and {} of dropped hashes", report.fields, report.dropped_elements),
+        format!(
+            "fields    {}, and {} of hashes dropped or expired",
+            report.fields, report.dropped_elements
+        ),
         format!("read      {} bytes", report.bytes),
         format!("defects   {}", report.defects),
     ];

@@ -16,13 +16,13 @@ const DESCRIBED_MAX: usize = 100;
 pub struct VerifyReport {
     /// The position of the state.
     pub applied: Option<Applied>,
-    /// Rows of strings.
+    /// Rows of strings that have not expired by the position's time.
     pub strings: u64,
-    /// Rows of hashes.
+    /// Rows of hashes that have not.
     pub hashes: u64,
     /// Fields of live hashes.
     pub fields: u64,
-    /// Elements of hashes that were dropped, which a compaction has yet to give back.
+    /// Elements of hashes that were dropped or have expired, which a compaction has yet to give back.
     pub dropped_elements: u64,
     /// Bytes of keys and values read.
     pub bytes: u64,
@@ -36,6 +36,12 @@ impl VerifyReport {
     /// Whether nothing is wrong.
     pub const fn is_sound(&self) -> bool {
         self.defects == 0
+    }
+
+    /// Whether a row has expired. Of such a hash compactions may have given back any elements before
+    /// they come to the row.
+    fn has_expired(&self, row: &RowRef<'_>) -> bool {
+        self.applied.is_some_and(|applied| row.is_expired(applied.hybrid.millis()))
     }
 
     fn defect(&mut self, described: impl FnOnce() -> String) {
@@ -56,7 +62,8 @@ struct Run {
 }
 
 /// Reads every block of every file, comparing checksums, and checks that keys and rows parse, lie
-/// in the unit they belong to, and that each hash has as many fields as its row states.
+/// in the unit they belong to, and that each hash that has not expired has as many fields as its row
+/// states.
 pub(super) fn verify(database: &Database) -> Result<VerifyReport, StateError> {
     let db = database.rocksdb();
     let mut report = VerifyReport { applied: database.applied()?, ..VerifyReport::default() };
@@ -101,9 +108,12 @@ fn check(
         report.defect(|| format!("key {} lies in a foreign unit", bytes.escape_ascii()));
     }
     match parsed {
-        StorageKey::Row { key, .. } => match RowRef::parse(value).map(|row| row.value()) {
-            Ok(RowValue::String(_)) => report.strings += 1,
-            Ok(RowValue::Hash { .. }) => report.hashes += 1,
+        StorageKey::Row { key, .. } => match RowRef::parse(value) {
+            Ok(row) if report.has_expired(&row) => {}
+            Ok(row) => match row.value() {
+                RowValue::String(_) => report.strings += 1,
+                RowValue::Hash { .. } => report.hashes += 1,
+            },
             Err(why) => report.defect(|| format!("the row of {}: {why}", key.escape_ascii())),
         },
         StorageKey::Element { key, generation, field, .. } => {
@@ -115,7 +125,7 @@ fn check(
                 run.as_ref().is_some_and(|run| run.key == key && run.generation == generation);
             if !same {
                 end_run(report, run.take(), hashes_with_fields);
-                let stated = stated_fields(db, key, generation)?;
+                let stated = stated_fields(db, report, key, generation)?;
                 *run = Some(Run { key: key.to_vec(), generation, stated, found: 0 });
             }
             if let Some(run) = run {
@@ -141,13 +151,20 @@ fn end_run(report: &mut VerifyReport, run: Option<Run>, hashes_with_fields: &mut
     }
 }
 
-/// The number of fields the row of `key` states, if `generation` is its current one.
-fn stated_fields(db: &DB, key: &[u8], generation: Generation) -> Result<Option<u64>, StateError> {
+/// The number of fields the row of `key` states, if it has not expired and `generation` is its current
+/// one.
+fn stated_fields(
+    db: &DB,
+    report: &VerifyReport,
+    key: &[u8],
+    generation: Generation,
+) -> Result<Option<u64>, StateError> {
     let mut row_key = Vec::new();
     keys::key_row_key(key, &mut row_key);
     let row = db.get_pinned(row_key).map_err(StateError::at("read", db.path()))?;
     let row = row.as_deref().map(RowRef::parse).and_then(Result::ok);
-    Ok(row.and_then(|row| match row.value() {
+    let alive = row.filter(|row| !report.has_expired(row));
+    Ok(alive.and_then(|row| match row.value() {
         RowValue::Hash { generation: current, fields } if current == generation => Some(fields),
         _ => None,
     }))

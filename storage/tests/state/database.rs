@@ -287,6 +287,22 @@ fn verification_tells_a_hash_whose_fields_do_not_add_up() {
 }
 
 #[test]
+fn verification_passes_over_hashes_that_have_expired_and_may_have_lost_any_fields() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(directory.path());
+    let mut batch = FoldBatch::new();
+    put_hash(&mut batch, "lasting", generation(1), Some(1_001), 3);
+    put_hash(&mut batch, "whole", generation(1), Some(1_000), 3);
+    put_hash(&mut batch, "short", generation(1), Some(1_000), 3);
+    batch.delete_element(b"short", generation(1), b"f1");
+    put_hash(&mut batch, "hollow", generation(1), Some(1_000), 0);
+    database.fold(batch, applied_at(1, 1_000)).unwrap();
+    let report = database.verify().unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.hashes, report.fields, report.dropped_elements), (1, 3, 5));
+}
+
+#[test]
 fn elements_are_those_of_one_generation_in_order_and_go_on_after_a_name() {
     let directory = tempfile::tempdir().unwrap();
     let database = open(directory.path());
