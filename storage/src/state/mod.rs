@@ -25,7 +25,7 @@ use std::{cell::RefCell, fs, io::ErrorKind, path::Path, sync::Arc};
 
 use larder_types::Unit;
 use rocksdb::{
-    BottommostLevelCompaction, CompactOptions, DB, FlushOptions, ReadOptions, ReadTier,
+    BottommostLevelCompaction, CompactOptions, DB, FlushOptions, LiveFile, ReadOptions, ReadTier,
     WriteOptions, checkpoint::Checkpoint, properties,
 };
 
@@ -127,31 +127,33 @@ impl Database {
         let db = Arc::new(db);
         let options = options.clone();
         let database = Self { db, filter, read, read_persisted, write, options };
-        database.check_tables()?;
+        database.check_tables(database.tables()?)?;
         database.filter.attach(&database.db);
         database.persisted()?;
         Ok(database)
     }
 
+    /// The tables that the database consists of at this moment.
+    fn tables(&self) -> Result<Vec<LiveFile>, StateError> {
+        self.db.live_files().map_err(StateError::at("list the files of", self.path()))
+    }
+
     /// RocksDB opens a few of its tables at a start, and the others once they are read: one that is missing
     /// or was cut is to be found before anything is served.
-    fn check_tables(&self) -> Result<(), StateError> {
-        let tables =
-            self.db.live_files().map_err(StateError::at("list the files of", self.path()))?;
+    fn check_tables(&self, tables: Vec<LiveFile>) -> Result<(), StateError> {
         for table in tables {
             let file = self.path().join(table.name.trim_start_matches('/'));
             let expected = table.size as u64;
-            match fs::metadata(&file) {
-                Ok(about) if about.len() == expected => {}
-                Ok(about) => {
-                    return Err(StateError::CutTable { file, expected, found: about.len() });
-                }
-                Err(why) if why.kind() == ErrorKind::NotFound => {
-                    return Err(StateError::CutTable { file, expected, found: 0 });
-                }
+            let found = match fs::metadata(&file) {
+                Ok(about) => about.len(),
+                Err(why) if why.kind() == ErrorKind::NotFound => 0,
                 Err(source) => {
                     return Err(StateError::Files { path: self.path().to_owned(), source });
                 }
+            };
+            // Compactions are under way, and remove the tables that they have rewritten.
+            if found != expected && self.tables()?.iter().any(|live| live.name == table.name) {
+                return Err(StateError::CutTable { file, expected, found });
             }
         }
         Ok(())

@@ -158,7 +158,7 @@ fn a_table_that_is_missing_or_cut_is_found_at_the_start_also_where_few_are_opene
     const TABLES: u64 = 40;
     let directory = tempfile::tempdir().unwrap();
     let (database, options) = database_of_tables(directory.path(), TABLES);
-    let tables = database.db.live_files().unwrap();
+    let tables = database.tables().unwrap();
     assert_eq!(tables.len() as u64, TABLES);
     drop(database);
     for table in tables {
@@ -171,4 +171,20 @@ fn a_table_that_is_missing_or_cut_is_found_at_the_start_also_where_few_are_opene
         fs::write(&file, &whole).unwrap();
     }
     Database::open_read_only(directory.path(), &options).unwrap();
+}
+
+#[test]
+fn tables_that_a_compaction_has_rewritten_since_they_were_listed_are_not_missed() {
+    const TABLES: u64 = 5;
+    let directory = tempfile::tempdir().unwrap();
+    let (database, _) = database_of_tables(directory.path(), TABLES);
+    let listed = database.tables().unwrap();
+    compact_without_flush(&database);
+    let is_gone = || !directory.path().join(listed[0].name.trim_start_matches('/')).exists();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_gone() {
+        assert!(Instant::now() < deadline, "{} was not removed", listed[0].name);
+        std::thread::yield_now();
+    }
+    database.check_tables(listed).unwrap();
 }
