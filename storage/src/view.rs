@@ -115,6 +115,13 @@ impl<'a> View<'a> {
         Self::of(shared, Sight::Newest, now_ms)
     }
 
+    /// A view of what is visible, expired or not: only what compactions may have dropped is hidden. What
+    /// has expired for a record that is not visible yet may have been prolonged by one before it.
+    pub(crate) fn of_kept(shared: &'a Shared) -> Result<Self, StateError> {
+        let now_ms = shared.database()?.filter_clock_ms();
+        Ok(Self { now_ms, ..Self::visible(shared, now_ms) })
+    }
+
     fn of(shared: &'a Shared, sight: Sight<'a>, now_ms: u64) -> Self {
         // What has expired for a record has for whoever reads: transactions take it for gone, and
         // compaction drops it.

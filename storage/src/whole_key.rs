@@ -166,8 +166,7 @@ impl Store {
         bytes_max: usize,
     ) -> Result<bool, WholeKeyError> {
         put(out, key);
-        // At time 0 nothing has expired: replicas hide an expired value, and keep it.
-        let Some(whole) = self.view(0).whole_key(key, bytes_max)? else {
+        let Some(whole) = self.view_of_kept()?.whole_key(key, bytes_max)? else {
             out.push(0);
             return Ok(true);
         };

@@ -541,6 +541,37 @@ fn a_hash_that_expired_at_the_old_master_and_was_prolonged_at_the_new_one_is_who
     }
 }
 
+/// What has expired for a record that is on its way may have been prolonged by one before it.
+#[test]
+fn a_hash_that_was_prolonged_by_a_record_that_nobody_sees_yet_is_whole() {
+    let hash = |old: &mut Node| {
+        let mut txn = old.writer.transaction(WALL_MS);
+        txn.hash_put(b"hash", &[(b"a", b"1"), (b"b", b"2")]).unwrap();
+        txn.set_expiry(b"hash", Some(WALL_MS + 5_000)).unwrap();
+        txn.commit().unwrap();
+        old.commit();
+    };
+    let Parting { one, _two, mut old, mut new, at: parting } = Parting::after(hash);
+    let mut txn = old.writer.transaction(WALL_MS);
+    txn.hash_put(b"hash", &[(b"parted", b"3")]).unwrap();
+    txn.commit().unwrap();
+    old.commit();
+    fold_and_flush(&mut old);
+    drop(old);
+    let mut txn = new.writer.transaction(WALL_MS + 1_000);
+    assert!(txn.set_expiry(b"hash", None).unwrap());
+    txn.commit().unwrap();
+    let mut txn = new.writer.transaction(WALL_MS + 10_000);
+    txn.put_string(b"later", b"", None).unwrap();
+    txn.commit().unwrap();
+    rewound(one.path(), &new, parting);
+    new.commit();
+    let mut old = follower(one.path(), &new);
+    old.follow(&new, 700);
+    assert_eq!(new.contents()[&b"hash"[..]].3.len(), 2);
+    compare(&old, &new, "prolonged on its way");
+}
+
 #[test]
 fn a_log_with_nothing_in_common_with_the_masters_is_not_said_to_have_parted() {
     let root = tempfile::tempdir().unwrap();

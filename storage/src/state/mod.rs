@@ -374,8 +374,13 @@ impl Database {
             level0_files: level0_files.and_then(|files| files.parse().ok()).unwrap_or_default(),
             background_errors: self.background_errors(),
             dropped_by_filter: self.filter.dropped(),
-            filter_clock_ms: self.filter.clock_ms(),
+            filter_clock_ms: self.filter_clock_ms(),
         }
+    }
+
+    /// The clock by which compactions judge what is expired.
+    pub(crate) fn filter_clock_ms(&self) -> u64 {
+        self.filter.clock_ms()
     }
 
     fn figure(&self, name: &properties::PropName) -> u64 {

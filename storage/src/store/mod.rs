@@ -334,6 +334,11 @@ impl Store {
         View::visible(&self.shared, now_ms)
     }
 
+    /// A view of what is visible for a replica that goes on from there.
+    pub(crate) fn view_of_kept(&self) -> Result<View<'_>, StateError> {
+        View::of_kept(&self.shared)
+    }
+
     /// A view of what is visible now, and of nothing that becomes visible later: all that is read
     /// from it is read as of one record. The fold waits for it, so that it is to be dropped soon.
     pub fn steady_view(&self, now_ms: u64) -> SteadyView<'_> {
