@@ -15,13 +15,14 @@ use super::error::StateError;
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
-/// Full, first, middle, last: the types that a MANIFEST has.
+/// Full, first, middle, last: the types that a MANIFEST has. RocksDB passes over a record of type 0 without
+/// bytes, and over the rest of its block.
 const TYPES: std::ops::RangeInclusive<u8> = 1..=4;
 /// What is added to a rotated checksum, so that checksums of checksums are not weak.
 const MASK: u32 = 0xa282_ead8;
 
-/// Refuses a MANIFEST that has a damaged record. A record that the end of the file cuts short is
-/// left to RocksDB: a crash may leave one, and it is not applied.
+/// Refuses a MANIFEST that has a damaged record. A record that the end of the file cuts short, and zeros
+/// behind the last one, are left to RocksDB: a crash may leave them, and they are not applied.
 pub(super) fn check(path: &Path) -> Result<(), StateError> {
     let at = |source| StateError::Files { path: path.to_path_buf(), source };
     let Some(current) = read(&path.join("CURRENT")).map_err(at)? else { return Ok(()) };
@@ -63,6 +64,9 @@ fn first_damage(bytes: &[u8]) -> Option<u64> {
                 return (!cut_short).then_some(block_at.saturating_add(at) as u64);
             };
             let found = mask(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload));
+            if *header == [0; HEADER_BYTES] && is_zeros(rest) && blocks.all(is_zeros) {
+                return None;
+            }
             if found != expected || !TYPES.contains(&kind) {
                 return Some(block_at.saturating_add(at) as u64);
             }
@@ -81,6 +85,10 @@ fn has_another_length(kind: u8, rest: &[u8], expected: u32) -> bool {
         crc = crc32c::crc32c_append(crc, &[*byte]);
         mask(crc) == expected
     })
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 const fn mask(crc: u32) -> u32 {
@@ -106,6 +114,19 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             let offset = first_damage(&damaged);
             assert!(matches!(offset, Some(0 | 10)), "bit {bit}: {offset:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_behind_the_last_record_are_left_to_rocksdb_and_others_are_found() {
+        let whole = record(b"one");
+        for zeros in [1, HEADER_BYTES, 100, BLOCK_BYTES, 3 * BLOCK_BYTES] {
+            let ended = [&whole[..], &vec![0; zeros]].concat();
+            assert_eq!(first_damage(&ended), None, "{zeros} zeros");
+        }
+        for zeros in [HEADER_BYTES, BLOCK_BYTES - whole.len(), 2 * BLOCK_BYTES] {
+            let gone_on = [&whole[..], &vec![0; zeros], &record(b"two")].concat();
+            assert_eq!(first_damage(&gone_on), Some(10), "{zeros} zeros");
         }
     }
 

@@ -264,6 +264,24 @@ fn read_all_or_refuse(path: &Path, whole: &[(Vec<u8>, Vec<u8>)]) -> bool {
 }
 
 #[test]
+fn a_state_whose_manifest_ends_in_zeros_opens_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = open(directory.path());
+    fold_string(&database, 1, "k", "v");
+    database.flush().unwrap();
+    drop(database);
+    let name = fs::read_to_string(directory.path().join("CURRENT")).unwrap();
+    let manifest = directory.path().join(name.trim_end());
+    let whole = fs::read(&manifest).unwrap();
+    for zeros in [1, 7, 100, 100 << 10] {
+        fs::write(&manifest, [&whole[..], &vec![0; zeros]].concat()).unwrap();
+        let database = Database::open_read_only(directory.path(), &options()).unwrap();
+        assert_eq!(string(&database, "k").as_deref(), Some("v"), "{zeros} zeros");
+    }
+    assert_eq!(string(&open(directory.path()), "k").as_deref(), Some("v"));
+}
+
+#[test]
 fn verification_tells_a_hash_whose_fields_do_not_add_up() {
     let directory = tempfile::tempdir().unwrap();
     let database = open(directory.path());
