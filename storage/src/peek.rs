@@ -40,6 +40,8 @@ pub struct Peek {
 pub fn peek(directory: &Directory, options: &DatabaseOptions) -> Result<Option<Peek>, StoreError> {
     crate::snapshot::finish_install(directory)?;
     let Some(extent) = log::extent(&RealFs, &directory.log())? else { return Ok(None) };
+    // Before the database, which may need what room takes of a full disk.
+    log::remove_left(&RealFs, &directory.log())?;
     let (applied, mut replicas) = {
         let database = Database::open(&directory.state(), options)?;
         (database.persisted()?, database.replicas()?)

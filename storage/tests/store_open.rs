@@ -22,6 +22,7 @@ use larder_storage::{
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
+    peek,
     row::{Generation, field_row, string_row},
 };
 use larder_types::{Epoch, HybridTime, SequenceNumber};
@@ -121,6 +122,27 @@ fn a_state_ahead_of_its_log_is_refused() {
     let refused = refusal(root.path());
     assert!(matches!(refused, StoreError::StateAhead { .. }), "{refused}");
     assert_eq!(fs::read_dir(root.path().join("log")).unwrap().count(), before);
+}
+
+#[test]
+fn room_of_the_log_is_given_back_before_the_state_is_opened_that_may_need_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    node.put("key", "value");
+    node.close();
+    let room = root.path().join("log/next.room");
+    // The state does not open, whatever the reason.
+    fs::write(root.path().join("state/CURRENT"), "none").unwrap();
+    let looked_at = |root: &Path| {
+        let directory = Directory::open(root).unwrap();
+        peek(&directory, &tiny().database).unwrap_err();
+    };
+    let opened = |root: &Path| assert!(matches!(refusal(root), StoreError::State(_)));
+    for open in [&looked_at as &dyn Fn(&Path), &opened] {
+        fs::write(&room, [0; 100]).unwrap();
+        open(root.path());
+        assert!(!room.exists());
+    }
 }
 
 #[test]
