@@ -49,7 +49,7 @@ impl Core {
         let differing: Vec<NodeId> =
             digests.of_slaves.iter().filter(other).map(|(node, ..)| node.clone()).collect();
         digests.of_slaves.retain(|(_, of, _)| *of != at);
-        differing.iter().for_each(|node| self.set_aside(node, at));
+        differing.iter().for_each(|node| self.set_slave_aside(node, at));
     }
 
     /// At a master: a slave's digest at a position.
@@ -63,7 +63,7 @@ impl Core {
         }
         let digests = &mut leading.digests;
         match digests.own.iter().find(|(of, _)| *of == at) {
-            Some((_, own)) if *own != digest => self.set_aside(&node, at),
+            Some((_, own)) if *own != digest => self.set_slave_aside(&node, at),
             Some(_) => {}
             None => {
                 digests.of_slaves.truncate(REMEMBERED_MAX - 1);
@@ -72,8 +72,8 @@ impl Core {
         }
     }
 
-    /// Sets it aside, once however many of its digests differ.
-    fn set_aside(&mut self, node: &NodeId, at: Position) {
+    /// Sets a slave aside, once however many of its digests differ.
+    fn set_slave_aside(&mut self, node: &NodeId, at: Position) {
         if let Part::Leading(leading) = &mut self.part
             && let Some(slave) = leading.slaves.get_mut(node)
             && std::mem::replace(&mut slave.aside, true)

@@ -12,7 +12,7 @@ use super::{
     error::LogError,
     format::HEADER_BYTES,
     frames::Frame,
-    repair::{quarantine_bytes, set_aside},
+    repair::{quarantine_bytes, quarantine_file},
     survey::{Survey, Surveyed},
 };
 use crate::fs::{Fs, OpenMode};
@@ -46,12 +46,12 @@ pub fn cut(
     }
     let mut done = Cut { records: tail.as_u64() - after.next().as_u64(), bytes: 0 };
     if let Some(unborn) = &survey.unborn {
-        set_aside(fs, quarantine, unborn)?;
+        quarantine_file(fs, quarantine, unborn)?;
     }
     while survey.segments.len() > 1
         && let Some(segment) = survey.segments.pop_if(|segment| segment.base() > after)
     {
-        set_aside(fs, quarantine, &segment.path)?;
+        quarantine_file(fs, quarantine, &segment.path)?;
         done.bytes += segment.bytes;
     }
     if let Some(segment) = survey.segments.last() {

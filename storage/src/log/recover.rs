@@ -16,7 +16,7 @@ use super::{
     format::{ChainPoint, Header},
     frames::Record,
     handle::{Log, Shared},
-    repair::{repair_tail, set_aside},
+    repair::{quarantine_file, repair_tail},
     segment::{IndexEntry, Segment},
     survey::{Place, Survey, Surveyed, TailScan},
     sync::{Active, Syncer, create_segment},
@@ -118,7 +118,7 @@ impl<'a> Opening<'a> {
         create_dir_durably(&*self.fs, self.dir)
             .map_err(LogError::io("make directory", self.dir))?;
         if let Some(unborn) = &self.survey.unborn {
-            self.recovered.set_aside = Some(set_aside(&*self.fs, quarantine, unborn)?);
+            self.recovered.set_aside = Some(quarantine_file(&*self.fs, quarantine, unborn)?);
         }
         if let Some(last) = self.survey.segments.last() {
             self.recovered.torn = repair_tail(&*self.fs, quarantine, last, self.tail.as_ref())?;

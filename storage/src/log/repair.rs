@@ -111,7 +111,11 @@ fn copy(from: &dyn File, range: Range<u64>, to: &dyn File) -> io::Result<()> {
 }
 
 /// Moves a whole file from the log's directory into the quarantine.
-pub(super) fn set_aside(fs: &dyn Fs, quarantine: &Path, path: &Path) -> Result<PathBuf, LogError> {
+pub(super) fn quarantine_file(
+    fs: &dyn Fs,
+    quarantine: &Path,
+    path: &Path,
+) -> Result<PathBuf, LogError> {
     make_quarantine(fs, quarantine)?;
     let taken = fs.list(quarantine).map_err(LogError::io("list directory", quarantine))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
