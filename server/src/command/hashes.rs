@@ -17,7 +17,7 @@ use super::{
     number::{LongDouble, integer},
     pattern::is_word,
     reply_stored,
-    scan::{ScanOptions, parse_cursor, recall, remember},
+    scan::{ScanOptions, leave, parse_cursor, recall, remember},
 };
 
 /// Fields that one HRANDFIELD with a negative count may repeat.
@@ -364,6 +364,7 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let key = request.arg(1);
     let cursor = parse_cursor(request.arg(2))?;
     let Some(row) = view.row(key)? else {
+        leave(cursor, Some(key));
         return reply_scanned(0, &[], reply);
     };
     let is_small = field_count(&row)? <= SMALL_HASH_FIELDS;
@@ -372,7 +373,13 @@ fn hscan(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     let after = recall(cursor, Some(key));
     let Scanned { found, last } = scan_fields(view, key, after.as_deref(), count, &mut options)?;
     let unit = Unit::of_key(key).as_u16();
-    let next = last.map_or(0, |last| remember(cursor, unit, Some(key), &last));
+    let next = match last {
+        Some(last) => remember(cursor, unit, Some(key), &last),
+        None => {
+            leave(cursor, Some(key));
+            0
+        }
+    };
     reply_scanned(next, &found, reply)
 }
 

@@ -49,6 +49,12 @@ pub(in crate::command) fn recall(cursor: u64, owner: Option<&[u8]>) -> Option<Bo
     CURSORS.lock().find(cursor, owner).map(|place| place.after.clone())
 }
 
+/// Forgets the places of a scan that has got from `cursor` beyond what they lie in, its unit or the
+/// hash `owner`: it needs none there any more.
+pub(in crate::command) fn leave(cursor: u64, owner: Option<&[u8]>) {
+    CURSORS.lock().leave(cursor, owner);
+}
+
 /// The unit that `cursor` goes on in.
 pub(super) const fn unit_of(cursor: u64) -> u16 {
     (cursor % UNITS as u64) as u16
@@ -129,6 +135,15 @@ impl Cursors {
         (place.unit == unit_of(cursor) && place.owner.as_deref() == owner).then_some(place)
     }
 
+    fn leave(&mut self, cursor: u64, owner: Option<&[u8]>) {
+        let Some(place) = self.find(cursor, owner) else { return };
+        let before = place.before;
+        self.forget(id_of(cursor));
+        if let Some(before) = before {
+            self.forget(before);
+        }
+    }
+
     fn forget(&mut self, id: u64) {
         let Some(place) = self.places.remove(&id) else { return };
         self.bytes -= place.bytes();
@@ -158,6 +173,12 @@ const fn id_of(cursor: u64) -> u64 {
 
 fn rank(ids: &BTreeSet<u64>) -> Option<(usize, Reverse<u64>)> {
     ids.first().map(|&oldest| (ids.len(), Reverse(oldest)))
+}
+
+/// How many places are remembered for whoever asks.
+#[cfg(test)]
+pub(super) fn held() -> usize {
+    CURSORS.lock().held.get(&task::try_id()).map_or(0, BTreeSet::len)
 }
 
 #[cfg(test)]
@@ -236,6 +257,21 @@ mod tests {
             cursors.remember(cursor, field(client, b"d"));
             cursors.check();
         }
+    }
+
+    #[test]
+    fn a_scan_that_left_its_unit_or_hash_has_no_place_there_and_others_keep_theirs() {
+        let [one, two] = clients();
+        let mut cursors = Cursors::starting_at(1);
+        let other = cursors.remember(0, field(two, b"a"));
+        let first = cursors.remember(0, field(one, b"a"));
+        cursors.leave(first, Some(b"other"));
+        let second = cursors.remember(first, field(two, b"b"));
+        cursors.leave(second, Some(b"hash"));
+        cursors.leave(second, Some(b"hash"));
+        assert_eq!(cursors.places.len(), 1);
+        assert_eq!(cursors.recall(other, Some(b"hash")), Some(&b"a"[..]));
+        cursors.check();
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use larder_resp::Value;
 
-use super::{cursors::unit_of, fixture::Fixture};
+use super::{
+    cursors::{held, unit_of},
+    fixture::Fixture,
+};
 
 /// Keys of one tag, and so of one unit.
 const TAGGED_KEYS: usize = 1_500;
@@ -146,6 +149,33 @@ fn a_client_that_begins_scans_without_end_does_not_keep_another_from_ending_its_
         });
     }
     assert_eq!((cursor.as_str(), found), ("0", FIELDS));
+}
+
+#[test]
+fn a_scan_has_two_places_whatever_it_has_passed_and_none_once_it_has_ended() {
+    let mut fixture = hash();
+    for number in 0..TAGGED_KEYS {
+        fixture.run(&["SET", &format!("{{tag:{}}}{number}", number % 50), "value"]);
+    }
+    as_another_client(fixture, |fixture| {
+        for scan in ["SCAN", "HSCAN big"] {
+            let (mut cursor, mut most) = ("0".to_owned(), 0);
+            loop {
+                cursor = page(&fixture.words(&format!("{scan} {cursor} COUNT 7"))).0;
+                most = most.max(held());
+                if cursor == "0" {
+                    break;
+                }
+            }
+            assert_eq!((most, held()), (2, 0), "{scan}");
+        }
+        let cursor = page(&fixture.words("HSCAN big 0 COUNT 7")).0;
+        fixture.words("DEL big");
+        assert_eq!(
+            (page(&fixture.words(&format!("HSCAN big {cursor}"))).0.as_str(), held()),
+            ("0", 0)
+        );
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
     pattern::{MATCH_STEPS_MAX, c_text, is_word},
 };
 
-pub(super) use cursors::{recall, remember};
+pub(super) use cursors::{leave, recall, remember};
 
 /// Rows of one SCAN where COUNT does not say.
 const COUNT_DEFAULT: usize = 10;
@@ -235,12 +235,16 @@ fn scan_from(
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
-    Ok(match (border, stopped) {
-        (Some(unit), _) => u64::from(unit.as_u16()),
-        (None, Some(ScanPosition { unit, after: Some(key) })) => remember(cursor, unit, None, &key),
-        (None, Some(ScanPosition { unit, after: None })) => u64::from(unit),
+    let next_unit = match (border, stopped) {
+        (Some(unit), _) => unit.as_u16(),
+        (None, Some(ScanPosition { unit, after: Some(key) })) => {
+            return Ok(remember(cursor, unit, None, &key));
+        }
+        (None, Some(ScanPosition { unit, after: None })) => unit,
         (None, None) => 0,
-    })
+    };
+    leave(cursor, None);
+    Ok(next_unit.into())
 }
 
 fn start_of(cursor: u64) -> ScanPosition {
