@@ -10,7 +10,7 @@ use larder_resp::{
     Decoder, Limits, Protocol, ReplyDecoder, ReplyLimits, ReplyWriter, Value, encode_request,
 };
 use larder_storage::{
-    Directory, Store, StoreOptions, Syncer, Writer, open, state::DatabaseOptions,
+    Directory, Store, StoreOptions, Syncer, View, Writer, open, state::DatabaseOptions,
 };
 
 use crate::command::{Handler, REPLY_BYTES_MAX, lookup};
@@ -61,7 +61,7 @@ impl Fixture {
         assert!(command.accepts(request.len()), "{}", command.name);
         let outcome = match command.handler {
             Handler::Read(read) | Handler::ReadMany(read) => {
-                read(request, &self.writer.view(self.now_ms), &mut reply)
+                read(request, &self.view(), &mut reply)
             }
             Handler::Write(write) => {
                 let mut txn = self.writer.transaction(self.now_ms);
@@ -76,6 +76,11 @@ impl Fixture {
             reply.error(&refusal.to_string());
         }
         ReplyDecoder::new(ReplyLimits::default()).decode(&mut out).unwrap().unwrap()
+    }
+
+    /// What a command that only reads sees.
+    pub(in crate::command) fn view(&self) -> View<'_> {
+        self.writer.view(self.now_ms)
     }
 
     /// As [`Fixture::run`] for words between spaces.

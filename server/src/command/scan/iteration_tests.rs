@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 use larder_resp::Value;
 
 use super::{
+    FOUND_OVERHEAD_BYTES, Pattern, TOO_MANY_KEYS,
     cursors::{held, unit_of},
     fixture::Fixture,
+    matching_keys,
 };
 
 /// Keys of one tag, and so of one unit.
@@ -202,6 +204,24 @@ fn keys_answers_what_matches_and_randomkey_what_is_there() {
     assert!(fixture.words("RANDOMKEY").is_null());
     assert_eq!(fixture.words("KEYS *").as_values().unwrap().len(), 0);
     assert_eq!(page(&fixture.words("SCAN 0")), ("0".to_owned(), vec![]));
+}
+
+#[test]
+fn keys_that_take_more_than_their_bound_are_refused() {
+    let mut fixture = Fixture::new();
+    for key in ["a1", "a2", "other"] {
+        fixture.run(&["SET", key, "value"]);
+    }
+    let takes = 2 * (2 + FOUND_OVERHEAD_BYTES);
+    let within = |bytes_max: usize| {
+        let pattern = Pattern::new(b"a*");
+        let found = matching_keys(&fixture.view(), pattern, bytes_max);
+        found.map(|found| found.ends.len()).map_err(|refusal| refusal.to_string())
+    };
+    for bytes_max in [takes + 1, takes] {
+        assert_eq!(within(bytes_max), Ok(2));
+    }
+    assert_eq!(within(takes - 1), Err(TOO_MANY_KEYS.to_string()));
 }
 
 #[test]

@@ -254,6 +254,15 @@ fn start_of(cursor: u64) -> ScanPosition {
 
 fn keys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     let pattern = Pattern::of_client(request.arg(1))?;
+    matching_keys(view, pattern, KEYS_BYTES_MAX)?.reply(reply)
+}
+
+/// All keys that match, where they cost `bytes_max` at most.
+fn matching_keys(
+    view: &View<'_>,
+    pattern: Pattern<'_>,
+    bytes_max: usize,
+) -> Result<Found, CommandError> {
     let mut found = Found::default();
     let mut refusal = None;
     let mut steps_left = KEYS_STEPS_MAX;
@@ -274,16 +283,13 @@ fn keys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
         if matched {
             found.push(key);
         }
-        if found.cost_bytes() > KEYS_BYTES_MAX {
+        if found.cost_bytes() > bytes_max {
             refusal = Some(TOO_MANY_KEYS);
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     })?;
-    if let Some(refusal) = refusal {
-        return Err(refusal);
-    }
-    found.reply(reply)
+    refusal.map_or(Ok(found), Err)
 }
 
 /// Starts at a random unit and picks one of the next few rows. Keys behind wide gaps come up more
