@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, Protocol, ReplyWriter, Request, encode_request};
 use tokio::time::Instant;
 
-use super::{Connection, End, Next};
+use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
     clock::wall_ms,
     command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
@@ -180,7 +180,7 @@ impl Connection {
         command: &'static Command,
         request: Request<'_>,
     ) -> Result<Next, End> {
-        let start = self.replies.len();
+        let mut start = self.replies.len();
         let outcome = match loop_command {
             LoopCommand::Bgsave => self.bgsave(request).await?,
             LoopCommand::Dbsize => self.dbsize().await?,
@@ -208,8 +208,17 @@ impl Connection {
                 self.writer().simple("OK");
                 Ok(())
             }
-            LoopCommand::After => self.after(request, true).await?,
-            LoopCommand::Wait => self.wait(request, true).await?,
+            LoopCommand::After => {
+                let shown = self.after(request, true).await?;
+                // What was replied before may have been sent meanwhile.
+                start = self.replies.len();
+                shown.map(|is_shown| reply_shown(is_shown, &mut self.writer()))
+            }
+            LoopCommand::Wait => {
+                let have = self.wait(request, true).await?;
+                start = self.replies.len();
+                have.map(|have| self.writer().integer(have.into()))
+            }
             LoopCommand::Watch => self.watch(request).await?,
         };
         self.finish(command, start, outcome);
@@ -356,8 +365,14 @@ impl Connection {
                     })
                 }
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
-                Handler::Loop(LoopCommand::After) => self.after(request, false).await?,
-                Handler::Loop(LoopCommand::Wait) => self.wait(request, false).await?,
+                Handler::Loop(LoopCommand::After) => {
+                    let shown = self.after(request, false).await?;
+                    shown.map(|is_shown| reply_shown(is_shown, &mut self.writer()))
+                }
+                Handler::Loop(LoopCommand::Wait) => {
+                    let have = self.wait(request, false).await?;
+                    have.map(|have| self.writer().integer(have.into()))
+                }
                 Handler::Loop(LoopCommand::Unwatch) => {
                     self.writer().simple("OK");
                     Ok(())

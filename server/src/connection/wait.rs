@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder_replication::core::Need;
-use larder_resp::Request;
+use larder_resp::{ReplyWriter, Request};
 use larder_types::Position;
 use tokio::{
     io::Interest,
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Connection, End};
 use crate::{
-    command::{CommandError, Outcome, parse_integer},
+    command::{CommandError, parse_integer},
     replica::{Replica, Token, Whereabouts},
 };
 
@@ -26,13 +26,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_FOR_END_EVERY: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// `WAIT replicas timeout`: until so many have this connection's last write; answers how many.
+    /// `WAIT replicas timeout`: until so many have this connection's last write; how many these are.
     /// A single node has none.
     pub(super) async fn wait(
         &mut self,
         request: Request<'_>,
         may_block: bool,
-    ) -> Result<Outcome, End> {
+    ) -> Result<Result<u32, CommandError>, End> {
         let Some(replicas) = parse_integer(request.arg(1)) else {
             return Ok(Err(CommandError::NotInteger));
         };
@@ -73,17 +73,16 @@ impl Connection {
             () = self.stop.requested() => 0,
             () = closed(&self.stream), if blocks => return Err(End::Closed),
         };
-        self.writer().integer(have.into());
-        Ok(Ok(()))
+        Ok(Ok(have))
     }
 
-    /// `KV.AFTER token timeout-ms`: until this node shows the write that the token names. Answers
-    /// OK; nil when it does not in time; `LOST` when the write is not in this history.
+    /// `KV.AFTER token timeout-ms`: until this node shows the write that the token names; whether it
+    /// does so in time. `LOST` when the write is not in this history.
     pub(super) async fn after(
         &mut self,
         request: Request<'_>,
         may_block: bool,
-    ) -> Result<Outcome, End> {
+    ) -> Result<Result<bool, CommandError>, End> {
         let Some(token) = Token::parse(request.arg(1)) else {
             return Ok(Err(CommandError::message("ERR this is no token that KV.TOKEN gave")));
         };
@@ -100,10 +99,7 @@ impl Connection {
         let mut visible = node.replica.as_ref().map(|replica| replica.visible());
         loop {
             match token.whereabouts(&self.shard().store()) {
-                Whereabouts::Visible => {
-                    self.writer().simple("OK");
-                    return Ok(Ok(()));
-                }
+                Whereabouts::Visible => return Ok(Ok(true)),
                 Whereabouts::Lost => {
                     return Ok(Err(CommandError::message(
                         "LOST the write that this token names is not in the history of this store: \
@@ -115,10 +111,7 @@ impl Connection {
                         "ERR this token is older than what is kept of the log, so that nobody knows",
                     )));
                 }
-                Whereabouts::Awaited if Instant::now() >= until => {
-                    self.writer().null();
-                    return Ok(Ok(()));
-                }
+                Whereabouts::Awaited if Instant::now() >= until => return Ok(Ok(false)),
                 Whereabouts::Awaited => {}
             }
             let look = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY));
@@ -134,14 +127,16 @@ impl Connection {
             tokio::select! {
                 () = look => {}
                 () = moved => {}
-                () = self.stop.requested() => {
-                    self.writer().null();
-                    return Ok(Ok(()));
-                }
+                () = self.stop.requested() => return Ok(Ok(false)),
                 () = closed(&self.stream) => return Err(End::Closed),
             }
         }
     }
+}
+
+/// What KV.AFTER answers.
+pub(super) fn reply_shown(is_shown: bool, reply: &mut ReplyWriter<'_>) {
+    if is_shown { reply.simple("OK") } else { reply.null() }
 }
 
 async fn have(

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -212,9 +212,18 @@ impl Client {
         Self { reader: BufReader::new(stream) }
     }
 
+    fn try_send(&mut self, command: &str) -> io::Result<()> {
+        write!(self.reader.get_mut(), "{command}\r\n")
+    }
+
+    /// Sends a command.
+    pub(crate) fn send(&mut self, command: &str) {
+        self.try_send(command).expect("the connection is kept");
+    }
+
     /// Sends a command and reads one line of its reply; `None` where the connection ended.
     pub(crate) fn try_ask(&mut self, command: &str) -> Option<String> {
-        write!(self.reader.get_mut(), "{command}\r\n").ok()?;
+        self.try_send(command).ok()?;
         let mut line = String::new();
         let bytes = self.reader.read_line(&mut line).ok()?;
         (bytes > 0).then(|| line.trim_end().to_owned())

@@ -10,13 +10,13 @@ use rustix::net::sockopt::set_socket_linger;
 
 use crate::support::{Client, Kvd, wait_for};
 
-/// The token of a write that has not come yet.
-fn token_ahead(client: &mut Client) -> String {
+/// The token of a write that comes after so many others.
+fn token_ahead(client: &mut Client, others: u64) -> String {
     assert_eq!(client.ask("SET k v"), "+OK");
     let token = (client.ask("KV.TOKEN"), client.line()).1;
     let (log_and_epoch, seq) = token.rsplit_once(':').expect("a token");
     let seq: u64 = seq.parse().expect("a number");
-    format!("{log_and_epoch}:{}", seq + 1_000)
+    format!("{log_and_epoch}:{}", seq + others + 1)
 }
 
 /// A client that waits in this command, and has sent more since.
@@ -33,7 +33,7 @@ fn a_client_that_waits_sends_more_and_goes_gives_its_place_back() {
     let data = tempfile::tempdir().expect("a directory");
     let node = Kvd::start(data.path(), &[]);
     let mut observer = node.client();
-    let after = format!("KV.AFTER {} 600000", token_ahead(&mut observer));
+    let after = format!("KV.AFTER {} 600000", token_ahead(&mut observer, 1_000));
     let gone = |observer: &mut Client| {
         wait_for("its place", || observer.info("clients", "connected_clients") == 1);
         assert_eq!(observer.info("clients", "blocked_clients"), 0);
@@ -68,6 +68,21 @@ fn a_client_is_counted_as_blocked_while_it_waits_and_no_longer() {
     assert_eq!(blocked(), 0, "a transaction does not block");
     let _waits = waiting(&node, &mut observer, "WAIT 1 0");
     assert_eq!(observer.info("clients", "blocked_clients"), 1);
+}
+
+#[test]
+fn a_command_that_waits_is_not_answered_where_its_reply_is_to_be_skipped() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let mut client = node.client();
+    let after = format!("KV.AFTER {} 1", token_ahead(&mut client, 1_000));
+    for command in ["WAIT 0 0", "WAIT 1 1", "WAIT x 1", &*after] {
+        client.send(&format!("PING\r\nCLIENT REPLY SKIP\r\n{command}\r\nECHO next"));
+        assert_eq!(client.line(), "+PONG");
+        assert_eq!((client.line(), client.line()), ("$4".into(), "next".into()), "{command}");
+    }
+    client.send("PING\r\nCLIENT REPLY OFF\r\nWAIT 1 1\r\nCLIENT REPLY ON");
+    assert_eq!((client.line(), client.line()), ("+PONG".into(), "+OK".into()));
 }
 
 /// What the kernel counts down for a connection, by the ports of this end and of the peer.

@@ -133,9 +133,16 @@ impl Run {
                 args!["NOSUCHCOMMAND"],
             ]
         } else {
-            vec![args!["CLIENT", "REPLY", "SKIP"], args!["SET", &key, value]]
+            let skipped = if self.draw.chance(50) {
+                args!["SET", &key, value]
+            } else {
+                args!["WAIT", "1", "1"]
+            };
+            vec![args!["CLIENT", "REPLY", "SKIP"], skipped]
         };
+        let before = planned("PING", args![]);
         let mut wire = Vec::new();
+        encode_into(&mut wire, &before.args);
         for command in &silent {
             encode_into(&mut wire, command);
             let none = Reply::Line { kind: b'+', text: b"(not sent)".to_vec() };
@@ -143,6 +150,8 @@ impl Run {
         }
         self.connections[connection].both.send_raw(&wire)?;
         self.counts.sent("CLIENT REPLY", false);
+        let (reference, subject) = self.reply_pair(connection, &before.args)?;
+        self.judge(connection, &before, &reference, &subject)?;
         let mut answered = vec![planned("GET", args![&key])];
         if off {
             answered.insert(0, planned("CLIENT REPLY", args!["ON"]));
