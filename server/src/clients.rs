@@ -65,6 +65,8 @@ pub struct Details {
     pub active: Instant,
     /// How many commands are queued in its transaction, or `None` outside of one.
     pub queued: Option<usize>,
+    /// Whether its command waits for something to happen.
+    pub is_blocked: bool,
 }
 
 /// Keeps a client in the list of clients; dropping it takes the client out.
@@ -74,11 +76,15 @@ pub struct Registration {
 }
 
 /// Held for a client while its command waits for something to happen.
-pub struct Blocked<'a>(&'a Clients);
+pub struct Blocked {
+    clients: Arc<Clients>,
+    client: Arc<Client>,
+}
 
-impl Drop for Blocked<'_> {
+impl Drop for Blocked {
     fn drop(&mut self) {
-        self.0.blocked.fetch_sub(1, Ordering::Relaxed);
+        self.client.update(|details| details.is_blocked = false);
+        self.clients.blocked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,12 +126,6 @@ impl Clients {
     /// How many were closed because they held most replies.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
-    }
-
-    /// Counts a client as blocked, until what it answers is dropped.
-    pub fn block(&self) -> Blocked<'_> {
-        self.blocked.fetch_add(1, Ordering::Relaxed);
-        Blocked(self)
     }
 
     /// How many wait in a command for something to happen.
@@ -189,6 +189,17 @@ impl Registration {
     pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
+
+    /// Counts the client as blocked in this command, and shows it so, until what it answers is dropped.
+    pub fn block(&self, command: &'static str) -> Blocked {
+        self.client.update(|details| {
+            details.command = command;
+            details.subcommand = "";
+            details.is_blocked = true;
+        });
+        self.clients.blocked.fetch_add(1, Ordering::Relaxed);
+        Blocked { clients: Arc::clone(&self.clients), client: Arc::clone(&self.client) }
+    }
 }
 
 impl Drop for Registration {
@@ -209,6 +220,7 @@ impl Client {
             subcommand: "",
             active: now,
             queued: None,
+            is_blocked: false,
         };
         Self {
             id,
@@ -270,7 +282,11 @@ impl Client {
         let unread = self.unread_bytes();
         let age = now.saturating_duration_since(self.connected).as_secs();
         let idle = now.saturating_duration_since(details.active).as_secs();
-        let flags = if details.queued.is_some() { "x" } else { "N" };
+        let flags = match details.queued {
+            _ if details.is_blocked => "b",
+            Some(_) => "x",
+            None => "N",
+        };
         let queued = details.queued.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
         let separator = if details.subcommand.is_empty() { "" } else { "|" };
         let protocol = match details.protocol {
@@ -356,5 +372,20 @@ mod tests {
             assert!(line.contains(part), "{part} is missing in {line}");
         }
         assert!(line.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_client_is_shown_as_blocked_in_its_command_while_it_waits() {
+        let clients = Arc::new(Clients::default());
+        let registration = clients.register(address(1), address(9), 1).expect("there is room");
+        let shows = |part: &str| {
+            let mut line = String::new();
+            registration.client().describe(Instant::now(), &mut line);
+            line.contains(part)
+        };
+        let blocked = registration.block("wait");
+        assert_eq!((clients.blocked(), shows(" flags=b "), shows(" cmd=wait ")), (1, true, true));
+        drop(blocked);
+        assert_eq!((clients.blocked(), shows(" flags=N "), shows(" cmd=wait ")), (0, true, true));
     }
 }

@@ -13,7 +13,7 @@ use larder_resp::Protocol;
 use larder_types::{AckLevel, Position};
 
 use crate::{
-    clients::{Client, Registration},
+    clients::{Blocked, Client, Registration},
     command::Command,
     node::Node,
 };
@@ -116,6 +116,11 @@ impl Session {
     /// What others see of this connection.
     pub fn client(&self) -> &Arc<Client> {
         self.registration.client()
+    }
+
+    /// Shows the client as blocked in this command, until what it answers is dropped.
+    pub fn block(&self, command: &'static str) -> Blocked {
+        self.registration.block(command)
     }
 
     /// Whether the client must authenticate before it may do anything else.

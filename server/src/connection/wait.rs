@@ -56,7 +56,7 @@ impl Connection {
         if blocks {
             self.send().await?;
         }
-        let _blocked = blocks.then(|| node.clients.block());
+        let _blocked = blocks.then(|| self.session.block("wait"));
         let written = self.session.last_write;
         let waited = async {
             match &node.replica {
@@ -94,9 +94,8 @@ impl Connection {
         if may_block {
             self.send().await?;
         }
-        let node = self.node.clone();
-        let _blocked = may_block.then(|| node.clients.block());
-        let mut visible = node.replica.as_ref().map(|replica| replica.visible());
+        let _blocked = may_block.then(|| self.session.block("kv.after"));
+        let mut visible = self.node.replica.as_ref().map(|replica| replica.visible());
         loop {
             match token.whereabouts(&self.shard().store()) {
                 Whereabouts::Visible => return Ok(Ok(true)),

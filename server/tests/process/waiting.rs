@@ -70,6 +70,37 @@ fn a_client_is_counted_as_blocked_while_it_waits_and_no_longer() {
     assert_eq!(observer.info("clients", "blocked_clients"), 1);
 }
 
+/// The line of a client in CLIENT LIST.
+fn described(observer: &mut Client, id: &str) -> String {
+    let head = observer.ask(&format!("CLIENT LIST ID {}", id.trim_start_matches(':')));
+    assert!(head.starts_with('$'), "{head}");
+    let described = observer.line();
+    assert_eq!(observer.line(), "");
+    described
+}
+
+#[test]
+fn a_client_that_waits_is_listed_as_blocked_in_its_command() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    let (mut client, mut observer) = (node.client(), node.client());
+    let id = client.ask("CLIENT ID");
+    let shows = |observer: &mut Client, parts: [&str; 2]| {
+        wait_for(parts[0], || {
+            let described = described(observer, &id);
+            parts.iter().all(|part| described.contains(part))
+        });
+    };
+    shows(&mut observer, [" flags=N ", " cmd=client|id "]);
+    client.send(&format!("KV.AFTER {} 600000", token_ahead(&mut observer, 0)));
+    shows(&mut observer, [" flags=b ", " cmd=kv.after "]);
+    assert_eq!(observer.ask("SET k v"), "+OK");
+    assert_eq!(client.line(), "+OK");
+    shows(&mut observer, [" flags=N ", " cmd=kv.after "]);
+    client.send("WAIT 1 0");
+    shows(&mut observer, [" flags=b ", " cmd=wait "]);
+}
+
 #[test]
 fn a_command_that_waits_is_not_answered_where_its_reply_is_to_be_skipped() {
     let data = tempfile::tempdir().expect("a directory");
