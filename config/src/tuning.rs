@@ -8,6 +8,10 @@ use std::borrow::Cow;
 
 use Kind::{Alias, Bytes, Immutable, Integer, OneOf, SavePoints, Text, YesNo};
 
+/// A value that is remembered as it was written: as long as the node runs, and no part of what
+/// requests and replies may take.
+pub const TEXT_BYTES_MAX: usize = 1 << 10;
+
 const I32_MAX: i64 = i32::MAX as i64;
 const I32_MIN: i64 = i32::MIN as i64;
 
@@ -36,23 +40,34 @@ impl Kind {
     /// The value as it is remembered and answered.
     ///
     /// # Errors
-    /// Redis' reason for refusing it.
+    /// Redis' reason for refusing it; or that it is longer than is remembered.
     pub fn accept(self, value: &str) -> Result<String, Cow<'static, str>> {
         match self {
-            Alias(_) | Text => Ok(value.to_owned()),
+            Alias(_) | Text => expect_short(value.to_owned()),
             Bytes => bytes(value)
                 .map(|count| count.to_string())
                 .ok_or_else(|| "argument must be a memory value".into()),
             Immutable => Err("can't set immutable config".into()),
             Integer(least, most) => integer(value, least, most),
             OneOf(words) => one_of(value, words),
-            SavePoints => save_points(value),
+            SavePoints => save_points(value).and_then(expect_short),
             YesNo => match value.to_ascii_lowercase().as_str() {
                 word @ ("yes" | "no") => Ok(word.to_owned()),
                 _ => Err("argument must be 'yes' or 'no'".into()),
             },
         }
     }
+}
+
+fn expect_short(value: String) -> Result<String, Cow<'static, str>> {
+    let bytes = value.len();
+    if bytes > TEXT_BYTES_MAX {
+        return Err(format!(
+            "a value of {bytes} bytes is larger than the limit of {TEXT_BYTES_MAX}"
+        )
+        .into());
+    }
+    Ok(value)
 }
 
 fn integer(value: &str, least: i64, most: i64) -> Result<String, Cow<'static, str>> {
@@ -296,6 +311,24 @@ mod tests {
             refusal("appendfsync", "x"),
             "argument(s) must be one of the following: everysec, always, no"
         );
+    }
+
+    #[test]
+    fn a_value_may_be_as_long_as_its_bound_and_no_longer() {
+        let too_long = "a value of 1025 bytes is larger than the limit of 1024";
+        let texts = TUNING.iter().filter(|(_, kind, _)| *kind == Text);
+        for &(name, kind, _) in texts {
+            let text = |bytes: usize| kind.accept(&"x".repeat(bytes)).map(|text| text.len());
+            assert_eq!(text(TEXT_BYTES_MAX - 1), Ok(TEXT_BYTES_MAX - 1), "{name}");
+            assert_eq!(text(TEXT_BYTES_MAX), Ok(TEXT_BYTES_MAX), "{name}");
+            assert_eq!(text(TEXT_BYTES_MAX + 1), Err(too_long.into()), "{name}");
+        }
+        // 256 pairs of three bytes, with a space between two of them.
+        let pairs = vec!["1 1"; (TEXT_BYTES_MAX + 1) / 4].join(" ");
+        let saves = |first: &str| SavePoints.accept(&pairs.replacen("1 1", first, 1));
+        assert_eq!(saves("1 1").map(|value| value.len()), Ok(TEXT_BYTES_MAX - 1));
+        assert_eq!(saves("1 11").map(|value| value.len()), Ok(TEXT_BYTES_MAX));
+        assert_eq!(saves("11 11"), Err(too_long.into()));
     }
 
     #[test]

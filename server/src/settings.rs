@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_long_value_under_many_spellings_of_its_name_is_answered_as_far_as_there_is_room() {
         let mut settings = settings();
-        let value = "v".repeat(10_000);
+        let value = "v".repeat(tuning::TEXT_BYTES_MAX);
         settings.set("oom-score-adj-values", &value).expect("the value is accepted");
         let names = ["oom-score-adj-values", "Oom-score-adj-values", "oOm-score-adj-values"];
         let takes = names.len() * (names[0].len() + value.len() + PAIR_BYTES);
