@@ -19,6 +19,10 @@ const HIDDEN: &str = "(hidden)";
 const PAIR_BYTES: usize = 32;
 /// Parameters that mean something here, beside those of [`tuning`].
 const OWN: [&str; 5] = ["bind", "dir", "maxclients", "port", "requirepass"];
+/// Those of them that cannot be set.
+const FIXED: [&str; 3] = ["bind", "dir", "port"];
+/// Why what cannot be set is refused, in Redis' words.
+pub const IMMUTABLE: &str = "can't set immutable config";
 
 /// The settings at one moment; replaced as a whole.
 #[derive(Clone)]
@@ -78,6 +82,12 @@ impl Settings {
         own.or_else(|| tuning::find(name).map(|(name, _, _)| name))
     }
 
+    /// Whether no value of this parameter is accepted.
+    pub fn is_immutable(name: &str) -> bool {
+        let is_fixed = FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name));
+        is_fixed || tuning::find(name).is_some_and(|(_, kind, _)| kind == Kind::Immutable)
+    }
+
     /// Sets one parameter.
     ///
     /// # Errors
@@ -92,7 +102,7 @@ impl Settings {
                 Ok(())
             }
             "maxclients" => self.set_clients_max(value, getrlimit(Resource::Nofile).current),
-            "bind" | "dir" | "port" => Err(Refusal::Value("can't set immutable config".into())),
+            fixed if FIXED.contains(&fixed) => Err(Refusal::Value(IMMUTABLE.into())),
             _ => {
                 let (name, kind, _) = tuning::find(name).ok_or(Refusal::Unknown)?;
                 let value = kind.accept(value).map_err(Refusal::Value)?;

@@ -109,8 +109,7 @@ fn client_setinfo(
     let option = request.arg(2);
     let is_name = is_word(option, "lib-name");
     if !is_name && !is_word(option, "lib-ver") {
-        let option = String::from_utf8_lossy(option);
-        return Err(CommandError::Message(format!("ERR Unrecognized option '{option}'").into()));
+        return Err(CommandError::quoting("ERR Unrecognized option '", option, "'"));
     }
     let option = if is_name { "lib-name" } else { "lib-ver" };
     expect_short(option, request.arg(3))?;
@@ -178,10 +177,7 @@ fn client_list(
             } else if others.iter().any(|other| is_word(kind, other)) {
                 Vec::new()
             } else {
-                return Err(CommandError::Message(Cow::Owned(format!(
-                    "ERR Unknown client type '{}'",
-                    String::from_utf8_lossy(kind)
-                ))));
+                return Err(CommandError::quoting("ERR Unknown client type '", kind, "'"));
             }
         }
         Some(option) if is_word(option, "id") && request.len() > 3 => {

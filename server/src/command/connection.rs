@@ -9,7 +9,7 @@ use super::{
     client::{client_name, client_number, set_name},
     keyless as row,
     number::integer,
-    pattern::{c_text, is_word},
+    pattern::is_word,
     table::run_subcommand,
 };
 use crate::{node::Node, session::Session};
@@ -178,8 +178,7 @@ fn hello_options(
             }
             _ => {
                 at = request.len();
-                let quoted = [b"ERR Syntax error in HELLO option '", c_text(option), b"'"].concat();
-                Err(CommandError::Quoting(quoted))
+                Err(CommandError::quoting("ERR Syntax error in HELLO option '", option, "'"))
             }
         })
     })

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use larder_resp::ReplyWriter;
 use larder_storage::{StateError, TxnError};
 
-use super::REPLY_BYTES_MAX;
+use super::{REPLY_BYTES_MAX, pattern::c_text};
 
 /// A refusal. Its `Display` is the text after the `-` of the reply, code included.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,11 @@ impl CommandError {
             Self::Quoting(message) => writer.error_bytes(message),
             other => writer.error(&other.to_string()),
         }
+    }
+
+    /// A refusal that quotes `text`, as far as C reads it, between these words.
+    pub(super) fn quoting(before: &str, text: &[u8], after: &str) -> Self {
+        Self::Quoting([before.as_bytes(), c_text(text), after.as_bytes()].concat())
     }
 
     /// A refusal with a fixed text, code included.

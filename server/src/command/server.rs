@@ -17,7 +17,7 @@ use crate::{
     info,
     node::Node,
     session::Session,
-    settings::{Refusal, Settings},
+    settings::{IMMUTABLE, Refusal, Settings},
 };
 
 pub(super) const LOADING: &[&str] = &["loading", "stale"];
@@ -158,16 +158,16 @@ fn config_set(
     if !request.len().is_multiple_of(2) {
         return Err(CommandError::Syntax);
     }
-    let text = |at: usize| String::from_utf8_lossy(request.arg(at));
-    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-        (2..request.len()).step_by(2).map(|at| (text(at), text(at + 1))).collect();
-    if let Some((unknown, _)) = pairs.iter().find(|(name, _)| Settings::canonical(name).is_none()) {
-        return Err(unknown_parameter(unknown));
-    }
-    for (index, (name, _)) in pairs.iter().enumerate() {
-        if pairs[..index].iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
+    let mut pairs: Vec<(&str, Cow<'_, str>)> = Vec::new();
+    for at in (2..request.len()).step_by(2) {
+        let name = known_parameter(request.arg(at))?;
+        if Settings::is_immutable(name) {
+            return Err(refused_parameter(name, IMMUTABLE));
+        }
+        if pairs.iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
             return Err(refused_parameter(name, "duplicate parameter"));
         }
+        pairs.push((name, String::from_utf8_lossy(request.arg(at + 1))));
     }
     // Others may set at the same time: whoever comes second starts over from what the first left.
     let mut refusal = None;
@@ -177,8 +177,10 @@ fn config_set(
         for (name, value) in &pairs {
             if let Err(why) = settings.set(name, value) {
                 refusal = Some(match why {
-                    Refusal::Unknown => unknown_parameter(name),
-                    Refusal::Value(reason) => refused_parameter(name, &reason),
+                    Refusal::Unknown => unknown_parameter(name.as_bytes()),
+                    Refusal::Value(reason) => {
+                        refused_parameter(&name.to_ascii_lowercase(), &reason)
+                    }
                 });
                 return Arc::clone(current);
             }
@@ -190,14 +192,17 @@ fn config_set(
     Ok(())
 }
 
-fn unknown_parameter(name: &str) -> CommandError {
-    CommandError::Message(Cow::Owned(format!(
-        "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
-    )))
+fn known_parameter(name: &[u8]) -> Result<&str, CommandError> {
+    let known = std::str::from_utf8(name).ok().filter(|name| Settings::canonical(name).is_some());
+    known.ok_or_else(|| unknown_parameter(name))
+}
+
+fn unknown_parameter(name: &[u8]) -> CommandError {
+    let unknown = "ERR Unknown option or number of arguments for CONFIG SET - '";
+    CommandError::quoting(unknown, name, "'")
 }
 
 fn refused_parameter(name: &str, reason: &str) -> CommandError {
-    let name = name.to_ascii_lowercase();
     CommandError::Message(Cow::Owned(format!(
         "ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"
     )))

@@ -41,6 +41,9 @@ const JUNK: [&[u8]; 19] = [
     b"\xff\x00",
 ];
 
+/// Words that no command knows, as errors quote them.
+const UNKNOWN: [&[u8]; 5] = [b"nosuch", b"", b"\r\nno\nsuch\t", b"\xffno such\xc3", b"no\x00such"];
+
 /// The source of everything random in a run.
 pub(crate) struct Draw {
     rng: StdRng,
@@ -159,6 +162,11 @@ impl Draw {
 
     pub(crate) fn junk(&mut self) -> Vec<u8> {
         self.pick_bytes(&JUNK)
+    }
+
+    /// A word that no command knows.
+    pub(crate) fn unknown(&mut self) -> Vec<u8> {
+        self.pick_bytes(&UNKNOWN)
     }
 
     /// `count` of whatever `one` draws, laid end to end.

@@ -5,11 +5,7 @@ use std::borrow::Cow;
 use larder_resp::{ReplyWriter, Request};
 use larder_storage::{Txn, View};
 
-use crate::command::{
-    CommandError, Outcome,
-    number::integer,
-    pattern::{c_text, is_word},
-};
+use crate::command::{CommandError, Outcome, number::integer, pattern::is_word};
 
 const MILLIS_PER_SECOND: i64 = 1_000;
 
@@ -72,8 +68,7 @@ impl Conditions {
             } else if is_word(option, "lt") {
                 conditions.only_if_sooner = true;
             } else {
-                let quoted = [b"ERR Unsupported option ", c_text(option)].concat();
-                return Err(CommandError::Quoting(quoted));
+                return Err(CommandError::quoting("ERR Unsupported option ", option, ""));
             }
         }
         conditions.check()

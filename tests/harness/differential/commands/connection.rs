@@ -67,7 +67,7 @@ fn hello(draw: &mut Draw) -> Args {
 fn client_list(draw: &mut Draw) -> Args {
     match draw.below(8) {
         0 => args!["TYPE", "normal"],
-        1 => args!["TYPE", "nosuch"],
+        1 => args!["TYPE", draw.unknown()],
         2 => args!["TYPE", "replica"],
         3 => args!["ID", "abc"],
         4 => args!["ID", "999999999"],

@@ -105,10 +105,11 @@ fn command_list(draw: &mut Draw) -> Args {
 }
 
 fn config_set(draw: &mut Draw) -> Args {
-    match draw.below(6) {
-        0 => args!["nosuchname", "1"],
-        1 => args!["hash-max-listpack-entries", "128", "hash-max-listpack-entries", "128"],
-        2 => args!["hash-max-listpack-entries", "128", "nosuchname", "1"],
+    match draw.below(8) {
+        0 => args![draw.unknown(), "1"],
+        1 => args!["hash-max-listpack-entries", "128", "HASH-max-listpack-entries", "128"],
+        2 => args!["hash-max-listpack-entries", "128", draw.unknown(), "1"],
+        3 => args!["hash-max-listpack-entries", "x", "DataBases", "1", draw.unknown(), "1"],
         _ => {
             let (name, values) = TUNING[draw.below(TUNING.len())];
             args![name, draw.pick(values)]
