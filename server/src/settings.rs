@@ -92,20 +92,21 @@ impl Settings {
     ///
     /// # Errors
     /// When it is unknown, cannot be set, or not to this value. Nothing is changed then.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+    pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Refusal> {
+        let text = String::from_utf8_lossy(value);
         match Self::canonical(name).ok_or(Refusal::Unknown)? {
             "requirepass" if value.is_empty() && self.is_exposed => Err(Refusal::Value(
                 "others can reach the server's address, so that it needs a password".into(),
             )),
             "requirepass" => {
-                self.password = (!value.is_empty()).then(|| Password::new(value.as_bytes()));
+                self.password = (!value.is_empty()).then(|| Password::new(value));
                 Ok(())
             }
-            "maxclients" => self.set_clients_max(value, getrlimit(Resource::Nofile).current),
+            "maxclients" => self.set_clients_max(&text, getrlimit(Resource::Nofile).current),
             fixed if FIXED.contains(&fixed) => Err(Refusal::Value(IMMUTABLE.into())),
             _ => {
                 let (name, kind, _) = tuning::find(name).ok_or(Refusal::Unknown)?;
-                let value = kind.accept(value).map_err(Refusal::Value)?;
+                let value = kind.accept(&text).map_err(Refusal::Value)?;
                 self.tuning.insert(name, value);
                 Ok(())
             }
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn a_value_that_was_set_is_answered_under_every_name_of_its_parameter() {
         let mut settings = settings();
-        settings.set("hash-max-ziplist-entries", "7").expect("the value is accepted");
+        settings.set("hash-max-ziplist-entries", b"7").expect("the value is accepted");
         assert_eq!(
             pairs(&settings, &["HASH-MAX-LISTPACK-ENTRIES"]),
             [pair("HASH-MAX-LISTPACK-ENTRIES", "7")]
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn a_long_value_under_many_spellings_of_its_name_is_answered_as_far_as_there_is_room() {
         let mut settings = settings();
-        let value = "v".repeat(tuning::TEXT_BYTES_MAX);
+        let value = vec![b'v'; tuning::TEXT_BYTES_MAX];
         settings.set("oom-score-adj-values", &value).expect("the value is accepted");
         let names = ["oom-score-adj-values", "Oom-score-adj-values", "oOm-score-adj-values"];
         let takes = names.len() * (names[0].len() + value.len() + PAIR_BYTES);
@@ -273,12 +274,20 @@ mod tests {
     fn a_password_that_was_set_is_required_and_hidden() {
         let mut settings = settings();
         assert!(settings.admits(b"anything") && !settings.is_password_set());
-        settings.set("requirepass", "secret").expect("the value is accepted");
+        settings.set("requirepass", b"secret").expect("the value is accepted");
         assert!(settings.is_password_set() && settings.admits(b"secret"));
         assert!(!settings.admits(b"") && !settings.admits(b"Secret"));
         assert_eq!(pairs(&settings, &["requirepass"]), [pair("requirepass", HIDDEN)]);
-        settings.set("requirepass", "").expect("no one else can reach the address");
+        settings.set("requirepass", b"").expect("no one else can reach the address");
         assert!(!settings.is_password_set());
+    }
+
+    #[test]
+    fn a_password_is_the_bytes_that_were_set_also_where_they_are_no_text() {
+        let mut settings = settings();
+        settings.set("requirepass", b"\xff\0x").expect("the value is accepted");
+        assert!(settings.admits(b"\xff\0x"));
+        assert!(!settings.admits(b"\xfe\0x") && !settings.admits("\u{fffd}\0x".as_bytes()));
     }
 
     #[test]
@@ -289,20 +298,20 @@ mod tests {
             ..Config::default()
         };
         let mut settings = Settings::new(&config).expect("the password is in the configuration");
-        assert!(matches!(settings.set("requirepass", ""), Err(Refusal::Value(_))));
+        assert!(matches!(settings.set("requirepass", b""), Err(Refusal::Value(_))));
         assert!(settings.is_password_set());
     }
 
     #[test]
     fn what_cannot_be_set_says_why() {
         let mut settings = settings();
-        assert_eq!(settings.set("no-such-parameter", "1"), Err(Refusal::Unknown));
+        assert_eq!(settings.set("no-such-parameter", b"1"), Err(Refusal::Unknown));
         assert_eq!(
-            settings.set("port", "1"),
+            settings.set("port", b"1"),
             Err(Refusal::Value("can't set immutable config".into()))
         );
         assert_eq!(
-            settings.set("maxclients", "0"),
+            settings.set("maxclients", b"0"),
             Err(Refusal::Value("argument must be between 1 and 4294967295 inclusive".into()))
         );
     }

@@ -158,7 +158,7 @@ fn config_set(
     if !request.len().is_multiple_of(2) {
         return Err(CommandError::Syntax);
     }
-    let mut pairs: Vec<(&str, Cow<'_, str>)> = Vec::new();
+    let mut pairs: Vec<(&str, &[u8])> = Vec::new();
     for at in (2..request.len()).step_by(2) {
         let name = known_parameter(request.arg(at))?;
         if Settings::is_immutable(name) {
@@ -167,7 +167,7 @@ fn config_set(
         if pairs.iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
             return Err(refused_parameter(name, "duplicate parameter"));
         }
-        pairs.push((name, String::from_utf8_lossy(request.arg(at + 1))));
+        pairs.push((name, request.arg(at + 1)));
     }
     // Others may set at the same time: whoever comes second starts over from what the first left.
     let mut refusal = None;
