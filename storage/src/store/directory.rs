@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::fs::{Fs, RealFs, create_dir_durably, write_atomic};
+use crate::fs::{Fs, RealFs, create_dir_durably, parent_of, write_atomic};
 
 /// The version of the data directory as a whole that this build writes and opens.
 pub const FORMAT_VERSION: u32 = 1;
@@ -221,9 +221,18 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
 fn make_root(fs: &dyn Fs, root: &Path) -> io::Result<()> {
     let was_there = fs.list(root).is_ok();
     match create_dir_durably(fs, root) {
-        Err(why) if was_there && is_not_to_sync(&why) => Ok(()),
-        made => made,
+        Err(why) if was_there && is_not_to_sync(&why) => {}
+        made => made?,
     }
+    // A start that was killed may have made those above, and not synced their names yet.
+    let above = root.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    for above in above {
+        match fs.sync_dir(parent_of(above)) {
+            Err(why) if is_not_to_sync(&why) => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// Whether a directory cannot be synced because it is not ours, or of a file system without writes.
@@ -279,10 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_directory_that_a_killed_start_had_made_survives_a_power_cut() {
-        let (fs, root) = (SimFs::default(), Path::new("/data"));
-        fs.create_dir(root).unwrap();
-        assert!(survives(&fs, root));
+    fn the_names_that_a_killed_start_had_made_survive_a_power_cut() {
+        let made = ["/srv", "/srv/larder", "/srv/larder/data"];
+        for killed_after in 1..=made.len() {
+            let fs = SimFs::default();
+            made[..killed_after].iter().for_each(|dir| fs.create_dir(Path::new(dir)).unwrap());
+            assert!(survives(&fs, Path::new("/srv/larder/data")), "{killed_after}");
+        }
     }
 
     #[test]
