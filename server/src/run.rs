@@ -98,6 +98,7 @@ fn shard_code(error: &ShardError) -> u8 {
             directory_code(directory)
         }
         ShardError::Log(log) | ShardError::Store(StoreError::Log(log)) => log_code(log),
+        ShardError::Store(StoreError::Thread(_)) => 70,
         ShardError::Store(_) => 65,
         _ => 70,
     }
@@ -415,6 +416,8 @@ mod tests {
         assert_eq!(code(StoreError::from(damaged).into()), 65);
         let version = LogError::UnsupportedVersion { segment: "1".into(), found: 9, supported: 1 };
         assert_eq!(code(StoreError::from(version).into()), 73);
+        let thread = StoreError::Thread(io::ErrorKind::WouldBlock.into());
+        assert_eq!(code(thread.into()), 70);
         let full = LogError::Poisoned { cause: "no space".into() };
         assert_eq!(code(full.into()), 74);
         let damaged = LogError::UnexpectedFile { path: path() };

@@ -3,7 +3,7 @@
 //! A master begins an epoch before it takes a write; a follower begins none, and goes on with the
 //! records of another node.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use larder_types::{
     Epoch, HybridClock, HybridTime, LogId, Position, RegionId, SequenceNumber,
@@ -188,6 +188,9 @@ pub enum StoreError {
     /// RocksDB was refused.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The system refused a thread.
+    #[error("cannot start the thread that applies the log: {0}; raise what the system allows")]
+    Thread(#[source] io::Error),
 }
 
 /// A store's parts, each for a thread of its own.
@@ -246,7 +249,7 @@ pub fn open_as(
     let database = Database::open(&directory.state(), &options.database)?;
     let persisted = database.persisted()?;
     let mut replay = Replay::new(&options, persisted);
-    let opened = replay.run(&dir, |feed| {
+    let opened = replay.run(|feed| {
         log::open(
             Arc::new(RealFs),
             &dir,
@@ -257,10 +260,12 @@ pub fn open_as(
         )
     });
     let opened = opened.map_err(|error| match (error, persisted) {
-        (LogError::Gap { tail, .. }, Some(Applied { position, .. })) if tail <= position.seq => {
+        (StoreError::Log(LogError::Gap { tail, .. }), Some(Applied { position, .. }))
+            if tail <= position.seq =>
+        {
             StoreError::StateAhead { log: dir, applied: position }
         }
-        (error, _) => error.into(),
+        (error, _) => error,
     })?;
     check_lineage(directory, persisted, &opened.recovered)?;
     let replicas = [database.replicas()?, std::mem::take(&mut replay.replicas)].concat();

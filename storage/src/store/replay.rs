@@ -1,7 +1,6 @@
 //! Replaying the log at a start: one thread reads and verifies it, another puts what it says into layers.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use larder_types::Position;
 
 use super::{
-    StoreOptions, Visibility,
+    StoreError, StoreOptions, Visibility,
     apply::{self, RecordError},
     digests, writer,
 };
@@ -123,28 +122,23 @@ impl Replay {
     /// Has `read` feed the records of the log in `dir`, in order, and puts them into layers meanwhile.
     ///
     /// # Errors
-    /// That of the first record that cannot be applied, or else that of `read`. When no thread can be
+    /// That of the first record that cannot be applied, or else that of `read`; when no thread can be
     /// started.
     pub(super) fn run<T>(
         &mut self,
-        dir: &Path,
         read: impl FnOnce(&mut Feed) -> Result<T, LogError>,
-    ) -> Result<T, LogError> {
+    ) -> Result<T, StoreError> {
         let (chunks, waiting) = sync_channel(CHUNKS_WAITING_MAX);
         let mut feed = Feed { chunk: Chunk::new(), chunks };
         thread::scope(|scope| {
             let applying = thread::Builder::new().name("replay".into());
             let applying = applying.spawn_scoped(scope, move || self.take(waiting));
-            let applying = applying.map_err(|source| LogError::Io {
-                operation: "start a thread to replay",
-                path: dir.to_owned(),
-                source,
-            })?;
+            let applying = applying.map_err(StoreError::Thread)?;
             let read = read(&mut feed);
             // Where it is refused, the other thread says why.
             let _ = feed.hand_over();
             drop(feed);
-            applying.join().expect("a panic ends the process").and(read)
+            Ok(applying.join().expect("a panic ends the process").and(read)?)
         })
     }
 
