@@ -14,6 +14,9 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a poll waits before it looks again: long enough to leave the processor to whoever is
+/// being waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A kvd that serves; killed when dropped.
 pub(crate) struct Kvd {
@@ -191,11 +194,12 @@ impl Drop for Process {
     }
 }
 
+/// Polls until it holds.
 pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come");
-        thread::yield_now();
+        thread::park_timeout(POLL_INTERVAL);
     }
 }
 
