@@ -7,6 +7,8 @@
 
 mod accept;
 mod exec;
+#[cfg(test)]
+mod patience_tests;
 mod run;
 mod turn;
 mod wait;
