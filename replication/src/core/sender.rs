@@ -288,17 +288,19 @@ impl Core {
 
     /// Reads for each slave what its window has room for, and tells it what is committed.
     pub(super) fn feed_all(&mut self) {
-        let window = self.config.window_bytes;
+        let (window, committed) = (self.config.window_bytes, self.committed);
         let (Some(log), Part::Leading(leading)) = (&self.log, &mut self.part) else { return };
         for slave in leading.slaves.values_mut() {
-            slave.feed(log, leading.committed, window, &mut self.out);
+            slave.feed(log, committed, window, &mut self.out);
         }
     }
 
     /// Records were read for a slave.
     pub(super) fn on_read(&mut self, link: Link, session: Session, chunk: Chunk) {
         let Part::Leading(leading) = &mut self.part else { return };
-        let committed = leading.committed;
+        // Also what was before this epoch: a slave that is far behind folds it, and so has room for the
+        // epoch's first record, without which nothing more is committed.
+        let committed = self.committed;
         let of = |slave: &&mut Slave| {
             slave.link == Some(link) && slave.session == session && slave.stage == Stage::Streaming
         };

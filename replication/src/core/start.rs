@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
-use larder_types::{LogId, NodeId};
+use larder_types::{AckLevel, LogId, NodeId, Position};
 
 use super::{
-    Action, Boot, Config, Core, Part, ReadGate, Role, Time, following::Following, lease::Grants,
-    links::Dial, log_view::LogView, retention::Retained,
+    Action, Boot, Config, Core, Marker, Part, ReadGate, Role, Time, following::Following,
+    lease::Grants, links::Dial, log_view::LogView, retention::Retained,
 };
 
 /// How long a master that starts again asks for a newer term, at most.
@@ -27,13 +27,23 @@ impl Ids {
     }
 }
 
+/// What is known to be committed: above `local` nothing else is folded, but a state that a rewind is to
+/// mend may hold more.
+fn committed_before(level: AckLevel, marker: Option<Marker>, log: &LogView) -> Option<Position> {
+    let is_told = level != AckLevel::Local && marker.is_none();
+    log.applied.filter(|_| is_told).and_then(|applied| log.position_at(applied))
+}
+
 impl Core {
     /// A core at a start of its node, and the first things to do.
     pub fn new(config: Config, boot: Boot, now: Time, out: &mut Vec<Action>) -> Self {
+        let log = boot.log.map(LogView::new);
+        let known = |log| committed_before(config.level, boot.marker, log);
+        let committed = log.as_ref().and_then(known);
         let dialled = config.peers.iter().filter(|peer| config.node < peer.node);
         let dials = dialled.map(|peer| Dial::new(peer.node.clone())).collect();
         let mut core = Self {
-            grants: Grants::at_start(&config, boot.log.is_none(), now),
+            grants: Grants::at_start(&config, log.is_none(), now),
             config,
             ids: Ids(boot.entropy),
             now,
@@ -42,8 +52,8 @@ impl Core {
             standing: boot.standing,
             tokens: 0,
             storing: VecDeque::new(),
-            log: boot.log.map(LogView::new),
-            committed: None,
+            log,
+            committed,
             part: Part::Following(Following::default()),
             role: Role::Joining,
             gate: ReadGate::Closed,

@@ -42,14 +42,16 @@ impl Shard {
     ///
     /// # Errors
     /// [`OrderError::NoRoom`] while the fold is behind, [`OrderError::Full`] while the disk is nearly
-    /// full: both pass by themselves. [`OrderError::Accept`] for frames that do not
+    /// full and no epoch begins: both pass by themselves. [`OrderError::Accept`] for frames that do not
     /// continue this log.
     pub fn accept(&self, frames: &[u8]) -> Result<Position, OrderError> {
         self.with_writer(|desk| {
-            if !desk.writer.has_room() {
+            if !desk.writer.has_room_to_accept() {
                 return Err(OrderError::NoRoom);
             }
-            if let Err(Refusal::Reserve(full)) = desk.writer.admit() {
+            if let Err(Refusal::Reserve(full)) = desk.writer.admit()
+                && !desk.writer.begins_epoch(frames)
+            {
                 return Err(OrderError::Full(full));
             }
             // What they touch is not looked at: a transaction that watches any key begins again.
@@ -154,10 +156,16 @@ mod tests {
     use super::*;
     use crate::shard::{Replicated, Task, Threads, Work};
 
-    fn started(root: &std::path::Path) -> (Arc<Shard>, Threads) {
-        let directory = Arc::new(Directory::open(root).unwrap());
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn options() -> StoreOptions {
         let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
         (options.reserve_bytes, options.visibility) = (0, Visibility::Committed);
+        options
+    }
+
+    fn opened(root: &std::path::Path, options: StoreOptions) -> (Arc<Shard>, Threads) {
+        let directory = Arc::new(Directory::open(root).unwrap());
         let replicated = Replicated {
             level: AckLevel::Majority,
             ack_timeout: Duration::from_secs(600),
@@ -165,10 +173,98 @@ mod tests {
             new_log: Some(LogId::from_bytes([7; 16])),
         };
         let failed = |error| panic!("{error}");
-        let (shard, threads) = Shard::start(directory, options, Some(replicated), failed).unwrap();
+        Shard::start(directory, options, Some(replicated), failed).unwrap()
+    }
+
+    fn started(root: &std::path::Path) -> (Arc<Shard>, Threads) {
+        let (shard, threads) = opened(root, options());
         shard.begin_epoch(Epoch { term: 1, run: 0, id: 1 }).unwrap();
         shard.admit_clients(None).unwrap();
         (shard, threads)
+    }
+
+    /// Its directory can be opened again.
+    fn end(shard: Arc<Shard>, threads: Threads) {
+        threads.stop();
+        shard.store().close();
+    }
+
+    /// Begins an epoch of this term, which is durable when it returns.
+    fn lead(shard: &Shard, term: u32) -> SequenceNumber {
+        let Position { seq, .. } = shard.begin_epoch(Epoch { term, run: 0, id: 1 }).unwrap();
+        until("an epoch", || shard.store().watermarks().durable >= seq.as_u64());
+        seq
+    }
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < DEADLINE, "{what} did not come");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The next frames that a slave lacks, as many as fit into `bytes_max`.
+    fn next_frames(master: &Shard, slave: &Shard, bytes_max: usize) -> Option<Vec<u8>> {
+        let next = slave.store().watermarks().appended + 1;
+        let mut cursor = master.store().log().read(SequenceNumber::new(next).unwrap()).unwrap();
+        cursor.next_frames(bytes_max).unwrap().map(|frames| frames.bytes.to_vec())
+    }
+
+    fn follow(master: &Shard, slave: &Shard) {
+        while let Some(frames) = next_frames(master, slave, 4 << 10) {
+            slave.accept(&frames).unwrap();
+        }
+    }
+
+    #[test]
+    fn records_that_a_commit_waits_for_are_taken_however_much_was_replayed() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let options =
+            StoreOptions { layer_bytes: 4 << 10, unapplied_bytes_max: 16 << 10, ..options() };
+        let (master, at_master) = opened(one.path(), options.clone());
+        let (slave, at_slave) = opened(two.path(), options.clone());
+        lead(&master, 1);
+        master.admit_clients(None).unwrap();
+        let is_full =
+            |shard: &Shard| shard.store().stats().unapplied_bytes > options.unapplied_bytes_max;
+        while !is_full(&master) {
+            drop(master.submit(Work::sets(&[("key", &"v".repeat(500))]), None));
+            master.commit_staged();
+        }
+        // Their threads end, with nothing of it folded: nobody has said that it is committed.
+        end(master, at_master);
+        let (master, at_master) = opened(one.path(), options.clone());
+        follow(&master, &slave);
+        end(slave, at_slave);
+        let (slave, at_slave) = opened(two.path(), options.clone());
+        assert!(is_full(&master) && is_full(&slave), "all of it was replayed");
+        let begun = lead(&master, 2);
+        follow(&master, &slave);
+        for shard in [&master, &slave] {
+            until("the last record", || shard.store().watermarks().durable == begun.as_u64());
+            shard.store().commit(begun);
+            until("room", || !is_full(shard));
+        }
+        end(master, at_master);
+        end(slave, at_slave);
+    }
+
+    #[test]
+    fn an_epoch_begins_at_a_slave_whose_disk_is_nearly_full_and_nothing_more() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (master, at_master) = started(one.path());
+        let (slave, at_slave) =
+            opened(two.path(), StoreOptions { reserve_bytes: u64::MAX, ..options() });
+        drop(master.submit(Work::sets(&[("key", "value")]), None));
+        master.commit_staged();
+        until("a write", || master.store().watermarks().durable == 2);
+        let accept = || slave.accept(&next_frames(&master, &slave, 1).unwrap());
+        accept().unwrap();
+        let refused = accept();
+        assert!(matches!(refused, Err(OrderError::Full(_))), "{refused:?}");
+        end(master, at_master);
+        end(slave, at_slave);
     }
 
     #[tokio::test]

@@ -264,6 +264,14 @@ impl Shared {
         (durable.min(self.floor()) >= last.position.seq.as_u64()).then_some((bottom, last))
     }
 
+    /// Whether the fold cannot take the bottom layer before more is committed.
+    fn bottom_waits_for_commit(&self) -> bool {
+        let stack = self.inflight.stack();
+        let bottom = stack.last().expect("the stack is never empty").sealed();
+        let is_visible = |last: &Applied| last.position.seq.as_u64() <= self.visible();
+        self.options.visibility == Visibility::Committed && !bottom.is_some_and(is_visible)
+    }
+
     /// Wakes the fold if there is anything to fold. A layer that is sealed right afterwards is told
     /// of by whoever seals it.
     fn notify_fold(&self) {

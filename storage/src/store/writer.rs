@@ -122,6 +122,21 @@ impl Writer {
             && inflight.stack().len() <= LAYERS_MAX
     }
 
+    /// Whether there is room for another node's records. They wait for the fold and never for a commit,
+    /// which may be waiting for them: what is not committed is bounded by its master, which has room for
+    /// no more, and tells what has been.
+    pub fn has_room_to_accept(&self) -> bool {
+        self.has_room() || self.shared.bottom_waits_for_commit()
+    }
+
+    /// Whether an epoch begins in frames that this log can take next. Like that of this node's own, it
+    /// has its place within the reserve of the disk: before it is held nothing is committed, and nothing
+    /// folded or trimmed that would make room.
+    pub fn begins_epoch(&self, frames: &[u8]) -> bool {
+        let begins = |record: &Record<'_>| record.kind == RecordKind::Epoch;
+        self.appender.check(frames).is_ok_and(|checked| checked.records().iter().any(begins))
+    }
+
     /// Waits until there is room for more unfolded records, or the state failed. Where visibility
     /// waits for commits, not to be called by whom these come from: the fold waits for them.
     pub fn wait_for_room(&self) {

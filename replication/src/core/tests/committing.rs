@@ -36,6 +36,47 @@ fn a_majority_write_waits_for_a_second_region() {
     assert_eq!(world.nodes[1].committed, written - 1, "never beyond its own durable tail");
 }
 
+/// What the first records that a master sent to a slave said is committed.
+fn first_told(world: &World, from: usize, to: usize) -> Option<u64> {
+    let mut sent = world.sent.iter().filter(|(one, other, _)| (*one, *other) == (from, to));
+    let told = sent.find_map(|(.., message)| match message {
+        Message::Records(records) => records.chunk.as_ref().map(|_| records.committed),
+        _ => None,
+    });
+    told.expect("records were sent").map(|committed| committed.seq.as_u64())
+}
+
+#[test]
+fn a_slave_far_behind_hears_of_a_new_master_what_was_committed_before() {
+    let mut world = World::running(3, AckLevel::Majority);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    world.write(0, 10);
+    world.run(SECOND);
+    let committed = world.tail(0);
+    assert_eq!(world.nodes[1].committed, committed);
+    world.kill(0);
+    world.heal();
+    world.sent.clear();
+    world.ask(1, 1, Request::Promote { force_term: None });
+    world.run_until(8 * SECOND, |world| world.tail(2) > committed);
+    assert_eq!(first_told(&world, 1, 2), Some(committed));
+}
+
+#[test]
+fn a_master_that_starts_again_tells_what_it_had_folded() {
+    let mut world = World::running(3, AckLevel::All);
+    world.write(0, 10);
+    let folded = world.nodes[0].applied;
+    assert_eq!(folded, world.tail(0));
+    (0..3).for_each(|at| world.kill(at));
+    world.sent.clear();
+    (0..3).for_each(|at| world.start(at));
+    assert_eq!(world.core(1).committed().map(|it| it.seq.as_u64()), Some(folded));
+    world.run_until(8 * SECOND, |world| world.tail(1) > folded);
+    assert_eq!(first_told(&world, 0, 1), Some(folded));
+}
+
 #[test]
 fn a_majority_within_one_region_is_none() {
     let mut world = World::blank(3, AckLevel::Majority);
