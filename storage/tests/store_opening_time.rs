@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_storage::{StoreOptions, Txn, state::DatabaseOptions};
+use larder_storage::{StoreOptions, Txn, Visibility, state::DatabaseOptions};
 use larder_types::limits::{
     LAYER_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES_MAX, UNAPPLIED_BYTES_MAX, VALUE_BYTES_MAX,
 };
@@ -189,6 +189,22 @@ fn the_largest_unapplied_log_opens_in_time() {
     opens_in_time("middling hashes", |txn, number| hash(txn, number, MIDDLING_BYTES), rows);
     opens_in_time("large strings", |txn, number| string(txn, number, VALUE_BYTES_MAX), rows);
     opens_in_time("large fields", |txn, number| field(txn, number, VALUE_BYTES_MAX), rows);
+}
+
+/// Nothing but what is persisted is known to be committed: every version stays.
+#[test]
+fn the_largest_unapplied_log_of_one_key_opens_in_time_before_it_is_known_to_be_committed() {
+    let _alone = ALONE.lock();
+    let options = StoreOptions { visibility: Visibility::Committed, ..options() };
+    let opens_in_time = |what, write: Write| {
+        let root = tempfile::tempdir().unwrap();
+        let durable = leave_behind(root.path(), write, [most_strings; 3]);
+        opens_in_time(what, root.path(), &options, durable, || forget_in_memory(root.path()));
+    };
+    opens_in_time("one string", |txn, _| txn.put_string(b"key", b"v", None).unwrap());
+    opens_in_time("one field", |txn, _| {
+        txn.hash_put(b"hash", &[(b"field", b"v")]).unwrap();
+    });
 }
 
 /// A directory in memory, if there is one for so many bytes.

@@ -5,7 +5,9 @@
 pub(super) struct Versions<T> {
     newest_seq: u64,
     newest: T,
-    /// Oldest first; empty but while a write is in flight.
+    /// Oldest first; empty but while a write is in flight. Where much is durable and not committed there
+    /// are as many as records that write the value: each is one of the changes, and some of the bytes of
+    /// the log, by which what is not folded is bounded.
     older: Vec<(u64, T)>,
 }
 
@@ -25,8 +27,12 @@ impl<T> Versions<T> {
         }
         if self.newest_seq <= floor {
             self.older.clear();
-        } else if let Some(keep) = self.older.iter().rposition(|(seq, _)| *seq <= floor) {
-            self.older.drain(..keep);
+        } else {
+            let unasked = self.upto(floor).saturating_sub(1);
+            // Half of them at least: those that stay move down.
+            if 2 * unasked >= self.older.len() {
+                self.older.drain(..unasked);
+            }
         }
         self.older.push((self.newest_seq, newest));
         self.newest_seq = seq;
@@ -37,7 +43,12 @@ impl<T> Versions<T> {
         if self.newest_seq <= seq {
             return Some(&self.newest);
         }
-        self.older.iter().rev().find(|(written, _)| *written <= seq).map(|(_, value)| value)
+        self.upto(seq).checked_sub(1).map(|at| &self.older[at].1)
+    }
+
+    /// How many of the older versions were written by records not beyond `seq`.
+    fn upto(&self, seq: u64) -> usize {
+        self.older.partition_point(|(written, _)| *written <= seq)
     }
 }
 
@@ -65,6 +76,19 @@ mod tests {
         assert_eq!(versions.older, [(12, 'b')]);
         versions.push(16, 14, 'd');
         assert_eq!(versions.older, [(14, 'c')]);
+    }
+
+    #[test]
+    fn of_many_versions_those_that_no_reader_can_ask_for_are_dropped_by_halves() {
+        let mut versions = Versions::new(1, 1);
+        let behind = |seq: u64| seq.saturating_sub(10);
+        for seq in 2..1_000 {
+            versions.push(seq, behind(seq), seq);
+            assert!(versions.older.len() <= 22, "{} of 10", versions.older.len());
+            for asked in behind(seq).max(1)..=seq {
+                assert_eq!(versions.at(asked), Some(&asked));
+            }
+        }
     }
 
     #[test]
