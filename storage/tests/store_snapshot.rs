@@ -8,8 +8,8 @@ mod store_support;
 use std::{fs, path::Path};
 
 use larder_storage::{
-    Directory, OpenAs, StateError, StoreOptions, peek,
-    rewind::Rewind,
+    Directory, OpenAs, StateError, StoreOptions, parted, peek,
+    rewind::{Rewind, RewindError, Scope},
     snapshot::{Incoming, Manifest, Snapshot, SnapshotError, install_nothing},
 };
 use larder_types::SequenceNumber;
@@ -101,6 +101,29 @@ fn a_fetched_snapshot_takes_the_place_of_log_and_state_and_the_log_goes_on_behin
     assert_eq!(old.store.log().id(), old_log);
     assert_eq!(old.text("only here").unwrap(), "before");
     assert!(!two.path().join("incoming").exists());
+}
+
+#[test]
+fn a_log_that_parted_under_its_snapshot_has_nothing_to_export_and_takes_another_snapshot() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let master = busy_master(one.path());
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    let directory = Directory::open(two.path()).unwrap();
+    let install = |aside: &str| {
+        let mut incoming = Incoming::begin(&directory, snapshot.manifest().clone()).unwrap();
+        assert!(fetch(&mut incoming, &snapshot, 1 << 20, usize::MAX));
+        incoming.install(&directory, &tiny().database, aside).unwrap();
+    };
+    install("before");
+    let parting = snapshot.manifest().applied().position.seq;
+    let mut rewind = Rewind::mark(&directory, &tiny().database, parting, WALL_MS).unwrap();
+    assert_eq!(rewind.marker().scope, Scope::Everything);
+    assert!(rewind.marker().exported.is_empty() && parted::list(&directory).unwrap().is_empty());
+    let refused = rewind.cut(&directory);
+    assert!(matches!(refused, Err(RewindError::SnapshotNeeded)), "{refused:?}");
+    install("again");
+    drop(directory);
+    follow_on(two.path(), &master);
 }
 
 #[test]

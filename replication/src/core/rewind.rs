@@ -137,10 +137,11 @@ impl Core {
     pub(super) fn on_rewind_marked(&mut self, scope: RewindScope) {
         let (Some(log), Part::Following(following)) = (&self.log, &mut self.part) else { return };
         let Some(Rewind::Marking { parting }) = following.rewind else { return };
+        let from = parting.max(log.first);
+        // Else all of it lies under a snapshot: there is nothing to export.
         if let Some(to) = SequenceNumber::new(log.tail.number())
-            && to >= parting
+            && to >= from
         {
-            let from = parting.max(log.first);
             let alert = if parting == SequenceNumber::FIRST {
                 Alert::NothingInCommon { from, to }
             } else {

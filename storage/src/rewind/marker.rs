@@ -39,7 +39,7 @@ pub struct Marker {
     pub cut: bool,
     /// Whether every touched key has been fetched, and the state stands at a record of the log.
     pub settled: bool,
-    /// The file of the exported records.
+    /// The file of the exported records; empty where there were none.
     pub exported: String,
     /// The record that the state stands at once the keys have been fetched.
     pub(super) settle_at: Option<Place>,

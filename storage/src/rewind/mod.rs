@@ -2,8 +2,8 @@
 //!
 //! Nobody has log and state open meanwhile. In this order, each step durable before the next:
 //!
-//! 1. [`Rewind::mark`]: the parted records are exported, and a marker names the keys that those of
-//!    them touched which the state has folded.
+//! 1. [`Rewind::mark`]: the parted records that the log has are exported, and a marker names the
+//!    keys that those of them touched which the state has folded.
 //! 2. [`Rewind::cut`]: the log ends before the parting point.
 //! 3. [`Rewind::next_keys`], [`Rewind::apply`]: each touched key is replaced by what the master has,
 //!    absence included. With the last one the state stands at the parting point.

@@ -19,7 +19,7 @@ pub(super) struct Scan {
     pub(super) touched: BTreeSet<Vec<u8>>,
     /// The record before the parting point; `None` if the log does not know it any more.
     pub(super) before: Option<Applied>,
-    /// The name of the export.
+    /// The name of the export; empty where there is no record to export.
     pub(super) exported: String,
 }
 
@@ -80,8 +80,13 @@ impl Scan {
             at_ms,
             in_common: parting > SequenceNumber::FIRST,
         };
-        export.write(directory, &opened.log)?;
-        Ok(Self { exported: export.name(), ..gathering.finish() })
+        let mut scan = gathering.finish();
+        // Else all that parted lies under a snapshot.
+        if export.from < tail {
+            export.write(directory, &opened.log)?;
+            scan.exported = export.name();
+        }
+        Ok(scan)
     }
 }
 

@@ -246,6 +246,19 @@ fn a_log_whose_epochs_the_master_no_longer_knows_is_replaced_and_not_said_to_hav
 }
 
 #[test]
+fn nothing_is_said_to_be_exported_of_what_parted_under_a_snapshot() {
+    let mut world = World::parted();
+    world.kill(0);
+    world.nodes[0].trimmed = world.tail(0);
+    world.nodes[0].scope = RewindScope::Everything;
+    world.heal();
+    world.start(0);
+    world.run(8 * SECOND);
+    assert_eq!((world.nodes[0].snapshots, &world.nodes[0].alerts[..]), (1, &[][..]));
+    assert!(world.same_logs() && world.reads(0));
+}
+
+#[test]
 fn a_replica_that_rewinds_does_not_count() {
     let mut world = World::rewinding();
     world.kill(1);
