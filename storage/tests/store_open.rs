@@ -24,6 +24,7 @@ use larder_storage::{
     log::{self, LogOptions},
     peek,
     row::{Generation, field_row, string_row},
+    store::FoldError,
 };
 use larder_types::{Epoch, HybridTime, SequenceNumber};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
@@ -377,6 +378,34 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     assert!(store.stats().unapplied_bytes <= options.unapplied_bytes_max);
     store.stop_folding();
     folding.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_writer_waits_no_longer_for_a_fold_that_could_not_trim_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { retain_from: Some(SequenceNumber::FIRST), ..tiny() };
+    let mut node = Node::open(root.path(), options.clone()).unwrap();
+    let write = |node: &mut Node, more: u64| {
+        let upto = node.store.stats().unapplied_bytes + more;
+        while node.store.stats().unapplied_bytes <= upto {
+            node.put("key", &"x".repeat(500));
+        }
+    };
+    write(&mut node, 2 * options.segment_bytes);
+    node.close();
+    let mut node = Node::open(root.path(), options.clone()).unwrap();
+    write(&mut node, 2 * options.unapplied_bytes_max);
+    // What is to be trimmed cannot be removed.
+    let first = node.store.log().segments().remove(0).path;
+    fs::remove_file(&first).unwrap();
+    fs::create_dir(&first).unwrap();
+    node.store.retain_from(None);
+    let Node { writer, folder, store, .. } = node;
+    let waiting = thread::spawn(move || writer.wait_for_room());
+    let ended = folder.run().unwrap_err();
+    assert!(matches!(ended, FoldError::Log(_)), "{ended}");
+    wait_for("the end of the waiting", || waiting.is_finished());
+    assert!(store.stats().unapplied_bytes > options.unapplied_bytes_max, "there was no room");
 }
 
 #[test]

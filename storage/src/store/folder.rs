@@ -46,7 +46,7 @@ impl Folder {
     /// When RocksDB fails (the shard must be opened again) or a trimmed segment cannot be removed.
     pub fn run(mut self) -> Result<(), FoldError> {
         let result = self.fold_until_stopped();
-        if let Err(FoldError::State(why)) = &result {
+        if let Err(why) = &result {
             self.shared.fail(why);
         }
         result
@@ -86,8 +86,8 @@ impl Folder {
         flush.load(Ordering::Acquire) && folded() && flush.swap(false, Ordering::AcqRel)
     }
 
-    /// Folds the bottom layer if it may be folded; breaks if it may not, or not yet. What [`Folder::run`] repeats, for those who fold without a
-    /// thread.
+    /// Folds the bottom layer if it may be folded; breaks if it may not, or not yet. What
+    /// [`Folder::run`] repeats, for those who fold without a thread.
     ///
     /// # Errors
     /// When RocksDB fails.

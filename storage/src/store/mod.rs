@@ -285,10 +285,11 @@ impl Shared {
         self.turned.notify_all();
     }
 
-    fn fail(&self, why: &StateError) {
+    /// The fold has ended: whoever waits for it waits no more.
+    fn fail(&self, why: &FoldError) {
         let cause = why.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         let why = format!("{why}{cause}");
-        tracing::error!(error = why, "the state failed; the shard must be opened again");
+        tracing::error!(error = why, "the fold failed and has ended");
         let _ = self.failure.set(why);
         self.notify();
     }
