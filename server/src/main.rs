@@ -166,6 +166,7 @@ fn look(subject: Subject, arguments: InspectArguments) -> u8 {
                 InspectError::Absent { .. } => CANNOT_CREATE,
                 InspectError::Directory(directory) => directory_code(directory),
                 InspectError::Log(log) => log_code(log),
+                InspectError::State(state) if state.is_io() => FAILED_IO,
                 InspectError::Output(_) => FAILED_IO,
                 _ => DAMAGED,
             }

@@ -10,8 +10,8 @@ use std::{
 use larder_config::{Config, ConfigError, Durability};
 use larder_replication::driver::DriverError;
 use larder_storage::{
-    self as storage, Directory, DirectoryError, LogError, StoreError, StoreOptions, Visibility,
-    state::DatabaseOptions,
+    self as storage, Directory, DirectoryError, FileError, LogError, StoreError, StoreOptions,
+    Visibility, log::ReadError, state::DatabaseOptions,
 };
 use larder_types::AckLevel;
 use tokio::{
@@ -94,13 +94,21 @@ impl RunError {
 
 fn shard_code(error: &ShardError) -> u8 {
     match error {
-        ShardError::Directory(directory) | ShardError::Store(StoreError::Directory(directory)) => {
-            directory_code(directory)
-        }
-        ShardError::Log(log) | ShardError::Store(StoreError::Log(log)) => log_code(log),
-        ShardError::Store(StoreError::Thread(_)) => 70,
-        ShardError::Store(_) => 65,
+        ShardError::Directory(directory) => directory_code(directory),
+        ShardError::Log(log) => log_code(log),
+        ShardError::Store(store) => store_code(store),
         _ => 70,
+    }
+}
+
+fn store_code(error: &StoreError) -> u8 {
+    match error {
+        StoreError::Directory(directory) => directory_code(directory),
+        StoreError::Log(log) => log_code(log),
+        StoreError::State(state) if state.is_io() => 74,
+        StoreError::File(FileError::Io { .. }) => 74,
+        StoreError::Thread(_) => 70,
+        _ => 65,
     }
 }
 
@@ -110,7 +118,9 @@ fn driver_code(error: &DriverError) -> u8 {
         DriverError::OtherNode { .. } => 78,
         DriverError::Net(larder_net::Error::Bind { .. }) => 73,
         DriverError::Net(_) => 78,
-        DriverError::Read(_) | DriverError::ReplicaSet { .. } | DriverError::Store(_) => 65,
+        DriverError::Store(store) => store_code(store),
+        DriverError::Read(ReadError::Log(log)) => log_code(log),
+        DriverError::Read(_) | DriverError::ReplicaSet { .. } => 65,
         DriverError::Standing { .. } | DriverError::Rewind(_) | DriverError::Snapshot(_) => 74,
         _ => 70,
     }
@@ -390,7 +400,7 @@ fn store_options(config: &Config, tables_open_max: u32) -> StoreOptions {
 
 #[cfg(test)]
 mod tests {
-    use larder_storage::state::TABLES_OPEN_MIN;
+    use larder_storage::state::{StateError, TABLES_OPEN_MIN};
 
     use super::*;
 
@@ -422,5 +432,27 @@ mod tests {
         assert_eq!(code(full.into()), 74);
         let damaged = LogError::UnexpectedFile { path: path() };
         assert_eq!(RunError::Failed(damaged.into()).exit_code(), 74);
+    }
+
+    #[test]
+    fn a_disk_that_fails_a_read_of_a_start_is_told_from_damage() {
+        let path = || std::path::PathBuf::from("/data");
+        let broken = || io::Error::from_raw_os_error(5);
+        let (operation, damage) = ("read", "a marker".to_owned());
+        let read = || LogError::Io { operation, path: path(), source: broken() };
+        let expected: [(StoreError, u8); 5] = [
+            (read().into(), 74),
+            (StateError::Files { path: path(), source: broken() }.into(), 74),
+            (StateError::DamagedPosition { path: path() }.into(), 65),
+            (FileError::Io { path: path(), source: broken() }.into(), 74),
+            (FileError::Damaged { path: path(), expected: damage }.into(), 65),
+        ];
+        for (error, code) in expected {
+            let told = error.to_string();
+            assert_eq!(driver_code(&DriverError::Store(error)), code, "{told}");
+        }
+        assert_eq!(driver_code(&DriverError::Read(ReadError::Log(read()))), 74);
+        let state = StoreError::from(StateError::Files { path: path(), source: broken() });
+        assert_eq!(RunError::from(ShardError::from(state)).exit_code(), 74);
     }
 }

@@ -111,7 +111,7 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Whether the bytes on disk are at fault, and not the system or the caller (exit code 65).
+    /// Whether the bytes on disk are at fault, and not the system or the caller.
     pub const fn is_corruption(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Foreign { .. } | Self::MissingSegment { .. })
     }

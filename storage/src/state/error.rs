@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::{keys::KeyError, row::RowError};
 
+/// In RocksDB's account of a file that is not there.
+const MISSING: &str = "No such file or directory";
+
 /// Why an operation on the state failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -102,6 +105,18 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether the system failed a read, write or sync (exit code 74). A file that is missing is damage,
+    /// though RocksDB tells of it as the system does.
+    pub fn is_io(&self) -> bool {
+        match self {
+            Self::RocksDb { source, .. } => {
+                source.kind() == rocksdb::ErrorKind::IOError && !source.as_ref().contains(MISSING)
+            }
+            Self::Files { .. } => true,
+            _ => false,
+        }
+    }
+
     /// For `map_err`: RocksDB failed at doing `what` in `path`.
     pub(super) fn at(what: &'static str, path: &Path) -> impl FnOnce(rocksdb::Error) -> Self {
         move |source| Self::RocksDb { what, path: path.to_owned(), source }

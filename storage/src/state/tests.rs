@@ -154,6 +154,22 @@ fn a_database_of_many_tables_keeps_no_more_open_than_it_may() {
 }
 
 #[test]
+fn what_the_system_refuses_is_told_from_damage_and_from_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (database, options) = database_of_tables(directory.path(), 1);
+    let refused = || Database::open(directory.path(), &options).err().unwrap();
+    assert!(refused().is_io(), "one at a time has the lock");
+    drop(database);
+    let current = directory.path().join("CURRENT");
+    let manifest = fs::read_to_string(&current).unwrap();
+    let manifest = directory.path().join(manifest.trim_end());
+    fs::remove_file(manifest).unwrap();
+    assert!(!refused().is_io(), "a file is missing");
+    fs::write(&current, "rubbish").unwrap();
+    assert!(!refused().is_io(), "a file is damaged");
+}
+
+#[test]
 fn a_table_that_is_missing_or_cut_is_found_at_the_start_also_where_few_are_opened() {
     const TABLES: u64 = 40;
     let directory = tempfile::tempdir().unwrap();
