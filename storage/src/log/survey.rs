@@ -403,7 +403,7 @@ fn survey_segment(
     dir: &Path,
     base: SequenceNumber,
     is_last: bool,
-    is_only: bool,
+    is_first: bool,
 ) -> Result<Option<Surveyed>, LogError> {
     let path = dir.join(segment_name(base));
     let opened = fs.open(&path, OpenMode::Read);
@@ -423,7 +423,7 @@ fn survey_segment(
             // No record is written before the header is durable, so a file that ends with its
             // header holds none; and only the log's very first segment has none before it.
             let never_written = bytes <= HEADER_BYTES as u64;
-            let nothing_before = !is_only || base == SequenceNumber::FIRST;
+            let nothing_before = !is_first || base == SequenceNumber::FIRST;
             if is_last && never_written && nothing_before {
                 return Ok(None);
             }
