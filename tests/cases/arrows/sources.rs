@@ -18,7 +18,11 @@ const PRIVATE: [&str; 4] =
 /// What lets a thread wait for the clock.
 const SLEEPS: [&str; 2] = [concat!("sle", "ep("), concat!("park_time", "out(")];
 /// Parts of tests that may wait for the clock, and why.
-const SLEEPING_TESTS: [(&str, &str); 4] = [
+const SLEEPING_TESTS: [(&str, &str); 5] = [
+    (
+        "server/tests/process/support.rs",
+        "looks at a process, which cannot wake it, until a deadline",
+    ),
     (
         "tests/harness/deadline.rs",
         "looks at what cannot wake it, such as a process, until a deadline",
