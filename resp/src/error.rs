@@ -5,7 +5,8 @@ use thiserror::Error;
 /// Why the bytes of a peer cannot be understood. The connection is of no use afterwards: where the
 /// next request or reply begins is not known.
 ///
-/// For requests the text is that of Redis 7.0.15, to be sent after `-ERR `.
+/// For requests the text is that of Redis 7.0.15, but for the byte that it quotes: that is escaped,
+/// for logs. See [`ProtocolError::reply`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
@@ -73,4 +74,30 @@ pub enum ProtocolError {
         /// Which part of it is wrong.
         what: &'static str,
     },
+}
+
+impl ProtocolError {
+    /// The error that a client is sent, without its `-`: as Redis sends it, which quotes a byte as it is.
+    pub fn reply(&self) -> Vec<u8> {
+        match self {
+            Self::ExpectedDollar { found } => {
+                [b"ERR Protocol error: expected '$', got '", &[*found][..], b"'"].concat()
+            }
+            other => format!("ERR {other}").into_bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_sent_the_byte_that_it_sent_and_a_log_is_written_it_escaped() {
+        let error = ProtocolError::ExpectedDollar { found: 0xff };
+        assert_eq!(error.reply(), b"ERR Protocol error: expected '$', got '\xff'");
+        assert_eq!(error.to_string(), r"Protocol error: expected '$', got '\xff'");
+        let other = ProtocolError::InvalidBulkLength;
+        assert_eq!(other.reply(), b"ERR Protocol error: invalid bulk length");
+    }
 }

@@ -44,6 +44,14 @@ impl ReplyMode {
             Self::Off => Self::Off,
         }
     }
+
+    /// RESET itself may be the command whose reply is skipped.
+    const fn after_reset(self) -> Self {
+        match self {
+            Self::Skip => Self::Skip,
+            Self::On | Self::Off | Self::SkipNext => Self::On,
+        }
+    }
 }
 
 /// Where a slave sends this connection's commands that touch keys, as READONLY and READWRITE set it.
@@ -148,7 +156,7 @@ impl Session {
     pub fn reset(&mut self, node: &Node) {
         self.protocol = Protocol::default();
         self.authenticated = !node.settings.load().is_password_set();
-        self.reply_mode = ReplyMode::On;
+        self.reply_mode = self.reply_mode.after_reset();
         self.ack_level = AckLevel::Local;
         self.redirect = Redirect::default();
         self.lag_max = None;
@@ -225,5 +233,12 @@ mod tests {
     fn skip_mutes_exactly_the_next_reply() {
         assert_eq!(muted(ReplyMode::SkipNext, 3), [true, false, false]);
         assert_eq!(muted(ReplyMode::Off, 2), [true, true]);
+    }
+
+    #[test]
+    fn a_reset_ends_muting_but_is_itself_not_answered_where_its_reply_is_skipped() {
+        assert!(ReplyMode::Skip.after_reset().is_muted());
+        assert_eq!(ReplyMode::Skip.after_reset().after_command(), ReplyMode::On);
+        assert_eq!(ReplyMode::Off.after_reset(), ReplyMode::On);
     }
 }

@@ -196,10 +196,17 @@ impl Connection {
 
     async fn refuse_protocol(&mut self, error: &ProtocolError) -> Result<(), End> {
         if !matches!(error, ProtocolError::CrossProtocol) {
-            self.writer().error(&format!("ERR {error}"));
-            self.send().await?;
+            self.say_last(&error.reply()).await?;
         }
         Err(End::Protocol)
+    }
+
+    /// Tells the client why its connection ends, unless CLIENT REPLY has it told nothing.
+    async fn say_last(&mut self, refusal: &[u8]) -> Result<(), End> {
+        if !self.session.is_muted() {
+            self.writer().error_bytes(refusal);
+        }
+        self.send().await
     }
 
     async fn read(&mut self) -> Result<(), End> {
@@ -248,8 +255,7 @@ impl Connection {
             let held = self.held_bytes();
             if timeout(patience, self.share.resize_when_possible(held)).await.is_err() {
                 let refusal = self.node.requests.refusal();
-                self.writer().error(&refusal);
-                self.send().await?;
+                self.say_last(refusal.as_bytes()).await?;
                 return Err(End::NoRoom);
             }
         }

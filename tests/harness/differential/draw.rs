@@ -169,6 +169,12 @@ impl Draw {
         self.pick_bytes(&UNKNOWN)
     }
 
+    /// Any byte but this one and NUL, which Redis takes for the end of what has come.
+    pub(crate) fn byte_but(&mut self, other: u8) -> u8 {
+        let byte = self.rng.random_range(1..u8::MAX);
+        if byte < other { byte } else { byte + 1 }
+    }
+
     /// `count` of whatever `one` draws, laid end to end.
     pub(crate) fn many(&mut self, most: usize, mut one: impl FnMut(&mut Self) -> Args) -> Args {
         let count = 1 + self.below(most);

@@ -189,15 +189,19 @@ impl Run {
 
     /// Bytes that are no request, on connections of their own.
     pub(super) fn bad_request(&mut self) -> Result<()> {
-        let request = BAD_REQUESTS[self.draw.below(BAD_REQUESTS.len())];
+        let request = if self.draw.chance(20) {
+            [b"*1\r\n", &[self.draw.byte_but(b'$')][..], b"3\r\nGET\r\n"].concat()
+        } else {
+            BAD_REQUESTS[self.draw.below(BAD_REQUESTS.len())].to_vec()
+        };
         let mut both = self.pair.connect()?;
-        both.send_raw(request)?;
+        both.send_raw(&request)?;
         for client in both.each() {
             client.finish_sending()?;
         }
         let reference = both.reference.until_closed()?;
         let subject = both.subject.until_closed();
-        self.expect_same_bytes(usize::MAX, &vec![request.to_vec()], &reference, subject)
+        self.expect_same_bytes(usize::MAX, &vec![request], &reference, subject)
     }
 
     fn expect_same_bytes(
