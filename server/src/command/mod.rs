@@ -23,7 +23,7 @@ use larder_resp::{ReplyWriter, Request};
 use larder_storage::{Txn, View};
 
 pub use error::CommandError;
-pub use pattern::{MATCH_STEPS_MAX, Pattern};
+pub use pattern::{MATCH_STEPS_MAX, Pattern, is_word};
 pub use table::{lookup, table};
 
 use crate::{node::Node, session::Session};

@@ -146,7 +146,7 @@ impl<'p> Pattern<'p> {
 }
 
 /// Whether `argument` is the option `word` in either case. As a C string, it ends at a NUL.
-pub(super) fn is_word(argument: &[u8], word: &str) -> bool {
+pub fn is_word(argument: &[u8], word: &str) -> bool {
     c_text(argument).eq_ignore_ascii_case(word.as_bytes())
 }
 

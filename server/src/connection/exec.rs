@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX},
+    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX, is_word},
     node::Node,
     shard::{Task, Transaction, WatchedKeys, Work, evaluate_reads},
 };
@@ -417,7 +417,7 @@ impl Connection {
     async fn bgsave(&mut self, request: Request<'_>) -> Result<Outcome, End> {
         match request.get(1) {
             None => {}
-            Some(word) if word.eq_ignore_ascii_case(b"schedule") && request.len() == 2 => {}
+            Some(word) if is_word(word, "schedule") && request.len() == 2 => {}
             Some(_) => return Ok(Err(CommandError::Syntax)),
         }
         let asked_ms = wall_ms();
@@ -429,20 +429,48 @@ impl Connection {
     }
 
     fn shutdown(&self, request: Request<'_>) -> Outcome {
-        let mut words: Vec<_> = request.iter().skip(1).map(<[u8]>::to_ascii_lowercase).collect();
-        words.sort_unstable();
-        words.dedup();
-        let given = |word: &str| words.iter().any(|given| given == word.as_bytes());
-        let known =
-            ["abort", "force", "nosave", "now", "save"].into_iter().filter(|word| given(word));
-        let unknown = known.count() < words.len();
-        if unknown || given("save") && given("nosave") || given("abort") && words.len() > 1 {
-            return Err(CommandError::Syntax);
-        }
-        if given("abort") {
+        if aborts_shutdown(request)? {
             return Err(CommandError::message("ERR No shutdown in progress."));
         }
         self.stop.request();
         Ok(())
+    }
+}
+
+const SHUTDOWN_WORDS: [&str; 5] = ["abort", "save", "nosave", "now", "force"];
+
+/// Whether a SHUTDOWN is to end another one.
+fn aborts_shutdown(request: Request<'_>) -> Result<bool, CommandError> {
+    let mut given = [false; SHUTDOWN_WORDS.len()];
+    for argument in request.iter().skip(1) {
+        let known = SHUTDOWN_WORDS.iter().position(|word| is_word(argument, word));
+        given[known.ok_or(CommandError::Syntax)?] = true;
+    }
+    match given {
+        [true, false, false, false, false] => Ok(true),
+        [true, ..] | [_, true, true, ..] => Err(CommandError::Syntax),
+        _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_shutdown_are_read_as_redis_reads_them() {
+        for (line, expected) in [
+            ("SHUTDOWN", Some(false)),
+            ("SHUTDOWN NOSAVE now FORCE", Some(false)),
+            ("SHUTDOWN abort ABORT", Some(true)),
+            (r#"SHUTDOWN "ABORT\x00x""#, Some(true)),
+            (r#"SHUTDOWN "abort\x00" now"#, None),
+            ("SHUTDOWN save nosave", None),
+            ("SHUTDOWN later", None),
+        ] {
+            let mut wire = BytesMut::from(format!("{line}\r\n").as_bytes());
+            let requests = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
+            assert_eq!(aborts_shutdown(requests.request(0)).ok(), expected, "{line}");
+        }
     }
 }

@@ -13,9 +13,9 @@ use super::draw::{Args, Draw};
 /// How a drawn command may be spoilt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spoiling {
-    /// Arguments dropped, added and replaced.
+    /// Arguments dropped, added, replaced, or ended with a NUL, where a C string ends.
     Any,
-    /// Dropped or added only: a replaced one could block, kill or flood a server.
+    /// Dropped, added, or ended with a NUL: a replaced one could block, kill or flood a server.
     Count,
     /// Left as drawn: what the command draws is wrong often enough, or dangerous when changed.
     Never,
@@ -80,10 +80,10 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    /// Drops, adds or replaces an argument, as far as the command allows.
+    /// Drops, adds, replaces or ends an argument, as far as the command allows.
     pub(crate) fn spoil(&mut self, draw: &mut Draw) {
         let has_arguments = self.args.len() > self.words;
-        match (self.spec.spoiling, draw.below(4)) {
+        match (self.spec.spoiling, draw.below(5)) {
             (Spoiling::Never, _) => {}
             (_, 0) if has_arguments => {
                 self.args.pop();
@@ -92,6 +92,10 @@ impl Planned {
             (Spoiling::Any, 2 | 3) if has_arguments => {
                 let at = self.words + draw.below(self.args.len() - self.words);
                 self.args[at] = draw.junk();
+            }
+            (_, 4) if has_arguments => {
+                let at = self.words + draw.below(self.args.len() - self.words);
+                self.args[at].push(0);
             }
             _ => self.args.push(draw.junk()),
         }

@@ -68,7 +68,7 @@ pub(super) static SPECS: &[Spec] = &[
         if d.chance(50) { args![] } else { args![d.pick(&["ASYNC", "sync", "now"])] }
     }),
     Spec::other("SHUTDOWN", Exact, |d| match d.below(4) {
-        0 => args!["ABORT"],
+        0 => args![d.pick(&["ABORT", "abort\0"])],
         1 => args!["nosuch"],
         2 => args!["NOSAVE", "SAVE"],
         _ => args!["ABORT", "NOW"],
