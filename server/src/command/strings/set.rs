@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use larder_resp::{ReplyWriter, Request};
-use larder_storage::Txn;
+use larder_storage::{Txn, TxnError};
 use larder_types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use super::{
@@ -199,15 +199,32 @@ fn check_pairs(request: Request<'_>, txn: &Txn<'_>, command: &'static str) -> Ou
     }
     let mut bytes = 0;
     for (key, value) in pairs(request) {
-        if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
-            return Err(CommandError::TooLarge(format!(
-                "a key of {} bytes or a value of {} bytes is larger than the limits of \
-                 {KEY_BYTES_MAX} and {VALUE_BYTES_MAX}",
-                key.len(),
-                value.len()
-            )));
+        if key.len() > KEY_BYTES_MAX {
+            return Err(TxnError::KeyTooLarge { bytes: key.len() }.into());
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(TxnError::ValueTooLarge { bytes: value.len() }.into());
         }
         bytes += key.len() + value.len() + PAIR_OVERHEAD_BYTES;
     }
     Ok(txn.check_room(pairs(request).count(), bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::scan::fixture::Fixture;
+
+    #[test]
+    fn a_key_that_is_too_long_is_refused_in_the_same_words_as_alone_and_nothing_is_put() {
+        let mut fixture = Fixture::new();
+        let key = "k".repeat(KEY_BYTES_MAX + 1);
+        let alone = fixture.run(&["SET", &key, "v"]);
+        let refusal = "ERR a key of 65537 bytes is larger than the limit of 65536";
+        assert_eq!(alone.as_error(), Some(refusal));
+        for command in ["MSET", "MSETNX"] {
+            assert_eq!(fixture.run(&[command, "first", "1", &key, "v"]), alone);
+        }
+        assert_eq!(fixture.words("EXISTS first").as_integer(), Some(0));
+    }
 }
