@@ -84,6 +84,8 @@ pub struct Session {
     pub redirect: Redirect,
     /// Reads at a slave that may be staler than this are refused: KV.MAXLAG.
     pub lag_max: Option<Duration>,
+    /// How many commands the transaction has that is being run, while one is.
+    pub executing: Option<usize>,
     tally: Tally,
 }
 
@@ -112,6 +114,7 @@ impl Session {
             ack_level: AckLevel::Local,
             redirect: Redirect::default(),
             lag_max: None,
+            executing: None,
             tally: Tally::default(),
         }
     }

@@ -138,12 +138,14 @@ fn client_id(
 
 /// Brings what others see of this very connection up to date, because its batch has not ended.
 fn show_running(session: &Session, subcommand: &'static str) {
-    let protocol = session.protocol;
+    let (command, subcommand) =
+        if session.executing.is_some() { ("exec", "") } else { ("client", subcommand) };
     session.client().update(|details| {
-        details.command = "client";
+        details.command = command;
         details.subcommand = subcommand;
         details.active = Instant::now();
-        details.protocol = protocol;
+        details.protocol = session.protocol;
+        details.queued = session.executing;
     });
 }
 

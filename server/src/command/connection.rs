@@ -6,13 +6,13 @@ use larder_resp::{Protocol, ReplyWriter, Request};
 
 use super::{
     Command, CommandError, Handler, LoopCommand, Outcome, catalog,
-    client::{client_name, client_number, set_name},
+    client::{client_number, set_name},
     keyless as row,
     number::integer,
     pattern::is_word,
     table::run_subcommand,
 };
-use crate::{node::Node, session::Session};
+use crate::{node::Node, session::Session, settings::Settings};
 
 /// The version of Redis whose answers these are.
 pub(super) const REDIS_VERSION: &str = "7.0.15";
@@ -70,25 +70,31 @@ fn auth(
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
-    let (user, password) = match request.len() {
-        2 if !node.settings.load().is_password_set() => {
-            return Err(CommandError::message(
-                "ERR AUTH <password> called without any password configured for the default \
-                 user. Are you sure your configuration is correct?",
-            ));
-        }
-        2 => (&b"default"[..], request.arg(1)),
-        3 => (request.arg(1), request.arg(2)),
-        _ => return Err(CommandError::Syntax),
-    };
+    let (user, password) = credentials(request, &node.settings.load())?;
     authenticate(user, password, session, node)?;
     reply.simple("OK");
     Ok(())
 }
 
+/// The user and the password that an AUTH gives.
+pub(super) fn credentials<'a>(
+    request: Request<'a>,
+    settings: &Settings,
+) -> Result<(&'a [u8], &'a [u8]), CommandError> {
+    match request.len() {
+        2 if !settings.is_password_set() => Err(CommandError::message(
+            "ERR AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?",
+        )),
+        2 => Ok((b"default", request.arg(1))),
+        3 => Ok((request.arg(1), request.arg(2))),
+        _ => Err(CommandError::Syntax),
+    }
+}
+
 /// There is one user. A wrong attempt leaves the session as it was.
 fn authenticate(user: &[u8], password: &[u8], session: &mut Session, node: &Node) -> Outcome {
-    if !is_known(user, password, node) {
+    if !is_known(user, password, &node.settings.load()) {
         node.counters.authentications_failed.fetch_add(1, Ordering::Relaxed);
         return Err(WRONG_PASSWORD);
     }
@@ -96,8 +102,8 @@ fn authenticate(user: &[u8], password: &[u8], session: &mut Session, node: &Node
     Ok(())
 }
 
-fn is_known(user: &[u8], password: &[u8], node: &Node) -> bool {
-    let is_right = node.settings.load().admits(password);
+pub(super) fn is_known(user: &[u8], password: &[u8], settings: &Settings) -> bool {
+    let is_right = settings.admits(password);
     is_right && user == b"default"
 }
 
@@ -143,7 +149,7 @@ fn hello(
 }
 
 /// The protocol that HELLO asks for, if for any.
-fn hello_protocol(request: Request<'_>) -> Result<Option<Protocol>, CommandError> {
+pub(super) fn hello_protocol(request: Request<'_>) -> Result<Option<Protocol>, CommandError> {
     match request.get(1).map(integer) {
         None => Ok(None),
         Some(Ok(2)) => Ok(Some(Protocol::Resp2)),
@@ -155,13 +161,13 @@ fn hello_protocol(request: Request<'_>) -> Result<Option<Protocol>, CommandError
     }
 }
 
-enum HelloOption<'a> {
+pub(super) enum HelloOption<'a> {
     Auth(&'a [u8], &'a [u8]),
     SetName(&'a [u8]),
 }
 
 /// HELLO's options, one by one; each takes effect before the next is looked at.
-fn hello_options(
+pub(super) fn hello_options(
     request: Request<'_>,
 ) -> impl Iterator<Item = Result<HelloOption<'_>, CommandError>> {
     let mut at = 2;
@@ -182,21 +188,4 @@ fn hello_options(
             }
         })
     })
-}
-
-impl Command {
-    /// What replies are written in from this queued request on, where it is a HELLO that will
-    /// change it: the shard's writer has to know before the connection runs it.
-    pub fn switches_to(&self, request: Request<'_>, node: &Node) -> Option<Protocol> {
-        if self.name != "hello" {
-            return None;
-        }
-        let protocol = hello_protocol(request).ok()??;
-        let succeeds = hello_options(request).all(|option| match option {
-            Ok(HelloOption::Auth(user, password)) => is_known(user, password, node),
-            Ok(HelloOption::SetName(name)) => client_name(name).is_ok(),
-            Err(_) => false,
-        });
-        succeeds.then_some(protocol)
-    }
 }

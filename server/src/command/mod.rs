@@ -5,6 +5,7 @@ mod catalog;
 mod client;
 mod connection;
 mod error;
+mod foresight;
 mod hashes;
 mod hints;
 mod keys;
@@ -23,6 +24,7 @@ use larder_resp::{ReplyWriter, Request};
 use larder_storage::{Txn, View};
 
 pub use error::CommandError;
+pub use foresight::Foresight;
 pub use pattern::{MATCH_STEPS_MAX, Pattern, is_word};
 pub use table::{lookup, table};
 
@@ -35,6 +37,9 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// What every handler answers: the reply was written, or the error to write instead of it.
 pub type Outcome = Result<(), CommandError>;
 
+/// What runs a command that touches no keys.
+pub type SessionHandler = fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome;
+
 /// How a command runs, and with what it may touch.
 #[derive(Clone, Copy)]
 pub enum Handler {
@@ -45,7 +50,7 @@ pub enum Handler {
     /// May change keys: runs on the shard's writer; its effects become one log record.
     Write(fn(Request<'_>, &mut Txn<'_>, &mut ReplyWriter<'_>) -> Outcome),
     /// Touches the connection or the node, never keys.
-    Session(fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome),
+    Session(SessionHandler),
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH, WAIT, SHUTDOWN and the like: run by the connection
     /// loop itself, because they wait for others.
     Loop(LoopCommand),

@@ -148,13 +148,35 @@ fn config_get(
     Ok(())
 }
 
-/// Sets all of the parameters or none.
 fn config_set(
     request: Request<'_>,
     _: &mut Session,
     node: &Node,
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
+    // Others may set at the same time: whoever comes second starts over from what the first left.
+    let mut outcome = Ok(());
+    node.settings.rcu(|current| match configured(request, current) {
+        Ok(settings) => {
+            outcome = Ok(());
+            Arc::new(settings)
+        }
+        Err(refusal) => {
+            outcome = Err(refusal);
+            Arc::clone(current)
+        }
+    });
+    outcome?;
+    reply.simple("OK");
+    Ok(())
+}
+
+/// The settings with all of the parameters that a CONFIG SET names set. Redis looks at every name
+/// before it looks at a value.
+pub(super) fn configured(
+    request: Request<'_>,
+    current: &Settings,
+) -> Result<Settings, CommandError> {
     if !request.len().is_multiple_of(2) {
         return Err(CommandError::Syntax);
     }
@@ -169,27 +191,14 @@ fn config_set(
         }
         pairs.push((name, request.arg(at + 1)));
     }
-    // Others may set at the same time: whoever comes second starts over from what the first left.
-    let mut refusal = None;
-    node.settings.rcu(|current| {
-        refusal = None;
-        let mut settings = (**current).clone();
-        for (name, value) in &pairs {
-            if let Err(why) = settings.set(name, value) {
-                refusal = Some(match why {
-                    Refusal::Unknown => unknown_parameter(name.as_bytes()),
-                    Refusal::Value(reason) => {
-                        refused_parameter(&name.to_ascii_lowercase(), &reason)
-                    }
-                });
-                return Arc::clone(current);
-            }
-        }
-        Arc::new(settings)
-    });
-    refusal.map_or(Ok(()), Err)?;
-    reply.simple("OK");
-    Ok(())
+    let mut settings = current.clone();
+    for (name, value) in pairs {
+        settings.set(name, value).map_err(|why| match why {
+            Refusal::Unknown => unknown_parameter(name.as_bytes()),
+            Refusal::Value(reason) => refused_parameter(&name.to_ascii_lowercase(), &reason),
+        })?;
+    }
+    Ok(settings)
 }
 
 fn known_parameter(name: &[u8]) -> Result<&str, CommandError> {

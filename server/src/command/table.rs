@@ -9,8 +9,8 @@ use std::{borrow::Cow, sync::LazyLock};
 use larder_resp::{ReplyWriter, Request};
 
 use super::{
-    Command, CommandError, Handler, Outcome, catalog, client, connection, hashes, keys,
-    replication, scan, server, strings, versions,
+    Command, CommandError, Handler, Outcome, SessionHandler, catalog, client, connection, hashes,
+    keys, replication, scan, server, strings, versions,
 };
 use crate::{node::Node, session::Session};
 
@@ -37,10 +37,8 @@ pub struct Subcommand {
     /// COMMAND INFO's ACL categories, each with its `@`.
     pub categories: &'static [&'static str],
     /// What runs it.
-    pub run: Run,
+    pub run: SessionHandler,
 }
-
-type Run = fn(Request<'_>, &mut Session, &Node, &mut ReplyWriter<'_>) -> Outcome;
 
 /// The row of a subcommand.
 pub(super) const fn subcommand(
@@ -48,7 +46,7 @@ pub(super) const fn subcommand(
     arity: i32,
     flags: &'static [&'static str],
     categories: &'static [&'static str],
-    run: Run,
+    run: SessionHandler,
 ) -> Subcommand {
     Subcommand { name, arity, flags, categories, run }
 }

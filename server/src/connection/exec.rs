@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
     clock::wall_ms,
-    command::{Command, CommandError, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX, is_word},
-    node::Node,
+    command::{
+        Command, CommandError, Foresight, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX,
+        SessionHandler, is_word,
+    },
     shard::{Task, Transaction, WatchedKeys, Work, evaluate_reads},
 };
 
@@ -73,15 +75,10 @@ impl Multi {
         self.commands.push(command);
     }
 
-    /// What each command's reply is written in, the first in `protocol`.
-    fn protocols(&self, mut protocol: Protocol, node: &Node) -> Vec<Protocol> {
+    /// What each command's reply is written in.
+    fn protocols(&self, mut foresight: Foresight) -> Vec<Protocol> {
         let queued = self.commands.iter().zip(&self.requests);
-        queued
-            .map(|(command, queued)| {
-                protocol = command.switches_to(queued.request(0), node).unwrap_or(protocol);
-                protocol
-            })
-            .collect()
+        queued.map(|(command, queued)| foresight.next(command, queued.request(0))).collect()
     }
 }
 
@@ -293,7 +290,7 @@ impl Connection {
         }
         let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
-            protocols: multi.protocols(self.session.protocol, &self.node),
+            protocols: multi.protocols(Foresight::of(&self.session, &self.node)),
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
@@ -320,8 +317,10 @@ impl Connection {
             self.writer().null_array();
             return Ok(Ok(()));
         }
-        self.assemble(&done, &work.replies).await?;
-        Ok(Ok(()))
+        self.session.executing = Some(done.commands.len());
+        let outcome = self.assemble(&done, &work.replies).await;
+        self.session.executing = None;
+        outcome
     }
 
     /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
@@ -343,27 +342,15 @@ impl Connection {
 
     /// Puts the replies of a transaction together: those of the writer, and those of the commands
     /// that it left to the connection.
-    async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<(), End> {
+    async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<Outcome, End> {
         let begin = self.replies.len();
         self.writer().array(done.commands.len());
-        let mut reply_start = 0;
+        let (mut reply_start, mut is_as_foreseen) = (0, true);
         for (index, command) in done.commands.iter().enumerate() {
             let request = done.requests[index].request(0);
             let (start, began) = (self.replies.len(), Instant::now());
             let outcome = match command.handler {
-                Handler::Session(run) => {
-                    let Self { node, session, replies, .. } = self;
-                    let room = REPLY_BYTES_MAX.saturating_sub(replies.len() - begin);
-                    let mut writer = ReplyWriter::new(replies, session.protocol);
-                    writer.set_room(room);
-                    let outcome = run(request, session, node, &mut writer);
-                    let is_too_large = replies.len() - begin > REPLY_BYTES_MAX;
-                    outcome.and(if is_too_large {
-                        Err(CommandError::ReplyTooLarge)
-                    } else {
-                        Ok(())
-                    })
-                }
+                Handler::Session(run) => self.run_queued(run, request, begin),
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
                 Handler::Loop(LoopCommand::After) => {
                     let shown = self.after(request, false).await?;
@@ -396,7 +383,24 @@ impl Connection {
                 refusal.reply(&mut writer);
             }
             self.session.count(&self.node, command, refused);
+            is_as_foreseen &= self.session.protocol == done.protocols[index];
             self.rest_after(began, replies.len()).await;
+        }
+        // Another client may have set a password since.
+        let lost = "ERR settings that a HELLO depends on were changed while the transaction ran: it was \
+                    done, and its replies are lost";
+        Ok(if is_as_foreseen { Ok(()) } else { Err(CommandError::message(lost)) })
+    }
+
+    /// Runs a queued command that touches no keys. The replies of its transaction start at `begin`.
+    fn run_queued(&mut self, run: SessionHandler, request: Request<'_>, begin: usize) -> Outcome {
+        let Self { node, session, replies, .. } = self;
+        let room = REPLY_BYTES_MAX.saturating_sub(replies.len() - begin);
+        let mut writer = ReplyWriter::new(replies, session.protocol);
+        writer.set_room(room);
+        run(request, session, node, &mut writer)?;
+        if replies.len() - begin > REPLY_BYTES_MAX {
+            return Err(CommandError::ReplyTooLarge);
         }
         Ok(())
     }

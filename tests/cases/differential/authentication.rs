@@ -1,8 +1,11 @@
 //! What is answered before a password has been given.
 
+use anyhow::{Result, ensure};
 use larder_tests::client::{Client, encoded};
-use larder_tests::process::{skip, start_kvd_configured};
+use larder_tests::process::{Server, skip, start_kvd_configured};
 use larder_tests::redis::start_redis;
+
+use crate::Binaries;
 
 const PASSWORD: &str = "correct horse";
 
@@ -48,23 +51,64 @@ fn scripts() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Both servers, with the password.
+fn start(binaries: &Binaries) -> Result<[Server; 2]> {
+    let subject = match &binaries.kvd {
+        None => start_redis(&binaries.redis, Some(PASSWORD))?,
+        Some(kvd) => start_kvd_configured(kvd, |data, address| {
+            format!(
+                "data = \"{}\"\nresp = \"{address}\"\nrequirepass = \"{PASSWORD}\"\n",
+                data.display()
+            )
+        })?,
+    };
+    Ok([start_redis(&binaries.redis, Some(PASSWORD))?, subject])
+}
+
+/// The replies of a transaction in which a client that never authenticated sets a password, when none
+/// is needed any more, and then asks for another protocol.
+fn replies_of_a_stranger_that_sets_a_password(server: &Server, hello: &[&str]) -> Result<Vec<u8>> {
+    let mut stranger = server.client()?;
+    ensure!(stranger.call(&["PING"])?.is_error(), "it has not authenticated");
+    let mut owner = server.client()?;
+    owner.expect_ok(&["AUTH", PASSWORD])?;
+    owner.expect_ok(&["CONFIG", "SET", "requirepass", ""])?;
+    for command in [&["MULTI"], &["CONFIG", "SET", "requirepass", "x"][..], hello, &["GET", "none"]]
+    {
+        stranger.call(command)?;
+    }
+    stranger.send_raw(&encoded(&["EXEC"]))?;
+    stranger.finish_sending()?;
+    let replies = stranger.until_closed()?;
+    owner.expect_ok(&["CONFIG", "SET", "requirepass", PASSWORD])?;
+    Ok(replies)
+}
+
+#[test]
+fn a_password_that_a_transaction_sets_is_needed_by_the_hello_behind_it() {
+    let binaries = match crate::binaries() {
+        Ok(binaries) => binaries,
+        Err(missing) => return skip("differential, authentication", &missing),
+    };
+    let servers = start(&binaries).unwrap();
+    for hello in [&["HELLO", "3"][..], &["HELLO", "3", "AUTH", "default", "y"], &["AUTH", "x"]] {
+        let [expected, found] = servers.each_ref().map(|server| {
+            replies_of_a_stranger_that_sets_a_password(server, hello)
+                .unwrap()
+                .escape_ascii()
+                .to_string()
+        });
+        assert_eq!(expected, found, "{hello:?}");
+    }
+}
+
 #[test]
 fn replies_before_authentication_are_those_of_redis() {
     let binaries = match crate::binaries() {
         Ok(binaries) => binaries,
         Err(missing) => return skip("differential, authentication", &missing),
     };
-    let reference = start_redis(&binaries.redis, Some(PASSWORD)).unwrap();
-    let subject = match &binaries.kvd {
-        None => start_redis(&binaries.redis, Some(PASSWORD)),
-        Some(kvd) => start_kvd_configured(kvd, |data, address| {
-            format!(
-                "data = \"{}\"\nresp = \"{address}\"\nrequirepass = \"{PASSWORD}\"\n",
-                data.display()
-            )
-        }),
-    }
-    .unwrap();
+    let [reference, subject] = start(&binaries).unwrap();
     let answers = |address, script: &[u8]| {
         let mut client = Client::connect(address).unwrap();
         client.send_raw(script).unwrap();

@@ -105,8 +105,13 @@ fn field_names(line: &str) -> BTreeSet<&str> {
     line.split(' ').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect()
 }
 
+fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    line.trim_end().split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
 /// CLIENT LIST and CLIENT INFO: lines of name=value. A name that Redis does not print, or a line
-/// without the ones that tools read, is a difference; how many clients there are is not.
+/// without the ones that tools read, is a difference; how many clients there are is not. Where there
+/// is one only, it says the same of what it does.
 pub(crate) fn client_lines(reference: &Reply, subject: &Reply) -> Verdict {
     require(reference.kind() == subject.kind(), || {
         "the replies are of different kinds".to_owned()
@@ -122,6 +127,12 @@ pub(crate) fn client_lines(reference: &Reply, subject: &Reply) -> Verdict {
         }
         for name in ["id", "addr", "name", "age", "idle", "db", "cmd", "resp"] {
             require(names.contains(name), || format!("{name}= is missing from {line:?}"))?;
+        }
+    }
+    if a.lines().count() == 1 && b.lines().count() == 1 {
+        for name in ["name", "multi", "cmd", "resp"] {
+            let (one, other) = (field(&a, name), field(&b, name));
+            require(one == other, || format!("{name}= is {other:?}, not {one:?}"))?;
         }
     }
     Ok(())
