@@ -10,6 +10,7 @@ mod cluster;
 mod cluster_tests;
 mod error;
 mod filter;
+mod kind;
 mod password;
 mod place;
 pub mod tuning;

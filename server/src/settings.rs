@@ -1,6 +1,10 @@
 //! What CONFIG SET changes while the node runs, and CONFIG GET answers.
 
-use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    net::SocketAddr,
+};
 
 use larder_config::{
     Config, ConfigError, Password,
@@ -15,14 +19,11 @@ use crate::{
 
 /// Shown in place of a password.
 const HIDDEN: &str = "(hidden)";
-/// What a name and its value take of a reply beside their bytes, at most.
-const PAIR_BYTES: usize = 32;
 /// Parameters that mean something here, beside those of [`tuning`].
 const OWN: [&str; 5] = ["bind", "dir", "maxclients", "port", "requirepass"];
-/// Those of them that cannot be set.
-const FIXED: [&str; 3] = ["bind", "dir", "port"];
-/// Why what cannot be set is refused, in Redis' words.
-pub const IMMUTABLE: &str = "can't set immutable config";
+/// The kinds of those of them that cannot be set.
+const FIXED: [(&str, Kind); 3] =
+    [("bind", Kind::Immutable), ("dir", Kind::Protected), ("port", Kind::Immutable)];
 
 /// The settings at one moment; replaced as a whole.
 #[derive(Clone)]
@@ -82,10 +83,11 @@ impl Settings {
         own.or_else(|| tuning::find(name).map(|(name, _, _)| name))
     }
 
-    /// Whether no value of this parameter is accepted.
-    pub fn is_immutable(name: &str) -> bool {
-        let is_fixed = FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name));
-        is_fixed || tuning::find(name).is_some_and(|(_, kind, _)| kind == Kind::Immutable)
+    /// Why no value of this parameter is accepted, where none is, in Redis' words.
+    pub fn fixed(name: &str) -> Option<&'static str> {
+        let own = FIXED.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
+        let kind = own.map(|(_, kind)| kind).or_else(|| Some(tuning::find(name)?.1));
+        kind.and_then(Kind::fixed)
     }
 
     /// Sets one parameter.
@@ -93,8 +95,11 @@ impl Settings {
     /// # Errors
     /// When it is unknown, cannot be set, or not to this value. Nothing is changed then.
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Refusal> {
-        let text = String::from_utf8_lossy(value);
-        match Self::canonical(name).ok_or(Refusal::Unknown)? {
+        let canonical = Self::canonical(name).ok_or(Refusal::Unknown)?;
+        if let Some(reason) = Self::fixed(name) {
+            return Err(Refusal::Value(reason.into()));
+        }
+        match canonical {
             "requirepass" if value.is_empty() && self.is_exposed => Err(Refusal::Value(
                 "others can reach the server's address, so that it needs a password".into(),
             )),
@@ -102,11 +107,11 @@ impl Settings {
                 self.password = (!value.is_empty()).then(|| Password::new(value));
                 Ok(())
             }
-            "maxclients" => self.set_clients_max(&text, getrlimit(Resource::Nofile).current),
-            fixed if FIXED.contains(&fixed) => Err(Refusal::Value(IMMUTABLE.into())),
+            "maxclients" => self.set_clients_max(value, getrlimit(Resource::Nofile).current),
             _ => {
-                let (name, kind, _) = tuning::find(name).ok_or(Refusal::Unknown)?;
-                let value = kind.accept(&text).map_err(Refusal::Value)?;
+                let (name, kind, default) = tuning::find(name).ok_or(Refusal::Unknown)?;
+                let current = self.tuning.get(name).map_or(default, String::as_str);
+                let value = kind.accept(value, current).map_err(Refusal::Value)?;
                 self.tuning.insert(name, value);
                 Ok(())
             }
@@ -115,8 +120,8 @@ impl Settings {
 
     /// Sets how many clients there may be where the process may open so many files. As many as there
     /// may be already are always accepted.
-    fn set_clients_max(&mut self, value: &str, files: Option<u64>) -> Result<(), Refusal> {
-        let accepted = Kind::Integer(1, u32::MAX.into()).accept(value);
+    fn set_clients_max(&mut self, value: &[u8], files: Option<u64>) -> Result<(), Refusal> {
+        let accepted = Kind::Integer(1, u32::MAX.into()).accept(value, "");
         let count = accepted.map_err(Refusal::Value)?.parse().unwrap_or(usize::MAX);
         let fit = files.map_or(u64::MAX, |files| {
             let tables = Files::divided(files, self.clients_at_start).tables;
@@ -133,31 +138,24 @@ impl Settings {
         Ok(())
     }
 
-    /// Name and value of every parameter that one of the patterns matches, each once. A pattern
-    /// that is a name is answered as it was written, as Redis does.
+    /// Name and value of every parameter that one of the patterns matches, each once, as Redis does: a
+    /// pattern that is a name is answered as it was written first.
     ///
     /// # Errors
-    /// When matching takes more than [`MATCH_STEPS_MAX`] steps, or the reply more than `room` bytes:
-    /// one name may be written in thousands of ways.
-    pub fn matching(
-        &self,
-        patterns: &[&str],
-        mut room: usize,
-    ) -> Result<BTreeMap<String, String>, CommandError> {
+    /// When matching takes more than [`MATCH_STEPS_MAX`] steps.
+    pub fn matching(&self, patterns: &[&str]) -> Result<Vec<(String, String)>, CommandError> {
         let mut steps = MATCH_STEPS_MAX;
         let mut found = BTreeMap::new();
-        let mut add = |name: &str| -> Result<(), CommandError> {
-            let new = if found.contains_key(name) { None } else { self.value(name) };
-            if let Some(value) = new {
-                let bytes = name.len() + value.len() + PAIR_BYTES;
-                room = room.checked_sub(bytes).ok_or(CommandError::ReplyTooLarge)?;
-                found.insert(name.to_owned(), value);
+        let mut add = |name: &str| {
+            if let Entry::Vacant(place) = found.entry(name.to_ascii_lowercase())
+                && let Some(value) = self.value(name)
+            {
+                place.insert((name.to_owned(), value));
             }
-            Ok(())
         };
         for pattern in patterns {
             if !pattern.contains(['*', '?', '[']) {
-                add(pattern)?;
+                add(pattern);
                 continue;
             }
             let matcher = Pattern::new(pattern.as_bytes()).ignoring_case();
@@ -166,11 +164,11 @@ impl Settings {
                 steps = steps.checked_sub(1).ok_or(CommandError::TooManySteps)?;
                 let matched = matcher.matches_within(name.as_bytes(), &mut steps);
                 if matched.ok_or(CommandError::TooManySteps)? {
-                    add(name)?;
+                    add(name);
                 }
             }
         }
-        Ok(found)
+        Ok(found.into_values().collect())
     }
 
     fn value(&self, name: &str) -> Option<String> {
@@ -193,14 +191,12 @@ impl Settings {
 mod tests {
     use super::*;
 
-    const ROOM: usize = 64 << 20;
-
     fn settings() -> Settings {
         Settings::new(&Config::default()).expect("the defaults have no password file")
     }
 
     fn pairs(settings: &Settings, patterns: &[&str]) -> Vec<(String, String)> {
-        settings.matching(patterns, ROOM).expect("few match").into_iter().collect()
+        settings.matching(patterns).expect("few match")
     }
 
     fn pair(name: &str, value: &str) -> (String, String) {
@@ -223,7 +219,7 @@ mod tests {
     fn patterns_that_take_long_to_match_are_refused_however_many_they_are() {
         let (settings, class) = (settings(), format!("*[{}", "x".repeat(4_000)));
         for patterns in [vec![class.as_str(); 3_800], vec!["*"; 1_000_000]] {
-            let refused = settings.matching(&patterns, ROOM);
+            let refused = settings.matching(&patterns);
             assert!(matches!(refused, Err(CommandError::TooManySteps)), "{}", patterns[0]);
         }
         let all = pairs(&settings, &["*"]).len();
@@ -232,15 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_under_many_spellings_of_its_name_is_answered_as_far_as_there_is_room() {
-        let mut settings = settings();
-        let value = vec![b'v'; tuning::TEXT_BYTES_MAX];
-        settings.set("oom-score-adj-values", &value).expect("the value is accepted");
-        let names = ["oom-score-adj-values", "Oom-score-adj-values", "oOm-score-adj-values"];
-        let takes = names.len() * (names[0].len() + value.len() + PAIR_BYTES);
-        assert_eq!(settings.matching(&names, takes).map(|found| found.len()).ok(), Some(3));
-        let refused = settings.matching(&names, takes - 1);
-        assert!(matches!(refused, Err(CommandError::ReplyTooLarge)));
+    fn a_parameter_is_answered_once_however_often_and_in_whatever_case_it_is_asked_for() {
+        let settings = settings();
+        assert_eq!(pairs(&settings, &["Hz", "hz", "HZ", "h?", "hz*"]), [pair("Hz", "10")]);
+        assert_eq!(pairs(&settings, &["h?", "HZ"]), [pair("hz", "10")]);
     }
 
     #[test]
@@ -261,13 +252,13 @@ mod tests {
             ("2880", Ok(())),
             ("100", Ok(())),
         ] {
-            assert_eq!(settings.set_clients_max(count, Some(8_000)), outcome, "{count}");
+            assert_eq!(settings.set_clients_max(count.as_bytes(), Some(8_000)), outcome, "{count}");
         }
         for files in [1_123, 500] {
-            assert_eq!(settings.set_clients_max("101", Some(files)), refusal(100), "{files}");
-            assert_eq!(settings.set_clients_max("100", Some(files)), Ok(()), "{files}");
+            assert_eq!(settings.set_clients_max(b"101", Some(files)), refusal(100), "{files}");
+            assert_eq!(settings.set_clients_max(b"100", Some(files)), Ok(()), "{files}");
         }
-        assert_eq!(settings.set_clients_max("4294967295", None), Ok(()));
+        assert_eq!(settings.set_clients_max(b"4294967295", None), Ok(()));
     }
 
     #[test]
@@ -309,6 +300,10 @@ mod tests {
         assert_eq!(
             settings.set("port", b"1"),
             Err(Refusal::Value("can't set immutable config".into()))
+        );
+        assert_eq!(
+            settings.set("dir", b"/"),
+            Err(Refusal::Value("can't set protected config".into()))
         );
         assert_eq!(
             settings.set("maxclients", b"0"),

@@ -17,7 +17,7 @@ use crate::{
     info,
     node::Node,
     session::Session,
-    settings::{IMMUTABLE, Refusal, Settings},
+    settings::{Refusal, Settings},
 };
 
 pub(super) const LOADING: &[&str] = &["loading", "stale"];
@@ -139,7 +139,7 @@ fn config_get(
     }
     let patterns: Vec<Cow<'_, str>> = request.iter().skip(2).map(String::from_utf8_lossy).collect();
     let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
-    let found = node.settings.load().matching(&patterns, reply.room())?;
+    let found = node.settings.load().matching(&patterns)?;
     reply.map(found.len());
     for (name, value) in &found {
         reply.bulk(name.as_bytes());
@@ -183,8 +183,8 @@ pub(super) fn configured(
     let mut pairs: Vec<(&str, &[u8])> = Vec::new();
     for at in (2..request.len()).step_by(2) {
         let name = known_parameter(request.arg(at))?;
-        if Settings::is_immutable(name) {
-            return Err(refused_parameter(name, IMMUTABLE));
+        if let Some(reason) = Settings::fixed(name) {
+            return Err(refused_parameter(name, reason));
         }
         if pairs.iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
             return Err(refused_parameter(name, "duplicate parameter"));

@@ -152,7 +152,7 @@ impl Run {
                     _ => {}
                 }
             }
-            let probe = probe_of_a_past_expiry(&command);
+            let probe = probe_of_a_past_expiry(&command).or_else(|| probe_of_a_setting(&command));
             pipeline.push(command);
             pipeline.extend(probe);
         }
@@ -263,6 +263,12 @@ fn probe_of_a_past_expiry(command: &Planned) -> Option<Planned> {
         |arg: &Vec<u8>| arg.eq_ignore_ascii_case(b"EXAT") || arg.eq_ignore_ascii_case(b"PXAT");
     let is_candidate = command.spec.name == "SET" && command.args.iter().any(names_a_moment);
     is_candidate.then(|| planned("EXISTS", vec![command.args[1].clone()]))
+}
+
+/// What a parameter is after it was set, or not.
+fn probe_of_a_setting(command: &Planned) -> Option<Planned> {
+    let name = command.args.get(2).filter(|_| command.spec.name == "CONFIG SET")?;
+    Some(planned("CONFIG GET", vec![name.clone()]))
 }
 
 /// Whether a command can be sent as a line. A first byte of `*` or `$` would begin something else.

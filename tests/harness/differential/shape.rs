@@ -233,7 +233,11 @@ pub(crate) fn info(reference: &Reply, subject: &Reply) -> Verdict {
     Ok(())
 }
 
-/// CONFIG GET: names are a subset of Redis's for the same patterns, values are bulks.
+/// Parameters whose values are each server's own.
+const OWN_VALUES: [&[u8]; 7] =
+    [b"appendfsync", b"appendonly", b"bind", b"dir", b"maxclients", b"pidfile", b"port"];
+
+/// CONFIG GET: names are a subset of Redis's for the same patterns, values are equal bulks.
 pub(crate) fn config_pairs(reference: &Reply, subject: &Reply) -> Verdict {
     require(reference.kind() == subject.kind(), || {
         "the replies are of different kinds".to_owned()
@@ -247,7 +251,16 @@ pub(crate) fn config_pairs(reference: &Reply, subject: &Reply) -> Verdict {
     }
     require(subject.items().iter().all(|item| item.kind() == b'$' && !item.is_null()), || {
         "CONFIG GET answers bulks".to_owned()
-    })
+    })?;
+    let pairs: BTreeSet<&[Reply]> = reference.items().chunks(2).collect();
+    let differs = |pair: &&[Reply]| {
+        let is_own = OWN_VALUES.iter().any(|own| own.eq_ignore_ascii_case(pair[0].text()));
+        !is_own && !pairs.contains(pair)
+    };
+    match subject.items().chunks(2).find(differs) {
+        Some(pair) => Err(format!("{} is not {}", pair[0].describe(), pair[1].describe())),
+        None => Ok(()),
+    }
 }
 
 /// ROLE of a master without replicas: its offset is its own.

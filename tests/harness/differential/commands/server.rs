@@ -8,7 +8,10 @@ use crate::differential::compare::Rule::{
 use crate::differential::draw::{Args, Draw, args};
 
 /// Names that CONFIG GET is asked for.
-const CONFIG_NAMES: [&str; 10] = [
+const CONFIG_NAMES: [&str; 13] = [
+    "MaxMemory",
+    "*-announce*",
+    "notify-keyspace-events",
     "maxmemory",
     "appendonly",
     "save",
@@ -20,13 +23,37 @@ const CONFIG_NAMES: [&str; 10] = [
     "nosuch*",
     "proto-max-bulk-len",
 ];
-/// Tuning that means nothing to a store of another build, with values that Redis takes.
-const TUNING: [(&str, &[&str]); 4] = [
+/// Tuning that means nothing to a store of another build, with values that Redis takes or refuses. None
+/// of them has either server do anything else.
+const TUNING: [(&str, &[&str]); 15] = [
+    ("active-defrag-ignore-bytes", &["0", "1", "5m", "kb", "1KB"]),
+    (
+        "client-output-buffer-limit",
+        &[
+            "replica 1mb 512kb +60",
+            "slave 1 x 1",
+            "pubsub 1",
+            "PubSub 32m 8MB 60",
+            "master 0 0 0",
+            "",
+        ],
+    ),
     ("hash-max-listpack-entries", &["128", "64", "512"]),
     ("hash-max-listpack-value", &["64", "32"]),
-    ("slowlog-log-slower-than", &["10000", "-1"]),
-    ("lazyfree-lazy-expire", &["yes", "no"]),
+    ("hz", &["0", "501", "10"]),
+    ("lazyfree-lazy-expire", &["yes", "no", "YES", "maybe"]),
+    ("maxmemory-clients", &["0", "0%", "5%", "101%", "-1%"]),
+    ("notify-keyspace-events", &["", "Ex", "KEA", "g$lshzxetd", "mn", "xyz"]),
+    ("oom-score-adj-values", &["0 200 800", "+1 02 -3", "1 2", "0 0 2001", " 0 1 2"]),
+    ("repl-backlog-size", &["1", "16385", "1mb", "0", "-1"]),
+    ("save", &["", "86400 99999999", "086400 +99999999", "60", "0 1", "60  1"]),
+    ("shutdown-on-sigterm", &["default", "now nosave", "save nosave", "force default", "later"]),
+    ("slave-priority", &["100", "0", "-1"]),
+    ("slowlog-log-slower-than", &["10000", "-1", "-2"]),
+    ("stream-node-max-bytes", &["4096", "4kb", "17179869184gb"]),
 ];
+/// Names that no value is taken for.
+const FIXED: [&str; 5] = ["DataBases", "dbfilename", "daemonize", "aclfile", "dir"];
 
 pub(super) static SPECS: &[Spec] = &[
     Spec::other("COMMAND", CommandEntries, |_| args![]).weight(1).spoiling(Spoiling::Never),
@@ -105,14 +132,14 @@ fn command_list(draw: &mut Draw) -> Args {
 }
 
 fn config_set(draw: &mut Draw) -> Args {
-    match draw.below(8) {
+    let (name, values) = TUNING[draw.below(TUNING.len())];
+    match draw.below(12) {
         0 => args![draw.unknown(), "1"],
-        1 => args!["hash-max-listpack-entries", "128", "HASH-max-listpack-entries", "128"],
+        1 => args![name, "1", name.to_uppercase(), "1"],
         2 => args!["hash-max-listpack-entries", "128", draw.unknown(), "1"],
-        3 => args!["hash-max-listpack-entries", "x", "DataBases", "1", draw.unknown(), "1"],
-        _ => {
-            let (name, values) = TUNING[draw.below(TUNING.len())];
-            args![name, draw.pick(values)]
-        }
+        3 => args!["hash-max-listpack-entries", "x", draw.pick(&FIXED), "1", draw.unknown(), "1"],
+        4 => args!["hash-max-listpack-entries", "64", name, draw.pick(values)],
+        5 | 6 => args![name, draw.junk()],
+        _ => args![name, draw.pick(values)],
     }
 }
