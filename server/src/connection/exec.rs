@@ -460,6 +460,35 @@ fn aborts_shutdown(request: Request<'_>) -> Result<bool, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::patience_tests::connected;
+
+    fn decoded(line: &str) -> Pipeline {
+        let mut wire = BytesMut::from(format!("{line}\r\n").as_bytes());
+        Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap()
+    }
+
+    #[tokio::test]
+    async fn replies_in_another_protocol_than_the_one_that_a_hello_left_are_not_sent() {
+        use Protocol::{Resp2, Resp3};
+        let (mut connection, _client) = connected().await;
+        for (protocols, is_sent) in [([Resp3, Resp3], true), ([Resp2, Resp2], false)] {
+            connection.session.protocol = Resp2;
+            let requests = vec![decoded("HELLO 3"), decoded("PING")];
+            let commands = requests.iter().map(|queued| Command::admit(queued.request(0)));
+            let transaction = Transaction {
+                commands: commands.map(Result::unwrap).collect(),
+                requests,
+                protocols: protocols.to_vec(),
+                reply_ends: vec![0; 2],
+                refused: vec![false; 2],
+                watched: WatchedKeys::default(),
+                touched: Arc::default(),
+                aborted: false,
+            };
+            let outcome = connection.assemble(&transaction, &[]).await.unwrap();
+            assert_eq!(outcome.is_ok(), is_sent, "{outcome:?}");
+        }
+    }
 
     #[test]
     fn the_words_of_a_shutdown_are_read_as_redis_reads_them() {
@@ -472,9 +501,8 @@ mod tests {
             ("SHUTDOWN save nosave", None),
             ("SHUTDOWN later", None),
         ] {
-            let mut wire = BytesMut::from(format!("{line}\r\n").as_bytes());
-            let requests = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
-            assert_eq!(aborts_shutdown(requests.request(0)).ok(), expected, "{line}");
+            let aborts = aborts_shutdown(decoded(line).request(0)).ok();
+            assert_eq!(aborts, expected, "{line}");
         }
     }
 }

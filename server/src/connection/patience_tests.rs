@@ -13,8 +13,8 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A connection that is served, and its client.
-async fn served() -> (JoinHandle<End>, TcpStream) {
+/// A connection of a node without a store, and its client.
+pub(super) async fn connected() -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let client = TcpStream::connect(address).await.expect("it listens");
@@ -24,7 +24,12 @@ async fn served() -> (JoinHandle<End>, TcpStream) {
     let registration = node.clients.register(remote, address, 1).expect("there is room");
     let session = Session::new(registration, &node);
     let turn = Arc::new(Turn::new(|| {}));
-    let mut connection = Connection::new(stream, node, turn, Arc::default(), session);
+    (Connection::new(stream, node, turn, Arc::default(), session), client)
+}
+
+/// A connection that is served, and its client.
+async fn served() -> (JoinHandle<End>, TcpStream) {
+    let (mut connection, client) = connected().await;
     (tokio::spawn(async move { connection.serve().await }), client)
 }
 
