@@ -70,10 +70,9 @@ stop TERM
 rm -rf "$work/data"
 cat >>"$work/kvd.toml" <<TOML
 layer_bytes = "128MiB"
-unapplied_bytes_max = "192MiB"
 TOML
 start
-while [ "$(field state_unapplied_bytes)" -lt $((180 << 20)) ] && [ "$(field state_unapplied_records)" -lt 480000 ]; do
+while [ "$(field state_unapplied_bytes)" -lt $((240 << 20)) ] && [ "$(field state_unapplied_records)" -lt 480000 ]; do
     redis-benchmark -p "$port" -c 50 -P 16 -d 64 -r 1000000 -n 40000 -t set -q >/dev/null
 done
 bytes="$(field state_unapplied_bytes)" records="$(field state_unapplied_records)"

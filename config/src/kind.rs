@@ -68,6 +68,7 @@ impl Kind {
     /// # Errors
     /// Redis' reason for refusing it; or that it is longer than is remembered, or no UTF-8.
     pub fn accept(self, value: &[u8], current: &str) -> Result<String, Reason> {
+        expect_short(value.len())?;
         let whole = String::from_utf8_lossy(value);
         let text = whole.split('\0').next().unwrap_or_default();
         match self {
@@ -94,13 +95,13 @@ impl Kind {
             },
             Self::OneOf(words) => one_of(text, words).map(str::to_owned),
             Self::OomScores => oom_scores(text),
-            Self::Percentiles => percentiles(&whole).and_then(expect_short),
-            Self::SavePoints => save_points(text).and_then(expect_short),
+            Self::Percentiles => percentiles(&whole),
+            Self::SavePoints => save_points(text),
             Self::ShutdownWords => shutdown_words(text),
             Self::Alias(_) | Self::Text if str::from_utf8(value).is_err() => {
                 Err("a value that is no UTF-8 is not remembered".into())
             }
-            Self::Alias(_) | Self::Text => expect_short(text.to_owned()),
+            Self::Alias(_) | Self::Text => Ok(text.to_owned()),
             Self::YesNo => one_of(text, &["yes", "no"])
                 .map(str::to_owned)
                 .map_err(|_| "argument must be 'yes' or 'no'".into()),
@@ -108,15 +109,15 @@ impl Kind {
     }
 }
 
-fn expect_short(value: String) -> Result<String, Reason> {
-    let bytes = value.len();
+/// Before the value is read: what that takes is counted nowhere.
+fn expect_short(bytes: usize) -> Result<(), Reason> {
     if bytes > TEXT_BYTES_MAX {
         return Err(format!(
             "a value of {bytes} bytes is larger than the limit of {TEXT_BYTES_MAX}"
         )
         .into());
     }
-    Ok(value)
+    Ok(())
 }
 
 fn within<N: PartialOrd + std::fmt::Display>(

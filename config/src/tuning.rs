@@ -10,7 +10,7 @@ use Kind::{
     OneOf, OomScores, Percentiles, Protected, SavePoints, ShutdownWords, Text, YesNo,
 };
 
-/// A value that is remembered as it was written: as long as the node runs, and no part of what
+/// A value as it is given. What is made of it is remembered as long as the node runs, and no part of what
 /// requests and replies may take.
 pub const TEXT_BYTES_MAX: usize = 1 << 10;
 

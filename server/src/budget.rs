@@ -48,6 +48,11 @@ impl Budget {
         self.held().saturating_sub(self.bytes_max)
     }
 
+    /// Whether no more than half of it is counted now.
+    pub fn is_half_free(&self) -> bool {
+        self.held() <= self.bytes_max / 2
+    }
+
     /// What a client is told whose share cannot grow.
     pub fn refusal(&self) -> String {
         format!(
@@ -150,10 +155,13 @@ mod tests {
         let (mut one, mut other) = (Share::of(&budget), Share::of(&budget));
         one.hold(MIB);
         assert_eq!(budget.excess(), 0);
+        assert!(!budget.is_half_free());
         other.hold(MIB);
         assert_eq!(budget.excess(), one.bytes() + other.bytes() - MIB);
         drop(one);
         assert_eq!(budget.excess(), 0);
+        other.hold(MIB / 2);
+        assert!(budget.is_half_free());
         assert!(budget.refusal().starts_with("ERR the replies of all clients together"));
     }
 

@@ -147,7 +147,11 @@ fn state(node: &Node, out: &mut Out<'_, '_>) -> fmt::Result {
     out.counter("state_hot_cache_hits", "Reads that it answered", stats.hot_hits)?;
     out.counter("state_hot_cache_misses", "Reads that it passed on", stats.hot_misses)?;
     let failed = u64::from(store.failure().is_some());
-    out.gauge("state_failed", "1 once RocksDB failed and until it is opened again", failed)?;
+    out.gauge(
+        "state_failed",
+        "1 once the fold has failed, until the state is opened again or the process ends",
+        failed,
+    )?;
     let reopened = shard.reopened();
     out.counter("state_reopened", "Times that it failed and was opened again", reopened)?;
     // While it is closed there is nothing to tell of it.

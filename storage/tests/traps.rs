@@ -334,7 +334,7 @@ fn a_failed_flush_closes_the_shard_and_opening_it_again_replays() {
     node.store.request_flush();
     wait_for("the failure", || node.store.failure().is_some());
     let refused = node.writer.admit().unwrap_err();
-    assert!(matches!(refused, Refusal::StateFailed(_)), "{refused}");
+    assert!(matches!(refused, Refusal::FoldFailed(_)), "{refused}");
     assert!(node.folding.take().unwrap().join().unwrap().is_err());
     drop(node);
     fs::rename(&away, &state).unwrap();

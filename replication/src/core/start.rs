@@ -28,7 +28,8 @@ impl Ids {
 }
 
 /// What is known to be committed: above `local` nothing else is folded, but a state that a rewind is to
-/// mend may hold more.
+/// mend may hold more. What was folded at `local` before the level was raised counts as well, as it was
+/// acknowledged.
 fn committed_before(level: AckLevel, marker: Option<Marker>, log: &LogView) -> Option<Position> {
     let is_told = level != AckLevel::Local && marker.is_none();
     log.applied.filter(|_| is_told).and_then(|applied| log.position_at(applied))
@@ -40,10 +41,12 @@ impl Core {
         let log = boot.log.map(LogView::new);
         let known = |log| committed_before(config.level, boot.marker, log);
         let committed = log.as_ref().and_then(known);
+        // A log that was given up for another one leaves none behind, and the promises.
+        let is_blank = log.is_none() && boot.standing.promised == 0;
         let dialled = config.peers.iter().filter(|peer| config.node < peer.node);
         let dials = dialled.map(|peer| Dial::new(peer.node.clone())).collect();
         let mut core = Self {
-            grants: Grants::at_start(&config, log.is_none(), now),
+            grants: Grants::at_start(&config, is_blank, now),
             config,
             ids: Ids(boot.entropy),
             now,

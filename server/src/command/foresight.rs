@@ -38,7 +38,7 @@ impl Foresight {
                     .is_ok_and(|(user, password)| is_known(user, password, &self.settings));
                 self.authenticated |= known;
             }
-            "config" if request.arg(1).eq_ignore_ascii_case(b"set") => {
+            "config" if sets_password(request) => {
                 if let Ok(settings) = configured(request, &self.settings) {
                     self.settings = Arc::new(settings);
                 }
@@ -64,6 +64,13 @@ impl Foresight {
         let may = self.authenticated || !self.settings.is_password_set();
         Ok(asked.filter(|_| may).unwrap_or(self.protocol))
     }
+}
+
+/// Whether it is a CONFIG SET that names the password: what else it sets changes no HELLO.
+fn sets_password(request: Request<'_>) -> bool {
+    let mut names = request.iter().skip(2).step_by(2);
+    request.arg(1).eq_ignore_ascii_case(b"set")
+        && names.any(|name| name.eq_ignore_ascii_case(b"requirepass"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::{
 
 use bytes::BytesMut;
 use larder_resp::{Decoder, Limits, Pipeline, Protocol, ReplyWriter, Request, encode_request};
-use tokio::time::Instant;
 
 use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
@@ -73,12 +72,6 @@ impl Multi {
         let decoded = Decoder::new(Limits::AFTER_AUTH).decode(&mut bytes, 1);
         self.requests.push(decoded.expect("a request that was decoded before"));
         self.commands.push(command);
-    }
-
-    /// What each command's reply is written in.
-    fn protocols(&self, mut foresight: Foresight) -> Vec<Protocol> {
-        let queued = self.commands.iter().zip(&self.requests);
-        queued.map(|(command, queued)| foresight.next(command, queued.request(0))).collect()
     }
 }
 
@@ -290,7 +283,7 @@ impl Connection {
         }
         let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
-            protocols: multi.protocols(Foresight::of(&self.session, &self.node)),
+            protocols: self.foresee(&multi).await,
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
@@ -323,6 +316,17 @@ impl Connection {
         outcome
     }
 
+    /// What the reply of each queued command is written in.
+    async fn foresee(&mut self, multi: &Multi) -> Vec<Protocol> {
+        let mut foresight = Foresight::of(&self.session, &self.node);
+        let mut protocols = Vec::with_capacity(multi.commands.len());
+        for (command, queued) in multi.commands.iter().zip(&multi.requests) {
+            protocols.push(foresight.next(command, queued.request(0)));
+            self.rest_after_long(0).await;
+        }
+        protocols
+    }
+
     /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
     /// was queued may be long ago.
     async fn read_here(&self, mut work: Work) -> Result<Work, End> {
@@ -348,7 +352,7 @@ impl Connection {
         let (mut reply_start, mut is_as_foreseen) = (0, true);
         for (index, command) in done.commands.iter().enumerate() {
             let request = done.requests[index].request(0);
-            let (start, began) = (self.replies.len(), Instant::now());
+            let start = self.replies.len();
             let outcome = match command.handler {
                 Handler::Session(run) => self.run_queued(run, request, begin),
                 Handler::Loop(LoopCommand::Bgsave) => self.bgsave(request).await?,
@@ -384,7 +388,7 @@ impl Connection {
             }
             self.session.count(&self.node, command, refused);
             is_as_foreseen &= self.session.protocol == done.protocols[index];
-            self.rest_after(began, replies.len()).await;
+            self.rest_after_long(replies.len()).await;
         }
         // Another client may have set a password since.
         let lost = "ERR settings that a HELLO depends on were changed while the transaction ran: it was \

@@ -116,6 +116,8 @@ struct Connection {
     watched: exec::Watched,
     /// Commands of a client that had not authenticated.
     before_auth: u32,
+    /// When the others of this thread were last served, or later.
+    working_since: Instant,
     /// When the client must have finished the request that it has begun, or have authenticated.
     until: Option<Instant>,
 }
@@ -147,6 +149,7 @@ impl Connection {
             multi: None,
             watched: exec::Watched::default(),
             before_auth: 0,
+            working_since: Instant::now(),
             until: None,
         }
     }
@@ -331,6 +334,7 @@ impl Connection {
     async fn run(&mut self, pipeline: Pipeline) -> Result<Next, End> {
         let mut rest = Some(pipeline);
         let mut index = 0;
+        self.working_since = Instant::now();
         while let Some(pipeline) = rest.take() {
             if index == pipeline.len() {
                 self.decoder.recycle(pipeline);

@@ -2,7 +2,6 @@
 
 use larder_resp::{Pipeline, ReplyWriter, Request};
 use larder_types::AckLevel;
-use tokio::time::Instant;
 
 use super::{Connection, End, Next};
 use crate::{
@@ -52,10 +51,9 @@ impl Connection {
                 Ok((pipeline, Next::Command))
             }
             Handler::Session(_) => {
-                let began = Instant::now();
                 self.run_here(command, request);
                 *index += 1;
-                self.rest_after(began, 0).await;
+                self.rest_after_long(0).await;
                 Ok((pipeline, Next::Command))
             }
             Handler::Loop(loop_command) => {
@@ -159,14 +157,15 @@ impl Connection {
         self.end_command(start);
     }
 
-    /// Lets the others be served after work that took long: a pipeline or a transaction may be full of it. The
-    /// replies that wait meanwhile, these and `others`, are counted. Where all clients hold more than they may
-    /// already, nobody rests: they would hold any number of them.
-    pub(super) async fn rest_after(&mut self, began: Instant, others: usize) {
+    /// Lets the others be served where commands of one pipeline or transaction have taken long, each by itself
+    /// or all together. The replies that wait meanwhile, these and `others`, are counted, and beyond half
+    /// of what all clients may hold nobody rests: who rests is not one that reads too slowly, and so is not closed
+    /// where they are too many.
+    pub(super) async fn rest_after_long(&mut self, others: usize) {
         let share = self.reply_share.as_mut().expect("the writer has given it back");
         share.hold(self.replies.len() + others);
-        if share.budget().excess() == 0 {
-            self.turn.rest_after(began).await;
+        if share.budget().is_half_free() {
+            self.turn.rest_after(&mut self.working_since).await;
         }
     }
 

@@ -53,11 +53,12 @@ impl Turn {
         }
     }
 
-    /// Lets the others be served after work that took long.
-    pub(super) async fn rest_after(&self, began: Instant) {
+    /// Lets the others be served where this work has gone on for long. It begins anew then.
+    pub(super) async fn rest_after(&self, began: &mut Instant) {
         if began.elapsed() > LONG {
             self.end();
             yield_now().await;
+            *began = Instant::now();
         }
     }
 
@@ -130,12 +131,13 @@ mod tests {
         let now = Instant::now();
         let long_ago = now.checked_sub(2 * LONG).unwrap();
         // What is to come took no time yet.
-        for (began, story) in [(now + DAY, ["more", "other"]), (long_ago, ["other", "more"])] {
+        for (mut began, story) in [(now + DAY, ["more", "other"]), (long_ago, ["other", "more"])] {
             let noted = Arc::new(Mutex::new(Vec::new()));
             let (turn, working, waiting) = (turn.clone(), noted.clone(), noted.clone());
             let mut clients = JoinSet::new();
             clients.spawn(async move {
-                turn.rest_after(began).await;
+                turn.rest_after(&mut began).await;
+                assert!(began >= now, "the work begins anew");
                 working.lock().unwrap().push("more");
             });
             clients.spawn(async move { waiting.lock().unwrap().push("other") });

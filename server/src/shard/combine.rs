@@ -222,7 +222,7 @@ impl Combiner {
                 return true;
             }
             desk.make_room();
-            let left = if desk.writer.state_failed() { works } else { self.evaluate(desk, works) };
+            let left = if desk.writer.fold_failed() { works } else { self.evaluate(desk, works) };
             if !left.is_empty() {
                 if let Some(waiting) = &mut *self.waiting.lock() {
                     waiting.splice(0..0, left);
@@ -243,7 +243,7 @@ impl Combiner {
             if took_room || desk.writer.pending_bytes() >= BATCH_BYTES {
                 desk.stage(std::mem::take(&mut done), Urgency::Now);
                 desk.make_room();
-                if desk.writer.state_failed() {
+                if desk.writer.fold_failed() {
                     break;
                 }
                 (now_ms, had_room) = (wall_ms(), desk.writer.has_room());

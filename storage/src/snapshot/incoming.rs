@@ -179,8 +179,17 @@ impl Incoming {
             log::create(&RealFs, &log, &self.manifest.head()?)?;
         }
         RealFs.sync_dir(&self.root).map_err(io_at(&self.root))?;
-        install::begin(directory, name).map_err(SnapshotError::Halfway)
+        decide(directory, name)
     }
+}
+
+/// Decides for an installation. Where that fails it may have been decided all the same: nothing goes on
+/// then but by it.
+fn decide(directory: &Directory, name: &str) -> Result<(), SnapshotError> {
+    install::begin(directory, name).map_err(|error| match install::is_decided(directory) {
+        Ok(false) => SnapshotError::File(error),
+        _ => SnapshotError::Halfway(error),
+    })
 }
 
 /// Puts nothing in place of log and state, as a snapshot is put there: what comes begins with an empty
@@ -195,9 +204,8 @@ pub fn install_nothing(directory: &Directory, name: &str) -> Result<(), Snapshot
         let part = root.join(part);
         create_dir_durably(&RealFs, &part).map_err(io_at(&part))?;
     }
-    install::begin(directory, name)
-        .and_then(|()| install::finish_install(directory))
-        .map_err(SnapshotError::Halfway)
+    decide(directory, name)?;
+    install::finish_install(directory).map_err(SnapshotError::Halfway)
 }
 
 /// Removes what was gathered.

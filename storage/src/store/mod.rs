@@ -190,7 +190,8 @@ impl Shared {
         assert!(persisted <= durable, "applied <= durable");
         let visible = match self.options.visibility {
             Visibility::Durable => durable,
-            // What was folded had been committed; of the rest nothing is known yet.
+            // What was folded had been committed, or acknowledged at `local`; of the rest nothing is
+            // known yet.
             Visibility::Committed => persisted,
         };
         let marks = &self.watermarks;

@@ -119,7 +119,7 @@ impl Replay {
         }
     }
 
-    /// Has `read` feed the records of the log in `dir`, in order, and puts them into layers meanwhile.
+    /// Has `read` feed the records of the log, in order, and puts them into layers meanwhile.
     ///
     /// # Errors
     /// That of the first record that cannot be applied, or else that of `read`; when no thread can be

@@ -40,9 +40,11 @@ pub enum Refusal {
     /// The log failed; the process is about to end.
     #[error("the log failed and takes no more writes; the server ends and must be restarted")]
     Poisoned,
-    /// The state failed; the shard is being closed.
-    #[error("the shard's state failed and is being opened again: {0}; try again")]
-    StateFailed(String),
+    /// The fold failed; the shard is being closed.
+    #[error(
+        "the shard's fold failed: {0}; its state is opened again, or the server ends; try again"
+    )]
+    FoldFailed(String),
 }
 
 /// The writer's part; used by one thread at a time.
@@ -100,7 +102,7 @@ impl Writer {
     /// What the client is told instead.
     pub fn admit(&self) -> Result<(), Refusal> {
         if let Some(why) = self.shared.failure.get() {
-            return Err(Refusal::StateFailed(why.clone()));
+            return Err(Refusal::FoldFailed(why.clone()));
         }
         if self.shared.log.poisoned() {
             return Err(Refusal::Poisoned);
@@ -108,8 +110,8 @@ impl Writer {
         Ok(self.shared.log.writable(|| self.shared.owed_bytes())?)
     }
 
-    /// Whether the state has failed: the store must be closed and opened again.
-    pub fn state_failed(&self) -> bool {
+    /// Whether the fold has failed: the store must be closed, and opened again or the process ended.
+    pub fn fold_failed(&self) -> bool {
         self.shared.failure.get().is_some()
     }
 
@@ -145,7 +147,7 @@ impl Writer {
         }
         // Looked at again under the lock, without which the fold tells nobody.
         let mut turn = self.shared.turn.lock();
-        while !self.has_room() && !self.state_failed() && !self.shared.log.poisoned() {
+        while !self.has_room() && !self.fold_failed() && !self.shared.log.poisoned() {
             self.shared.turned.wait_for(&mut turn, Duration::from_millis(100));
         }
     }
