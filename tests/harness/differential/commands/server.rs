@@ -46,7 +46,8 @@ const TUNING: [(&str, &[&str]); 15] = [
     ("notify-keyspace-events", &["", "Ex", "KEA", "g$lshzxetd", "mn", "xyz"]),
     ("oom-score-adj-values", &["0 200 800", "+1 02 -3", "1 2", "0 0 2001", " 0 1 2"]),
     ("repl-backlog-size", &["1", "16385", "1mb", "0", "-1"]),
-    ("save", &["", "86400 99999999", "086400 +99999999", "60", "0 1", "60  1"]),
+    // With a save point FLUSHALL would have Redis write a file, and wait for the disk.
+    ("save", &["", "60", "0 1", "60  1", "1 -1"]),
     ("shutdown-on-sigterm", &["default", "now nosave", "save nosave", "force default", "later"]),
     ("slave-priority", &["100", "0", "-1"]),
     ("slowlog-log-slower-than", &["10000", "-1", "-2"]),
