@@ -11,7 +11,7 @@ refuse_overrides
 # name | seconds it may take | what it runs
 suites=(
     "unit|300|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
-    "storage|450|cargo test --locked --release -p larder-storage -- --nocapture"
+    "storage|600|cargo test --locked --release -p larder-storage -- --nocapture"
     "no-rocksdb|150|cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture"
     "simulation|240|cargo test --locked --release -p larder-replication --no-default-features --features planted-bugs --test simulation -- --nocapture"
     "harness|150|cargo test --locked --release -p larder-tests --lib"

@@ -111,12 +111,11 @@ fn options() -> StoreOptions {
     }
 }
 
-/// The worst that the bounds allow, at the highest that can be configured, in one segment: a layer that is
+/// The worst that the bounds allow, in one segment: a layer that is
 /// folded, another that is folded while the first is flushed, and as much unfolded as there may be before
 /// writes wait. Each ends with a record as large as there can be, which comes just before its bound is
 /// reached.
-fn leave_behind(root: &Path, write: Write, lasts: [Write; 3]) -> u64 {
-    let bounds = options();
+fn leave_behind(root: &Path, bounds: &StoreOptions, write: Write, lasts: [Write; 3]) -> u64 {
     let mut node = Node::open(root, bounds.clone()).unwrap();
     let mut number = 0;
     let of_layer = (bounds.layer_bytes, bounds.layer_changes);
@@ -171,12 +170,13 @@ fn opens_in_time(what: &str, root: &Path, options: &StoreOptions, durable: u64, 
     panic!("{what}: no start took less than {OPENING_MAX:?}, the quickest took {least:?}");
 }
 
+/// At the highest bounds that can be configured.
 #[test]
 fn the_largest_unapplied_log_opens_in_time() {
     let _alone = ALONE.lock();
     let opens_in_time = |what, write: Write, lasts| {
         let root = tempfile::tempdir().unwrap();
-        let durable = leave_behind(root.path(), write, lasts);
+        let durable = leave_behind(root.path(), &options(), write, lasts);
         let before = || forget_in_memory(root.path());
         opens_in_time(what, root.path(), &options(), durable, before);
     };
@@ -191,14 +191,18 @@ fn the_largest_unapplied_log_opens_in_time() {
     opens_in_time("large fields", |txn, number| field(txn, number, VALUE_BYTES_MAX), rows);
 }
 
-/// Nothing but what is persisted is known to be committed: every version stays.
+/// Nothing but what is persisted is known to be committed: every version stays. A time that grew with the
+/// square of their number would be beyond all bounds with many fewer than there may be.
 #[test]
-fn the_largest_unapplied_log_of_one_key_opens_in_time_before_it_is_known_to_be_committed() {
+fn a_log_of_many_writes_of_one_key_opens_in_time_before_it_is_known_to_be_committed() {
     let _alone = ALONE.lock();
-    let options = StoreOptions { visibility: Visibility::Committed, ..options() };
+    let bounds =
+        StoreOptions { layer_changes: 200_000, unapplied_changes_max: 400_000, ..options() };
+    let options = StoreOptions { visibility: Visibility::Committed, ..bounds.clone() };
+    let last: Write = |txn, number| (0..3).for_each(|_| string(txn, number, 1));
     let opens_in_time = |what, write: Write| {
         let root = tempfile::tempdir().unwrap();
-        let durable = leave_behind(root.path(), write, [most_strings; 3]);
+        let durable = leave_behind(root.path(), &bounds, write, [last; 3]);
         opens_in_time(what, root.path(), &options, durable, || forget_in_memory(root.path()));
     };
     opens_in_time("one string", |txn, _| txn.put_string(b"key", b"v", None).unwrap());
