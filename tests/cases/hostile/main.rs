@@ -127,13 +127,6 @@ fn patterns_that_backtrack_do_not_stall_the_server() {
 }
 
 #[test]
-fn long_work_lets_others_be_served_also_behind_a_large_reply() {
-    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 5 };
-    let attack = attacks::long_work_behind_a_large_reply;
-    attempt("long work behind a large reply", attack, bounds);
-}
-
-#[test]
 fn offsets_and_counts_at_the_end_of_their_range_are_refused() {
     let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
     attempt("giant offsets", attacks::giant_offsets, bounds);
