@@ -12,7 +12,7 @@ use std::sync::{
 use tokio::sync::Notify;
 
 /// What a client may hold uncounted: the buffer of one that is idle, or sends small requests.
-pub const UNCOUNTED_BYTES: usize = 32 << 10;
+const UNCOUNTED_BYTES: usize = 32 << 10;
 /// Bytes are counted in steps of this, so that small changes cost nothing.
 const STEP_BYTES: usize = 64 << 10;
 
