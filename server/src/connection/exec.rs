@@ -281,9 +281,10 @@ impl Connection {
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return Ok(Err(CommandError::message(text)));
         }
+        let protocols = self.foresee(&multi).await;
         let Watched { keys: watched, touched, .. } = std::mem::take(&mut self.watched);
         let transaction = Transaction {
-            protocols: self.foresee(&multi).await,
+            protocols,
             requests: multi.requests,
             commands: multi.commands,
             reply_ends: Vec::new(),
