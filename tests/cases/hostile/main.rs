@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use larder_tests::hostile::{Attack, Bounds, Target, attacks, raise_open_files, trial};
 use larder_tests::process::{Missing, Server, kvd_path, skip, start_kvd_configured};
@@ -58,13 +58,13 @@ fn attempt_within(limits: &str, name: &str, attack: Attack, bounds: Bounds) {
 
 #[test]
 fn gigabytes_declared_before_auth_take_no_memory() {
-    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(32 * MIB, 500);
     attempt("declared gigabytes before AUTH", attacks::declared_gigabytes_before_auth, bounds);
 }
 
 #[test]
 fn gigabytes_declared_after_auth_take_no_memory() {
-    let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(96 * MIB, 500);
     attempt("declared gigabytes after AUTH", attacks::declared_gigabytes_after_auth, bounds);
 }
 
@@ -74,7 +74,7 @@ fn ten_thousand_idle_connections_take_little_memory() {
         return skip("ten thousand idle connections", &Missing(reason));
     }
     // 13 KiB a connection, buffers and task included.
-    let bounds = Bounds { memory_bytes: 128 * MIB, acts_least: 30_000 };
+    let bounds = Bounds::of(128 * MIB, 30_000);
     attempt("10,000 idle connections", attacks::idle_connections, bounds);
 }
 
@@ -83,76 +83,86 @@ fn a_thousand_connections_that_send_a_byte_a_second_hold_nobody_up() {
     if let Err(reason) = raise_open_files(OPEN_FILES) {
         return skip("a byte a second", &Missing(reason));
     }
-    let bounds = Bounds { memory_bytes: 64 * MIB, acts_least: 1_000 };
+    let bounds = Bounds::of(64 * MIB, 1_000);
     attempt("1,000 connections, a byte a second", attacks::one_byte_a_second, bounds);
 }
 
 #[test]
 fn a_pipeline_that_is_never_read_is_not_answered_without_bound() {
-    let bounds = Bounds { memory_bytes: 64 * MIB, acts_least: 100 };
+    let bounds = Bounds::of(64 * MIB, 100);
     attempt("pipelines never read", attacks::pipelines_unread, bounds);
 }
 
 #[test]
 fn a_pipeline_before_auth_that_is_never_read_is_not_answered_without_bound() {
-    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 4 };
+    let bounds = Bounds::of(32 * MIB, 4);
     attempt("pipelines never read, before AUTH", attacks::pipelines_unread_before_auth, bounds);
 }
 
 #[test]
 fn big_replies_to_slow_readers_are_not_piled_up() {
     // The value is held a few times, and each of the 16 connections may hold one or two replies.
-    let bounds = Bounds { memory_bytes: 96 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(96 * MIB, 500);
     attempt("slow readers of big replies", attacks::big_replies_unread, bounds);
 }
 
 #[test]
 fn big_replies_that_a_hundred_never_read_are_bounded_together() {
     // Those of one window would hold some 190 MiB. The budget, and as much as is being made or ends.
-    let bounds = Bounds { memory_bytes: 128 * MIB, acts_least: 400 };
+    let bounds = Bounds::of(128 * MIB, 400);
     let limits = "[limits]\nreplies_bytes = \"64 MiB\"\n";
     attempt_within(limits, "big replies never read", attacks::big_replies_never_read, bounds);
 }
 
 #[test]
 fn what_is_not_resp_is_refused_cheaply() {
-    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(48 * MIB, 500);
     attempt("garbage", attacks::garbage, bounds);
 }
 
 #[test]
 fn patterns_that_backtrack_do_not_stall_the_server() {
-    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(48 * MIB, 500);
     attempt("glob bombs", attacks::glob_bombs, bounds);
 }
 
 #[test]
+fn long_work_lets_others_be_served_also_behind_a_large_reply() {
+    // The well-behaved client waits for a few pieces of the attack, some of which take longer than others. Where
+    // the attack does not let it in, that is 90 ms and more.
+    let quiet_least = Duration::from_millis(5);
+    let bounds = Bounds { quiet_least, ..Bounds::of(48 * MIB, 5) };
+    let attack = attacks::long_work_behind_a_large_reply;
+    attempt("long work behind a large reply", attack, bounds);
+}
+
+#[test]
 fn offsets_and_counts_at_the_end_of_their_range_are_refused() {
-    let bounds = Bounds { memory_bytes: 48 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(48 * MIB, 500);
     attempt("giant offsets", attacks::giant_offsets, bounds);
 }
 
 #[test]
 fn a_random_field_asked_for_without_end_is_bounded() {
-    let bounds = Bounds { memory_bytes: 160 * MIB, acts_least: 10 };
+    let bounds = Bounds::of(160 * MIB, 10);
     attempt("fields without end", attacks::fields_without_end, bounds);
 }
 
 #[test]
 fn a_transaction_queued_without_end_is_bounded() {
     // Four connections may queue 16 MiB each; twice that leaves room for the queues themselves.
-    let bounds = Bounds { memory_bytes: 128 * MIB, acts_least: 100 };
+    let bounds = Bounds::of(128 * MIB, 100);
     attempt("transactions without end", attacks::transactions_without_end, bounds);
 }
 
 #[test]
 fn keys_watched_without_end_are_bounded() {
-    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(32 * MIB, 500);
     attempt("watches without end", attacks::watches_without_end, bounds);
 }
 
 #[test]
 fn wrong_passwords_hold_nobody_up() {
-    let bounds = Bounds { memory_bytes: 32 * MIB, acts_least: 500 };
+    let bounds = Bounds::of(32 * MIB, 500);
     attempt("wrong passwords", attacks::wrong_passwords, bounds);
 }

@@ -12,6 +12,16 @@ use crate::client::encoded;
 const INTERVAL: Duration = Duration::from_millis(2);
 const GLOB_KEYS: usize = 40;
 const GLOB_KEY_BYTES: usize = 300;
+/// More than a reply that is small.
+const ECHOED_BYTES: usize = 40 << 10;
+/// A class of so many characters takes a quarter of a millisecond to try on the names of all settings. A write of
+/// the well-behaved client comes behind four such pieces: were they much longer, it would fall behind what it is due to
+/// send.
+const CLASS_BYTES: usize = 50;
+const LONG_COMMANDS: usize = 400;
+/// Of some microseconds each: several milliseconds together.
+const SHORT_COMMANDS: usize = 2_000;
+const LONG_INTERVAL: Duration = Duration::from_millis(50);
 const TRANSACTIONS: usize = 4;
 const QUEUED_VALUE_BYTES: usize = 4096;
 /// 512 WATCHes of 256 KiB each.
@@ -69,6 +79,37 @@ pub fn glob_bombs(target: &Target) -> Result<Ongoing> {
         command(&["CONFIG", "GET", &stars]),
     ];
     repeat(&mut ongoing, target, true, commands);
+    Ok(ongoing)
+}
+
+/// Pipelines and transactions of commands that take long, each by itself or all together, behind a reply that
+/// is not small.
+///
+/// # Errors
+/// When a connection is refused.
+pub fn long_work_behind_a_large_reply(target: &Target) -> Result<Ongoing> {
+    let (echoed, class) = ("e".repeat(ECHOED_BYTES), format!("*[{}", "x".repeat(CLASS_BYTES)));
+    let work = [
+        encoded(&["ECHO", &echoed]),
+        encoded(&["CONFIG", "GET", &class]).repeat(LONG_COMMANDS),
+        encoded(&["CONFIG", "SET", "requirepass", target.password]).repeat(SHORT_COMMANDS),
+    ];
+    let commands = 1 + LONG_COMMANDS + SHORT_COMMANDS;
+    let wire = [encoded(&["MULTI"]), work.concat(), encoded(&["EXEC"]), work.concat()].concat();
+    // MULTI, what is queued, EXEC, and what follows.
+    let replies = 1 + commands + 1 + commands;
+    let mut ongoing = Ongoing::default();
+    let mut client = target.member()?;
+    ongoing.spawn(move |part| {
+        while part.goes_on() {
+            client.send_raw(&wire)?;
+            for _ in 0..replies {
+                client.reply()?;
+            }
+            part.paced_act(LONG_INTERVAL);
+        }
+        Ok(())
+    });
     Ok(ongoing)
 }
 

@@ -11,8 +11,8 @@ use std::net::TcpStream;
 use anyhow::Result;
 
 pub use commands::{
-    fields_without_end, giant_offsets, glob_bombs, transactions_without_end, watches_without_end,
-    wrong_passwords,
+    fields_without_end, giant_offsets, glob_bombs, long_work_behind_a_large_reply,
+    transactions_without_end, watches_without_end, wrong_passwords,
 };
 pub use connections::{garbage, idle_connections, one_byte_a_second};
 pub use declared::{declared_gigabytes_after_auth, declared_gigabytes_before_auth};
