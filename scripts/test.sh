@@ -45,8 +45,10 @@ for name in "${wanted[@]}"; do
 done
 
 install_build_tools
-install_packages "the peer of the differential suite, loop mounts and fault injection of the others" \
-    redis-server redis-tools e2fsprogs util-linux strace xfsprogs iproute2
+# Where they cannot be installed, suites skip what needs them; the gate takes no suite that does.
+(install_packages "the peer of the differential suite, loop mounts and fault injection of the others" \
+    redis-server redis-tools e2fsprogs util-linux strace xfsprogs iproute2) ||
+    { [ "${CI:-}" != true ] || exit 1; say "going on without: what needs them is skipped"; }
 
 say "building everything that is tested"
 SECONDS=0
@@ -59,24 +61,36 @@ export LARDER_KVD="$CARGO_TARGET_DIR/release/kvd"
 export LARDER_KV="$CARGO_TARGET_DIR/release/kv"
 report=()
 passed=0
+skipped=0
 failed=0
+output="$(mktemp)"
+trap 'rm -f "$output"' EXIT
 for suite in "${suites[@]}"; do
     IFS='|' read -r name budget command <<<"$suite"
     if [ "${#wanted[@]}" -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]]; then continue; fi
     printf '\n== %s (at most %s s)\n' "$name" "$budget"
     SECONDS=0
+    ended=0
+    exec {tee}> >(tee "$output")
     # shellcheck disable=SC2086
-    if timeout --kill-after=20 "$budget" $command; then
-        result=passed
-        passed=$((passed + 1))
-    else
+    timeout --kill-after=20 "$budget" $command >&$tee 2>&1 || ended=$?
+    exec {tee}>&-
+    # What a test left behind may hold its end for ever.
+    timeout 5 tail --pid=$! -f /dev/null || true
+    if [ "$ended" -ne 0 ]; then
         result=FAILED
         failed=$((failed + 1))
+    elif grep -q 'SKIPPED ' "$output"; then
+        result=SKIPPED
+        skipped=$((skipped + 1))
+    else
+        result=passed
+        passed=$((passed + 1))
     fi
     report+=("$(printf '%-14s %-7s %5d s of %s s' "$name" "$result" "$SECONDS" "$budget")")
 done
 
 printf '\nbuild                  %5d s\n' "$built"
 printf '%s\n' "${report[@]}"
-printf '%d passed, %d failed\n' "$passed" "$failed"
+printf '%d passed, %d skipped (at least in part), %d failed\n' "$passed" "$skipped" "$failed"
 [ "$failed" -eq 0 ]
