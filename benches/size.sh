@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Figures of size: memory after a start on an empty directory, a data set four times the block cache, and
 # opening after a crash that left one layer unfolded. Fails where a bound is not kept. (The largest log that
-# the bounds allow is opened by storage/tests/store_open.rs.)
+# the bounds allow is opened by storage/tests/store_opening_time.rs.)
 #
 # usage: benches/size.sh [--cache-mib N] [--dir DIR]
 #   --cache-mib  the block cache (default 64); the data set is four times that, in values of 1 KiB

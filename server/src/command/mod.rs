@@ -1,5 +1,6 @@
 //! The commands: one table, one file a family, each handler a function from (arguments, view) to
-//! (reply, effects) without I/O of its own.
+//! (reply, effects) without I/O of its own; but INFO asks `/proc` (process.rs says why), and scans note
+//! where they left off in a table of the process (scan/cursors.rs).
 
 mod catalog;
 mod client;

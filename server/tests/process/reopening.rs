@@ -16,9 +16,9 @@ use std::{
 use crate::support::{Client, Kvd, wait_for};
 
 const WRITERS: usize = 4;
-/// Of the thread that folds; the others have what kvd was started with.
 /// The least priority that there is.
 const COMPACTION_NICENESS: i32 = 19;
+/// Of the thread that folds; the others have what kvd was started with.
 const FOLD_NICENESS: i32 = 10;
 
 /// Clients that write numbered keys one after the other and count what was acknowledged.

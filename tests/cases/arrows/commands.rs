@@ -1,4 +1,4 @@
-//! The list of commands for users has every command of the server's table, and no other.
+//! The list of commands for users has every command of the table of the server.
 
 use anyhow::{Result, ensure};
 

@@ -19,7 +19,7 @@ fn violations(tree: &Tree) -> Result<Vec<String>> {
         let row = rows.iter().find(|cells| table::spans(&cells[0]).any(|span| span == key));
         match row {
             None => found.push(format!("{CONFIGURATION}: {key} has no row")),
-            Some(cells) if !cells.get(1).is_some_and(|cell| cell.contains(&default)) => {
+            Some(cells) if !cells.get(1).is_some_and(|cell| says(cell, &default)) => {
                 found.push(format!("{CONFIGURATION}: the default of {key} is {default}"));
             }
             Some(_) => {}
@@ -42,6 +42,11 @@ fn violations(tree: &Tree) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a cell has this default, and not one that merely begins or ends like it.
+fn says(cell: &str, default: &str) -> bool {
+    default.is_empty() || cell == default || table::spans(cell).any(|span| span == default)
 }
 
 /// Keys with their tables, and their defaults as the example has them; for a key that is commented
@@ -101,14 +106,14 @@ fn what_operators_are_not_told_is_reported() -> Result<()> {
     let metrics = "fn m(out: &mut Out) {\n out.gauge(\"up\", \"x\", 1)?;\n\
                    out.counters(\n    \"asked\",\n \"x\")?;\n out.gauge(\"down\", \"x\", 1)\n}";
     let found = violations(&Tree::of(&[
-        (EXAMPLE, "# Words = words.\na = 1\n# b = \"x\"\n[t]\nc = \"64 MiB\"\nd = 2\n"),
-        (CONFIGURATION, "| `a` | 7 | |\n| `b` | none | |\n| `t.c` | `64 MiB` | |\n"),
+        (EXAMPLE, "# Words = words.\na = 7\n# b = \"x\"\n[t]\nc = \"64 MiB\"\nd = 2\n"),
+        (CONFIGURATION, "| `a` | 17 | |\n| `b` | none | |\n| `t.c` | `64 MiB` | |\n"),
         (METRICS, metrics),
         (MONITORING, "| `larder_up` | |\n| `larder_asked_total{command}` | |\n"),
         (MAIN, "const USAGE: u8 = 64;\nconst DAMAGED: u8 = 65;\n"),
         (EXIT_CODES, "| 0 | fine |\n| 64 | usage |\n"),
     ]))?;
-    reported(&found, "the default of a is 1")?;
+    reported(&found, "the default of a is 7")?;
     reported(&found, "t.d has no row")?;
     reported(&found, "larder_down has no row")?;
     reported(&found, "65 has no row")?;
