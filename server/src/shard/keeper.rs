@@ -25,7 +25,6 @@ use larder_storage::{
 };
 use larder_types::LogId;
 use rand::Rng as _;
-use rustix::{process::setpriority_process, thread::gettid};
 
 use super::{
     awaiting::Awaiting,
@@ -37,8 +36,6 @@ use crate::clock::wall_ms;
 
 /// A state that fails within this time of having been opened again is given up.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The fold's niceness: what it changes is in docs/adr/0008-room-ahead.md.
-const FOLD_NICENESS: i32 = 10;
 
 /// What clients are told until a node of a cluster knows what it is.
 const STARTING: &str = "LOADING this node does not know yet whether it is the master; try again";
@@ -109,17 +106,6 @@ impl Plan {
     }
 }
 
-/// Lets the calling thread, and those that it starts, give way to those that clients wait for, where
-/// processors are short. It still gets a tenth of one, and when the fold falls behind writes wait for
-/// it.
-fn yield_to_clients() {
-    // On Linux a thread's number names it alone here.
-    let lowered = setpriority_process(Some(gettid()), FOLD_NICENESS);
-    if let Err(error) = lowered {
-        tracing::warn!(%error, "the fold runs with the priority of the threads that serve clients");
-    }
-}
-
 /// The part of a shard of the thread that keeps its store open.
 pub(super) struct Keeper {
     pub(super) shard: Arc<Shard>,
@@ -127,22 +113,13 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Has another thread fold until the shard is closed. Opens the state again when it fails, and when
+    /// Folds until the shard is closed. Opens the state again when it fails, and when
     /// somebody has worked on its directory.
     pub(super) fn keep(self, mut parts: Parts) {
         let mut reopened_at: Option<Instant> = None;
         loop {
             let Parts { folder, syncer, store } = parts;
-            // On a thread of its own: what this one starts later, the sync thread among it, is not to
-            // give way.
-            let folding = spawn("folder", move || {
-                yield_to_clients();
-                folder.run()
-            });
-            let folded = match folding {
-                Ok(folding) => folding.join().expect("a panic ends the process"),
-                Err(error) => return (self.plan.failed)(error),
-            };
+            let folded = folder.run();
             if folded.is_err() {
                 self.shard.combiner.suspend();
             }

@@ -160,7 +160,7 @@ impl Shard {
             _directory: plan.directory.clone(),
         });
         let keeper = Keeper { shard: shard.clone(), plan };
-        let keeper = spawn("keeper", move || keeper.keep(parts))?;
+        let keeper = spawn("folder", move || keeper.keep(parts))?;
         Ok((shard.clone(), Threads { shard, keeper }))
     }
 

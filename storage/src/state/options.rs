@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, Env, LogLevel,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, LogLevel,
     Options, WriteBufferManager,
 };
 
@@ -86,10 +86,6 @@ impl DatabaseOptions {
     /// RocksDB's options without a compaction filter.
     pub(super) fn rocksdb(&self) -> Result<Options, rocksdb::Error> {
         let mut options = Options::default().get_options_from_string(BY_NAME)?;
-        // Compactions give way to all else: what they do late is made up for when there is less to do.
-        let mut env = Env::new()?;
-        env.lower_thread_pool_cpu_priority();
-        options.set_env(&env);
         options.create_if_missing(true);
         options.set_paranoid_checks(true);
         self.set_writing(&mut options);
