@@ -4,9 +4,10 @@
 # the ratio, and for SET of a p99 that is not above redis-server's. Beside them the ceilings. Ends with 1
 # where a floor is missed.
 #
-# usage: benches/compare.sh [--pairs N] [--requests N] [--dir DIR] [--no-ceilings] [LINE...]
+# usage: benches/compare.sh [--pairs N] [--requests N] [--busy N] [--dir DIR] [--no-ceilings] [LINE...]
 #   --pairs     runs of each server for each line (default 5, and at least)
 #   --requests  requests a run at pipeline 16; a third of it at pipeline 1 (default 1200000)
+#   --busy      so many processes want a processor each meanwhile (default 0)
 #   --dir       where both servers keep their data: the disk that is compared (default: a directory
 #               under the target directory)
 # Both may hold the data set in memory, redis-server because it has no bound, kvd by a hot cache of
@@ -15,15 +16,16 @@
 #               incr hset hget mset (default: all)
 source "$(dirname "$0")/../scripts/common.sh"
 
-pairs=5 requests=1200000 dir= ceilings=yes
+pairs=5 requests=1200000 busy=0 dir= ceilings=yes
 lines=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --pairs) pairs="$2"; shift 2 ;;
         --requests) requests="$2"; shift 2 ;;
+        --busy) busy="$2"; shift 2 ;;
         --dir) dir="$2"; shift 2 ;;
         --no-ceilings) ceilings=; shift ;;
-        -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
         -*) die "unknown option $1; see --help" ;;
         *) lines+=("$1"); shift ;;
     esac
@@ -79,9 +81,15 @@ arguments() {
 
 # run PORT LINE: requests a second and p99 in milliseconds.
 run() {
+    local others=()
     calm "a run of $2"
+    for _ in $(seq "$busy"); do
+        timeout 600 bash -c 'while :; do :; done' &
+        others+=($!)
+    done
     # shellcheck disable=SC2046
     redis-benchmark -p "$1" $(arguments "$2") | tail -n 1 | tr -d '"' | awk -F, '{print $(NF-6), $(NF-1)}'
+    [ "$busy" -eq 0 ] || { kill "${others[@]}"; wait "${others[@]}" || true; } 2>/dev/null
 }
 # run_kvd LINE: the same of kvd, and in $work/batch the records that it fsynced at a time, on average.
 run_kvd() {
