@@ -148,7 +148,9 @@ impl History {
                 "compaction"
             }
             90..92 => {
-                self.node().syncer.idle().unwrap();
+                let syncer = &mut self.node().syncer;
+                syncer.sync_rest().unwrap();
+                syncer.idle().unwrap();
                 "idle"
             }
             92..94 => self.restart(),
@@ -192,7 +194,7 @@ impl History {
         self.commit();
         let (id, fold_all) = (self.random.random(), self.random.random());
         let mut node = self.node.take().unwrap();
-        node.syncer.idle().unwrap();
+        node.syncer.sync_rest().unwrap();
         if fold_all || node.store.watermarks().applied == 0 {
             node.writer.seal();
             node.fold();
@@ -212,7 +214,7 @@ impl History {
         let mut restored = Node::open_as(root.path(), self.options.clone(), role).unwrap();
         restored.follow(&node, 1 << 20);
         assert_eq!(restored.writer.tail(), node.writer.tail());
-        restored.syncer.idle().unwrap();
+        restored.syncer.sync_rest().unwrap();
         drop((restored, node));
         self.root = root;
         self.open();

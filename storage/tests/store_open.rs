@@ -18,7 +18,7 @@ use std::{
 };
 
 use larder_storage::{
-    Directory, Durability, LogError, Position, StoreError, StoreOptions, Visibility,
+    Directory, Durability, LogError, Position, StoreError, StoreOptions, Txn, Visibility,
     effect::Effect,
     fs::RealFs,
     log::{self, LogOptions},
@@ -380,6 +380,49 @@ fn a_writer_waits_for_the_fold_at_the_bound_of_what_is_unapplied() {
     folding.join().unwrap().unwrap();
 }
 
+/// Writes with an interval of an hour until there is no room, and has the fold make some.
+fn fill_up(options: StoreOptions, write: impl Fn(&mut Txn<'_>)) {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { durability: Durability::Interval(3_600_000), ..options };
+    let mut node = Node::open(root.path(), options).unwrap();
+    while node.writer.has_room() {
+        let mut txn = node.writer.transaction(WALL_MS);
+        write(&mut txn);
+        txn.commit().unwrap();
+        node.commit();
+    }
+    assert_eq!(node.store.watermarks().durable, node.writer.last().seq.as_u64());
+    node.fold();
+    assert!(node.writer.has_room(), "the fold makes room");
+}
+
+#[test]
+fn what_waits_for_its_interval_is_fsynced_once_a_writer_waits_for_the_fold_to_take_it() {
+    let put = |txn: &mut Txn<'_>| txn.put_string(b"key", &[0; 500], None).unwrap();
+    fill_up(tiny(), put);
+    fill_up(
+        StoreOptions { unapplied_bytes_max: 1 << 30, unapplied_changes_max: 500, ..tiny() },
+        put,
+    );
+    // Each deletion of all keys begins a layer.
+    fill_up(tiny(), |txn| {
+        put(txn);
+        txn.clear().unwrap();
+    });
+}
+
+#[test]
+fn what_was_written_waits_for_its_interval_while_nothing_else_happens() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { durability: Durability::Interval(3_600_000), ..tiny() };
+    let mut node = Node::open(root.path(), options).unwrap();
+    let before = node.store.watermarks().durable;
+    node.put("key", "value");
+    node.syncer.idle().unwrap();
+    assert_eq!(node.store.watermarks().durable, before);
+    assert!(node.syncer.patience().is_some_and(|patience| patience > Duration::from_secs(3_000)));
+}
+
 #[test]
 fn a_writer_waits_no_longer_for_a_fold_that_could_not_trim_the_log() {
     let root = tempfile::tempdir().unwrap();
@@ -416,6 +459,7 @@ fn batches_wait_while_the_fold_is_behind_and_no_longer() {
     let options = StoreOptions {
         durability: Durability::Interval(3_600_000),
         segment_bytes: 1 << 30,
+        unapplied_bytes_max: 64 << 20,
         ..tiny()
     };
     let mut node = Node::open(root.path(), options).unwrap();

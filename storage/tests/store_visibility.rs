@@ -144,9 +144,7 @@ fn sync(
         if visibility == Visibility::Durable {
             release(&mut held);
         }
-        if syncer.patience().is_some() {
-            syncer.idle().unwrap();
-        }
+        syncer.sync_rest().unwrap();
     }
     release(&mut held);
     syncer.close().unwrap();

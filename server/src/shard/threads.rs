@@ -30,8 +30,9 @@ use super::{
     work::Work,
 };
 
-/// The sync thread writes its mark after this much idleness: soon enough to be there before most
-/// power cuts, and late enough not to double the writes of a slow client.
+/// What is staged waits no longer for whom wakes the sync thread, which writes its mark after this much
+/// idleness: soon enough to be there before most power cuts, and late enough not to double the writes of
+/// a slow client.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
 
 /// Why a shard did not start, or ended.
@@ -264,7 +265,9 @@ pub(super) fn sync_until_closed(
     let is_empty = |staged: &Staged| staged.works.is_empty() && staged.batch.is_none();
     loop {
         syncer.keep_pace();
-        match staged.take(is_empty, Some(syncer.patience().unwrap_or(IDLE_BEFORE_MARK))) {
+        let patience =
+            syncer.patience().map_or(IDLE_BEFORE_MARK, |patience| patience.min(IDLE_BEFORE_MARK));
+        match staged.take(is_empty, Some(patience)) {
             Taken::All(Staged { batch, works }) => {
                 if let Some(batch) = batch {
                     syncer.commit(batch)?;
@@ -285,5 +288,50 @@ pub(super) fn sync_until_closed(
             Taken::Nothing => syncer.idle()?,
             Taken::Closed => return syncer.close(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_storage::{Durability, open, state::DatabaseOptions};
+
+    use super::*;
+    use crate::clock::wall_ms;
+
+    #[test]
+    fn what_nobody_wakes_the_sync_thread_for_does_not_wait_for_the_interval() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = Directory::open(scratch.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        (options.reserve_bytes, options.durability) = (0, Durability::Interval(3_600_000));
+        let opened = open(&directory, options, wall_ms(), 1).unwrap();
+        let (mut writer, store) = (opened.writer, opened.store);
+        let staged = Queue::<Staged>::new();
+        let come_back = thread::scope(|scope| {
+            scope.spawn(|| sync_until_closed(opened.syncer, &staged, &store, None).unwrap());
+            // What comes first meets nothing that waits for the interval.
+            let come_back = (0..2).take_while(|_| {
+                let mut txn = writer.transaction(wall_ms());
+                txn.put_string(b"key", b"value", None).unwrap();
+                txn.commit().unwrap();
+                let (done, mut answer) = oneshot::channel();
+                let work = Work { done: Some(done), ..Work::sets(&[]) };
+                let added = staged.add(|staged| {
+                    (staged.batch, staged.works) = (writer.take_batch(), vec![work]);
+                    false
+                });
+                let until = Instant::now() + Duration::from_secs(30);
+                let mut is_back = false;
+                while added && !is_back && Instant::now() < until {
+                    thread::yield_now();
+                    is_back = answer.try_recv().is_ok();
+                }
+                is_back
+            });
+            let come_back = come_back.count();
+            staged.close();
+            come_back
+        });
+        assert_eq!(come_back, 2);
     }
 }

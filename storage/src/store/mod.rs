@@ -45,7 +45,7 @@ pub(crate) use retain::Pin;
 pub use syncer::{Durability, Syncer};
 pub use writer::{AcceptError, EpochError, Refusal, Writer};
 
-use self::{digests::Digests, holds::Holds, pace::Pace, retain::Retention};
+use self::{digests::Digests, holds::Holds, pace::Pace, retain::Retention, writer::LAYERS_MAX};
 use crate::{
     Applied,
     cache::HotCache,
@@ -176,6 +176,13 @@ impl Shared {
             turned: Condvar::new(),
             failure: OnceLock::new(),
         }
+    }
+
+    /// Whether there is room for more unfolded records.
+    fn has_room(&self) -> bool {
+        self.inflight.log_bytes() <= self.options.unapplied_bytes_max
+            && self.inflight.changes() <= self.options.unapplied_changes_max
+            && self.inflight.stack().len() <= LAYERS_MAX
     }
 
     /// Bytes that RocksDB may yet take on the disk because of what the log holds.

@@ -86,26 +86,29 @@ impl Syncer {
         self.patience().map_or(pause, |patience| pause.min(patience))
     }
 
-    /// How long the caller may wait for the next batch before it must call [`Syncer::idle`];
-    /// `None` where nothing waits for an fsync.
+    /// How long what was written may wait for its fsync, which [`Syncer::idle`] does; `None` where
+    /// nothing waits for one. Not at all where the writer is out of room: the fold makes room, and takes
+    /// only what is durable.
     pub fn patience(&self) -> Option<Duration> {
         let Durability::Interval(millis) = self.shared.options.durability else { return None };
         let since = self.unsynced_since?;
+        if !self.shared.has_room() {
+            return Some(Duration::ZERO);
+        }
         Some(Duration::from_millis(millis).saturating_sub(since.elapsed()))
     }
 
-    /// To be called when no batch came for a while: fsyncs what is due, else notes in the log what
-    /// is durable, for recovery.
+    /// To be called when no batch came for a while: fsyncs what is due; where nothing waits for that,
+    /// notes in the log what is durable, for recovery.
     ///
     /// # Errors
     /// As [`Syncer::commit`].
     pub fn idle(&mut self) -> Result<(), LogError> {
-        if self.unsynced_since.is_none() {
-            return self.log.mark_idle();
+        match self.patience() {
+            None => self.log.mark_idle(),
+            Some(Duration::ZERO) => self.sync_rest(),
+            Some(_) => Ok(()),
         }
-        self.sync()?;
-        self.tell();
-        Ok(())
     }
 
     /// Fsyncs what was written and is not durable yet.

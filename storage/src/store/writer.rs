@@ -118,10 +118,7 @@ impl Writer {
     /// Whether there is room for more unfolded records. What is unfolded must be replayed after a
     /// crash, and is held in memory.
     pub fn has_room(&self) -> bool {
-        let (options, inflight) = (&self.shared.options, &self.shared.inflight);
-        inflight.log_bytes() <= options.unapplied_bytes_max
-            && inflight.changes() <= options.unapplied_changes_max
-            && inflight.stack().len() <= LAYERS_MAX
+        self.shared.has_room()
     }
 
     /// Whether there is room for another node's records. They wait for the fold and never for a commit,

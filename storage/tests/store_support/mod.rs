@@ -183,7 +183,7 @@ impl Node {
     pub(crate) fn close(mut self) {
         self.commit();
         self.writer.seal();
-        self.syncer.idle().unwrap();
+        self.syncer.sync_rest().unwrap();
         self.fold();
         self.folder.flush().unwrap();
         self.syncer.close().unwrap();
