@@ -25,6 +25,12 @@ use crate::{
 const PAGE_ROWS: usize = 256;
 const PAGE_GROWTH: usize = 4;
 
+/// What a field's name that was read takes beside its bytes: a pointer of 16 bytes to it, the 16 of its two
+/// counts, what the allocator adds, and, in a reply, its length and line ends.
+pub(crate) const NAME_OVERHEAD_BYTES: usize = 48;
+/// The same of a name together with its value, whose row has pointer and counts of its own.
+pub(crate) const FIELD_OVERHEAD_BYTES: usize = 100;
+
 /// A row that was read; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Row(Arc<[u8]>);
@@ -235,15 +241,18 @@ impl<'a> View<'a> {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Option<WholeRow<NamedField>>, StateError> {
-        self.fields_within(key, after, limit, bytes_max, named_field)
+        self.fields_within(key, after, limit, bytes_max, |name, row| {
+            let (bytes, field) = named_field(name, row)?;
+            Ok((bytes + FIELD_OVERHEAD_BYTES, field))
+        })
     }
 
-    /// The live row of `key` and, if it is a hash, its fields in field order, as many as take at most
-    /// `bytes_max` with their names.
+    /// The live row of `key` and, if it is a hash, its fields in field order, as many as have at most
+    /// `bytes_max` with their names, not counting what they take beside.
     ///
     /// # Errors
     /// As [`View::row`].
-    pub fn whole_key(
+    pub(crate) fn whole_key(
         &self,
         key: &[u8],
         bytes_max: usize,
@@ -261,7 +270,7 @@ impl<'a> View<'a> {
         key: &[u8],
         bytes_max: usize,
     ) -> Result<Option<WholeRow<Arc<[u8]>>>, StateError> {
-        let name = |name: Arc<[u8]>, _: Arc<[u8]>| Ok((name.len(), name));
+        let name = |name: Arc<[u8]>, _: Arc<[u8]>| Ok((name.len() + NAME_OVERHEAD_BYTES, name));
         self.fields_within(key, None, usize::MAX, bytes_max, name)
     }
 

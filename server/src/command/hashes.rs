@@ -93,7 +93,7 @@ fn all_fields(
     key: &[u8],
     bytes_max: usize,
 ) -> Result<Vec<NamedField>, CommandError> {
-    whole(view.whole_key(key, bytes_max)?)
+    whole(view.row_and_fields_after(key, None, usize::MAX, bytes_max)?)
 }
 
 /// The names of all fields, likewise.

@@ -1,6 +1,8 @@
 //! What a reply may not grow beyond, whatever its command asks for.
 
 use larder_resp::Value;
+use larder_storage::row::field_row;
+use larder_types::HybridTime;
 
 use super::{REPLY_BYTES_MAX, scan::fixture::Fixture};
 
@@ -63,4 +65,22 @@ fn a_hash_larger_than_a_reply_is_answered_in_parts_only() {
     fixture.words("HDEL hash field:0");
     fixture.words("HDEL hash field:1");
     assert_eq!(length(&fixture.words("HVALS hash")), Some(TOO_MANY - 2));
+}
+
+#[test]
+fn a_hash_of_many_small_fields_takes_more_room_than_their_bytes() {
+    let mut fixture = Fixture::new();
+    fixture.words("HSET hash a 1 b 2 c 3");
+    let row = field_row(HybridTime::new(fixture.now_ms, 0), b"1").len();
+    let (names, fields) = (3 * (1 + 48), 3 * (1 + row + 100));
+    for fold in [false, true] {
+        if fold {
+            fixture.fold();
+        }
+        for (command, takes) in [("HKEYS", names), ("HVALS", fields), ("HGETALL", fields)] {
+            assert!(length(&fixture.run_within(takes, &[command, "hash"])).is_some(), "{command}");
+            let refused = fixture.run_within(takes - 1, &[command, "hash"]);
+            assert!(is_too_large(&refused), "{command}: {refused:?}");
+        }
+    }
 }

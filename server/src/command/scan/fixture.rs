@@ -49,6 +49,15 @@ impl Fixture {
 
     /// Runs one command and answers its reply; a refusal is an error's text.
     pub(in crate::command) fn run<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Value {
+        self.run_within(REPLY_BYTES_MAX, arguments)
+    }
+
+    /// As [`Fixture::run`] where the reply has only so much room.
+    pub(in crate::command) fn run_within<A: AsRef<[u8]>>(
+        &mut self,
+        room: usize,
+        arguments: &[A],
+    ) -> Value {
         let mut wire = BytesMut::new();
         encode_request(&mut wire, arguments);
         let mut decoder = Decoder::new(Limits::AFTER_AUTH);
@@ -56,7 +65,7 @@ impl Fixture {
         let request = pipeline.request(0);
         let mut out = BytesMut::new();
         let mut reply = ReplyWriter::new(&mut out, Protocol::Resp2);
-        reply.set_room(REPLY_BYTES_MAX);
+        reply.set_room(room);
         let command = lookup(request.arg(0)).unwrap();
         assert!(command.accepts(request.len()), "{}", command.name);
         let outcome = match command.handler {
