@@ -2,7 +2,7 @@
 //! the measure is of the whole process.
 
 use bytes::BytesMut;
-use larder_resp::{Decoder, Limits, ReplyDecoder, ReplyLimits, encode_request};
+use larder_resp::{Decoder, Limits, Pipeline, ReplyDecoder, ReplyLimits, encode_request};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -80,6 +80,12 @@ fn memory_follows_what_arrives_and_never_what_is_declared() {
     let (requests, peak) = after_auth(many.as_bytes());
     assert_eq!(requests, 1);
     assert!(peak < 6 * many.len() + SLACK, "{} bytes of nothing took {peak}", many.len());
+
+    let mut ping = BytesMut::from("*1\r\n$4\r\nPING\r\n");
+    let ping = Decoder::new(Limits::AFTER_AUTH).decode(&mut ping, 1).expect("a request");
+    let keep = || Pipeline::of(ping.request(0));
+    let peak = peak_bytes(|| (0..10_000).map(|_| keep()).collect::<Vec<_>>());
+    assert!(peak < 10_000 * 128, "10,000 requests that are kept took {peak} bytes");
 
     let words = "w ".repeat(32_000) + "\r\n";
     let (requests, peak) = after_auth(words.repeat(20).as_bytes());

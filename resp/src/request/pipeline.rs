@@ -8,8 +8,8 @@ use bytes::Bytes;
 /// Where an argument lies in a pipeline's bytes: offset, length.
 pub(crate) type Span = (u32, u32);
 
-/// Requests that arrived together. It owns their bytes as they were sent, and where in them each
-/// argument lies; nothing is copied or allocated for a single request.
+/// Requests that arrived together, or one that is kept. It owns their bytes, and where in them each
+/// argument lies; nothing is copied or allocated for a single request of those that arrived.
 #[derive(Clone, Default)]
 pub struct Pipeline {
     bytes: Bytes,
@@ -21,6 +21,17 @@ pub struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(bytes: Bytes, spans: Vec<Span>, ends: Vec<u32>) -> Self {
         Self { bytes, spans, ends }
+    }
+
+    /// A request alone, in memory of its own and no more of it than that takes.
+    pub fn of(request: Request<'_>) -> Self {
+        let mut bytes = Vec::with_capacity(request.iter().map(<[u8]>::len).sum());
+        let mut spans = Vec::with_capacity(request.len());
+        for argument in request {
+            spans.push((bytes.len() as u32, argument.len() as u32));
+            bytes.extend_from_slice(argument);
+        }
+        Self { bytes: bytes.into(), spans, ends: vec![request.len() as u32] }
     }
 
     pub(crate) fn into_vectors(self) -> (Vec<Span>, Vec<u32>) {
@@ -54,7 +65,7 @@ impl Pipeline {
         Requests { bytes: &self.bytes, spans: &self.spans, ends: self.ends.iter(), start: 0 }
     }
 
-    /// Bytes of the requests as they were sent.
+    /// Bytes of the requests as they were sent; of one made by [`Self::of`], those of its arguments.
     pub fn wire_bytes(&self) -> usize {
         self.bytes.len()
     }

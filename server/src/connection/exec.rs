@@ -6,8 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use bytes::BytesMut;
-use larder_resp::{Decoder, Limits, Pipeline, Protocol, ReplyWriter, Request, encode_request};
+use larder_resp::{Pipeline, Protocol, ReplyWriter, Request};
 
 use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
@@ -39,6 +38,8 @@ const QUEUED_BYTES: usize = 256;
 const ARGUMENT_BYTES: usize = 24;
 /// The same of a watched key, here and where changes look for it.
 const WATCHED_BYTES: usize = 256;
+/// What an argument takes on the wire beside its bytes: its length, and two line ends.
+const ARGUMENT_SENT_BYTES: usize = 6;
 
 impl Multi {
     pub(super) fn len(&self) -> usize {
@@ -65,14 +66,16 @@ impl Multi {
     }
 
     fn push(&mut self, command: &'static Command, request: Request<'_>) {
-        let mut bytes = BytesMut::new();
-        encode_request(&mut bytes, request.iter());
-        self.bytes += bytes.len();
+        self.bytes += sent_bytes(request);
         self.memory_bytes += queued_bytes(request);
-        let decoded = Decoder::new(Limits::AFTER_AUTH).decode(&mut bytes, 1);
-        self.requests.push(decoded.expect("a request that was decoded before"));
+        self.requests.push(Pipeline::of(request));
         self.commands.push(command);
     }
+}
+
+/// What a request takes on the wire, about.
+fn sent_bytes(request: Request<'_>) -> usize {
+    request.iter().map(|argument| argument.len() + ARGUMENT_SENT_BYTES).sum()
 }
 
 /// What a request takes while it is queued, about.
@@ -133,9 +136,8 @@ impl Connection {
     pub(super) fn queue(&mut self, command: &'static Command, request: Request<'_>) {
         let bytes_max = self.node.config.limits.transaction_bytes.0 as usize;
         let start = self.replies.len();
-        let bytes: usize = request.iter().map(<[u8]>::len).sum();
         let multi = self.multi.as_ref().expect("only asked inside of a transaction");
-        let refusal = if multi.bytes + bytes > bytes_max {
+        let refusal = if multi.bytes + sent_bytes(request) > bytes_max {
             Some(format!(
                 "ERR the queued commands are larger than {bytes_max} bytes together; send a shorter transaction"
             ))
@@ -464,6 +466,9 @@ fn aborts_shutdown(request: Request<'_>) -> Result<bool, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+    use larder_resp::{Decoder, Limits};
+
     use super::*;
     use crate::connection::patience_tests::connected;
 
