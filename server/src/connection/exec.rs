@@ -15,6 +15,7 @@ use crate::{
         Command, CommandError, Foresight, Handler, LoopCommand, Outcome, REPLY_BYTES_MAX,
         SessionHandler, is_word,
     },
+    replica::touches_keys,
     shard::{Task, Transaction, WatchedKeys, Work, evaluate_reads},
 };
 
@@ -295,7 +296,7 @@ impl Connection {
             touched,
             aborted: false,
         };
-        let reads_here = transaction.only_reads() && self.reads_what_others_commit();
+        let reads_here = !transaction.writes() && self.reads_what_others_commit();
         let mut work = Work::of(Task::Transaction(transaction));
         work.reply_share = self.reply_share.take();
         let mut work =
@@ -333,8 +334,14 @@ impl Connection {
     /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
     /// was queued may be long ago.
     async fn read_here(&self, mut work: Work) -> Result<Work, End> {
-        let replica = self.node.replica.as_ref();
-        if let Err(refusal) = replica.map_or(Ok(()), |replica| replica.admit_reads(&self.session)) {
+        let Task::Transaction(Transaction { commands, .. }) = &work.task else {
+            unreachable!("it is one")
+        };
+        let reads = commands.iter().any(|command| touches_keys(command));
+        if reads
+            && let Some(replica) = &self.node.replica
+            && let Err(refusal) = replica.admit_reads(&self.session)
+        {
             work.refusal = Some(refusal.to_string().into());
             return Ok(work);
         }

@@ -27,6 +27,11 @@ const fn touches(command: &Command) -> Touches {
     }
 }
 
+/// Whether a command reads keys or writes them.
+pub const fn touches_keys(command: &Command) -> bool {
+    !matches!(touches(command), Touches::Nothing)
+}
+
 /// Whether a client that was promised to be sent to the master for some commands is, for this one.
 const fn is_redirected(redirect: Redirect, touches: Touches) -> bool {
     match redirect {

@@ -36,6 +36,7 @@ use larder_storage::Directory;
 use larder_types::{AckLevel, NodeId, Position};
 use tokio::sync::watch;
 
+pub use admission::touches_keys;
 pub use duty::Duty;
 pub use start::{Failed, StartError, Started, start};
 pub use token::{Token, Whereabouts};

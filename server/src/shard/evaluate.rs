@@ -231,3 +231,58 @@ fn write_refusal(outcome: Outcome, start: usize, replies: &mut ReplyWriter<'_>) 
         refusal.reply(replies);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::BytesMut;
+    use larder_resp::{Decoder, Limits, Protocol};
+    use larder_storage::{Directory, StoreOptions, open, state::DatabaseOptions};
+
+    use super::*;
+    use crate::{clock::wall_ms, shard::WatchedKeys};
+
+    fn transaction(lines: &[&str]) -> Transaction {
+        let mut wire = BytesMut::from(lines.join("\r\n").as_bytes());
+        wire.extend_from_slice(b"\r\n");
+        let mut decoder = Decoder::new(Limits::AFTER_AUTH);
+        let requests: Vec<_> =
+            lines.iter().map(|_| decoder.decode(&mut wire, 1).unwrap()).collect();
+        let commands = requests.iter().map(|queued| Command::admit(queued.request(0)).unwrap());
+        Transaction {
+            commands: commands.collect(),
+            protocols: vec![Protocol::Resp2; lines.len()],
+            requests,
+            reply_ends: Vec::new(),
+            refused: Vec::new(),
+            watched: WatchedKeys::default(),
+            touched: Arc::default(),
+            aborted: false,
+        }
+    }
+
+    #[test]
+    fn a_transaction_needs_the_writer_only_where_it_writes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = Directory::open(scratch.path()).unwrap();
+        let mut options = StoreOptions::new(DatabaseOptions::new(8 << 20, 8 << 20));
+        options.reserve_bytes = 0;
+        let store = open(&directory, options, wall_ms(), 1).unwrap().store;
+        for (lines, expected) in [
+            (&[][..], ""),
+            (&["PING", "ECHO x"], ""),
+            (&["DBSIZE"], ":0\r\n"),
+            (&["GET a", "PING", "DBSIZE", "MGET a b"], "$-1\r\n:0\r\n*2\r\n$-1\r\n$-1\r\n"),
+        ] {
+            let transaction = transaction(lines);
+            assert!(!transaction.writes(), "{lines:?}");
+            let mut work = Work::of(Task::Transaction(transaction));
+            evaluate_reads(&mut work, &store.steady_view(wall_ms()));
+            assert_eq!(work.replies, expected);
+            let Task::Transaction(done) = work.task else { unreachable!() };
+            assert!(!done.aborted && done.reply_ends.len() == lines.len());
+        }
+        assert!(transaction(&["GET a", "SET a 1"]).writes());
+    }
+}

@@ -150,13 +150,9 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Whether some of its commands read keys, and none writes.
-    pub fn only_reads(&self) -> bool {
-        let is_read =
-            |command: &Command| matches!(command.handler, Handler::Read(_) | Handler::ReadMany(_));
-        let is_write = |command: &Command| matches!(command.handler, Handler::Write(_));
-        self.commands.iter().any(|command| is_read(command))
-            && !self.commands.iter().any(|command| is_write(command))
+    /// Whether some of its commands write keys.
+    pub fn writes(&self) -> bool {
+        self.commands.iter().any(|command| matches!(command.handler, Handler::Write(_)))
     }
 
     /// Whether a watched key changed, or, as this view shows, has expired.
