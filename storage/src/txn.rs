@@ -240,8 +240,9 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// When the record would be too large.
     pub fn clear(&mut self) -> Result<(), TxnError> {
-        self.check_room(0, Effect::Clear.encoded_bytes_max())?;
+        self.check_room(1, Effect::Clear.encoded_bytes_max())?;
         Effect::Clear.encode(&mut self.writer.body);
+        self.changes += 1;
         if !self.writer.top.clear(self.seq.as_u64()) {
             self.writer.begin_layer(Some(self.seq));
         }

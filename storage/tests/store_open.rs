@@ -248,6 +248,25 @@ fn a_transaction_that_deletes_every_key_again_and_again_begins_one_layer() {
 }
 
 #[test]
+fn deletions_of_every_key_delete_all_and_count_the_same_when_they_are_replayed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::open(root.path(), tiny()).unwrap();
+    let mut txn = node.writer.transaction(WALL_MS);
+    for keys in [100, 1, 0, 10] {
+        (0..keys).for_each(|key| txn.put_string(&[key], b"value", None).unwrap());
+        txn.clear().unwrap();
+        assert_eq!(txn.view().count_keys().unwrap(), 0);
+    }
+    txn.commit().unwrap();
+    node.commit();
+    let written = node.store.stats().unapplied_changes;
+    drop(node);
+    let node = Node::open(root.path(), tiny()).unwrap();
+    assert_eq!(node.store.stats().unapplied_changes, written + 1, "with the record of its epoch");
+    assert_eq!(node.store.view(WALL_MS).count_keys().unwrap(), 0);
+}
+
+#[test]
 fn deletions_of_every_key_with_nothing_between_them_begin_one_layer() {
     let root = tempfile::tempdir().unwrap();
     let options = || StoreOptions { layer_bytes: 8 << 20, layer_changes: CLEARS * 4, ..tiny() };

@@ -7,7 +7,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, LazyLock, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -27,6 +27,7 @@ pub(crate) type RowBytes = Option<Arc<[u8]>>;
 pub(crate) const UNITS_PER_BLOCK: u16 = 64;
 /// Blocks of a layer.
 pub(crate) const BLOCKS: u16 = larder_types::UNITS / UNITS_PER_BLOCK;
+const BLOCKS_PER_WORD: usize = u64::BITS as usize;
 
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
@@ -93,8 +94,8 @@ pub(crate) struct Layer {
     blocks: Vec<RwLock<HashTable<Entry>>>,
     /// The record that cleared the shard and began this layer: nothing below is seen beyond it.
     cleared: Option<u64>,
-    /// Whether nothing was put into it.
-    blank: AtomicBool,
+    /// A bit for each block that something was put into.
+    written: [AtomicU64; BLOCKS as usize / BLOCKS_PER_WORD],
     /// Bytes of the records in this layer, as they are in the log.
     log_bytes: AtomicU64,
     records: AtomicU64,
@@ -117,7 +118,7 @@ impl Layer {
         Self {
             blocks: (0..BLOCKS).map(|_| RwLock::new(HashTable::new())).collect(),
             cleared,
-            blank: AtomicBool::new(true),
+            written: Default::default(),
             log_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
             changes: AtomicU64::new(0),
@@ -137,17 +138,17 @@ impl Layer {
     #[must_use]
     pub(crate) fn clear(&self, seq: u64) -> bool {
         let Some(cleared) = self.cleared else { return false };
-        if self.blank.load(Ordering::Relaxed) {
-            return true;
-        }
         if cleared != seq {
-            return false;
+            return self.written.iter().all(|word| word.load(Ordering::Relaxed) == 0);
         }
         // All that is here was put by this same record, and is in nobody's sight.
-        for block in &self.blocks {
-            *block.write() = HashTable::new();
+        for (word, blocks) in self.written.iter().zip(self.blocks.chunks(BLOCKS_PER_WORD)) {
+            let mut written = word.swap(0, Ordering::Relaxed);
+            while written != 0 {
+                *blocks[written.trailing_zeros() as usize].write() = HashTable::new();
+                written &= written - 1;
+            }
         }
-        self.blank.store(true, Ordering::Relaxed);
         true
     }
 
@@ -201,10 +202,13 @@ impl Layer {
     }
 
     pub(crate) fn put_row(&self, key: KeyRef<'_>, seq: u64, floor: u64, row: RowBytes) {
-        if self.blank.load(Ordering::Relaxed) {
-            self.blank.store(false, Ordering::Relaxed);
+        let number = key.block();
+        let (word, bit) =
+            (&self.written[number / BLOCKS_PER_WORD], 1 << (number % BLOCKS_PER_WORD));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
         }
-        let mut block = self.blocks[key.block()].write();
+        let mut block = self.blocks[number].write();
         match block.entry(key.hash, |entry| entry.has(key), |entry| entry.hash) {
             TableEntry::Occupied(mut entry) => entry.get_mut().row.push(seq, floor, row),
             TableEntry::Vacant(vacant) => {
