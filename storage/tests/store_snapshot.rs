@@ -5,7 +5,7 @@
 
 mod store_support;
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use larder_storage::{
     Directory, OpenAs, StateError, StoreOptions, parted, peek,
@@ -356,6 +356,33 @@ fn an_installation_that_is_killed_at_any_step_is_ended_by_the_next_opening() {
 }
 
 #[test]
+fn an_installation_is_not_over_while_nobody_can_tell_what_is_left_of_it() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let master = busy_master(one.path());
+    let snapshot = master.store.snapshot(&master.directory, 7).unwrap();
+    let directory = Directory::open(two.path()).unwrap();
+    let loop_at = |path: &Path| symlink(path, path).unwrap();
+    let incoming = gathered(&directory, &snapshot);
+    // Nor can anybody tell whether a name is free.
+    fs::create_dir_all(directory.set_aside()).unwrap();
+    loop_at(&directory.set_aside().join("now"));
+    let refused = incoming.decide(&directory, &tiny().database, "now");
+    assert!(refused.is_err() && !two.path().join("INSTALL").exists());
+    fs::remove_file(directory.set_aside().join("now")).unwrap();
+
+    let (state, away) = (directory.incoming().join("state"), two.path().join("away"));
+    gathered(&directory, &snapshot).decide(&directory, &tiny().database, "now").unwrap();
+    drop(directory);
+    fs::rename(&state, &away).unwrap();
+    loop_at(&state);
+    assert!(Node::open(two.path(), tiny()).is_err());
+    assert!(two.path().join("INSTALL").exists());
+    fs::remove_file(&state).unwrap();
+    fs::rename(&away, &state).unwrap();
+    follow_on(two.path(), &master);
+}
+
+#[test]
 fn a_rewind_is_over_once_a_snapshot_was_decided_for_wherever_its_installation_was_killed() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let master = busy_master(one.path());
@@ -390,8 +417,8 @@ fn an_empty_log_takes_the_place_of_one_that_was_trimmed_wherever_that_was_killed
     master.put("key", "value");
     busy_master(two.path()).close();
     let directory = Directory::open(two.path()).unwrap();
-    // A file where a directory has to be made.
-    fs::write(directory.set_aside(), "").unwrap();
+    // A link to nowhere, where a directory has to be made.
+    symlink("nowhere", directory.set_aside()).unwrap();
     let failed = install_nothing(&directory, "now");
     assert!(matches!(failed, Err(SnapshotError::Halfway(_))), "{failed:?}");
     fs::remove_file(directory.set_aside()).unwrap();
@@ -417,8 +444,8 @@ fn what_was_decided_for_and_could_not_be_put_in_place_is_not_given_up_for_anothe
     master.fold();
     let second = master.store.snapshot(&master.directory, 8).unwrap();
     let directory = Directory::open(two.path()).unwrap();
-    // A file where a directory has to be made.
-    fs::write(directory.set_aside(), "").unwrap();
+    // A link to nowhere, where a directory has to be made.
+    symlink("nowhere", directory.set_aside()).unwrap();
     let failed = gathered(&directory, &first).install(&directory, &tiny().database, "now");
     assert!(matches!(failed, Err(SnapshotError::Halfway(_))), "{failed:?}");
     let refused = Incoming::begin(&directory, second.manifest().clone());

@@ -33,10 +33,10 @@ fn order_file(directory: &Directory) -> AtomicFile {
 /// Decides for what has been gathered. Log and state are set aside under `name`, or under one made
 /// of it that is free.
 pub(super) fn begin(directory: &Directory, name: &str) -> Result<(), FileError> {
-    let taken = |name: &str| directory.set_aside().join(name).exists();
+    let taken = |name: &str| is_there(&directory.set_aside().join(name));
     let mut free = name.to_owned();
     let mut attempt = 1_u32;
-    while taken(&free) {
+    while taken(&free)? {
         attempt += 1;
         free = format!("{name}.{attempt}");
     }
@@ -61,7 +61,7 @@ pub(super) fn step(directory: &Directory) -> Result<bool, FileError> {
     let incoming = directory.incoming();
     for (part, place) in [("state", directory.state()), ("log", directory.log())] {
         let gathered = incoming.join(part);
-        if !gathered.exists() {
+        if !is_there(&gathered)? {
             continue;
         }
         if !is_free(&place)? {
@@ -79,6 +79,10 @@ pub(super) fn step(directory: &Directory) -> Result<bool, FileError> {
         _ => order_file(directory).remove(&RealFs)?,
     }
     Ok(false)
+}
+
+fn is_there(path: &Path) -> Result<bool, FileError> {
+    path.try_exists().map_err(at(path))
 }
 
 /// Whether nothing is at `place`. An empty directory, which opening the data directory makes, is
