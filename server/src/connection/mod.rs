@@ -216,12 +216,16 @@ impl Connection {
         let must_authenticate = self.session.must_authenticate(&self.node);
         let patience = if must_authenticate { PATIENCE_BEFORE_AUTH } else { PATIENCE };
         self.make_room(patience).await?;
-        // However little comes at a time, it does not begin anew.
-        let until = (must_authenticate || !self.unread.is_empty())
-            .then(|| *self.until.get_or_insert_with(|| Instant::now() + patience));
+        if must_authenticate || !self.unread.is_empty() {
+            // However little comes at a time, it does not begin anew.
+            self.until.get_or_insert_with(|| Instant::now() + patience);
+        } else {
+            // What had begun was an empty line.
+            self.until = None;
+        }
         let mut piece = (&mut self.unread).limit(PIECE_BYTES);
         let read = self.stream.read_buf(&mut piece);
-        let bytes = match until {
+        let bytes = match self.until {
             None => read.await?,
             Some(until) => timeout_at(until, read).await.map_err(|_| End::TooSlow)??,
         };

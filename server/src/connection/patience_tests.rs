@@ -79,3 +79,19 @@ async fn a_request_that_has_begun_has_30_s_in_all_and_before_it_begins_there_is_
         assert_eq!(began.elapsed(), rest_after);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_line_that_came_in_two_parts_does_not_hurry_the_next_request() {
+    let (mut connection, mut client) = connected().await;
+    let _clock = hold_clock();
+    for part in ["\r", "\n", "PI", "N"] {
+        if part == "PI" {
+            advance(10 * PATIENCE).await;
+        }
+        send(&mut client, part).await;
+        connection.read().await.expect("it came in time");
+        let pipeline = connection.decoder.decode(&mut connection.unread, 1).expect("no error");
+        assert!(pipeline.is_empty());
+    }
+    assert_eq!(connection.until, Some(Instant::now() + PATIENCE));
+}
