@@ -54,7 +54,13 @@ pub(crate) fn read(path: &Path) -> Result<Password, ConfigError> {
         return Err(ConfigError::PasswordFileMode { path: path.to_owned(), mode });
     }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(read)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::invalid(
+            "requirepass_file",
+            format!("{} is larger than {FILE_BYTES_MAX} bytes", path.display()),
+        ));
+    }
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {

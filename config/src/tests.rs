@@ -182,6 +182,20 @@ fn two_passwords_or_an_empty_file_are_refused() {
 }
 
 #[test]
+fn a_password_file_that_is_too_large_is_refused_and_not_cut() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_owned();
+    let line = "p".repeat(4_096);
+    file.write_all(line.as_bytes()).expect("written");
+    let config = Config { requirepass_file: Some(path.clone()), ..Config::default() };
+    let password = config.password().expect("it is read").expect("there is one");
+    assert!(password.matches(line.as_bytes()));
+    file.write_all(b"p").expect("written");
+    let refused = refusal(&format!("requirepass_file = \"{}\"", path.display()));
+    assert!(refused.contains("is larger than 4096 bytes"), "{refused}");
+}
+
+#[test]
 fn a_password_is_not_printed() {
     let config = Config { requirepass: Some("secret".into()), ..Config::default() };
     assert!(!config.to_toml().expect("it is printed").contains("secret"));
