@@ -33,24 +33,12 @@ impl Connection {
         request: Request<'_>,
         may_block: bool,
     ) -> Result<Result<u32, CommandError>, End> {
-        let Some(replicas) = parse_integer(request.arg(1)) else {
-            return Ok(Err(CommandError::NotInteger));
-        };
-        let timeout = match timeout(request.arg(2)) {
-            Ok(timeout) => timeout,
+        let node = self.node.clone();
+        let is_slave = node.replica.as_ref().is_some_and(|replica| !replica.duty().is_master());
+        let (wanted, timeout) = match what_is_awaited(request, is_slave) {
+            Ok(awaited) => awaited,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let node = self.node.clone();
-        if let Some(replica) = &node.replica
-            && !replica.duty().is_master()
-        {
-            return Ok(Err(CommandError::message(
-                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
-                 if a replica is configured to be writable (which is not the default) writes to \
-                 replicas are just local and are not propagated.",
-            )));
-        }
-        let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
         let patience = if may_block { timeout } else { Duration::ZERO };
         let blocks = wanted > 0 && may_block;
         if blocks {
@@ -148,6 +136,20 @@ async fn have(
     reached.map_or(0, |(_, replicas)| replicas)
 }
 
+/// How many slaves a WAIT asks for, and for how long. In Redis' order.
+fn what_is_awaited(request: Request<'_>, is_slave: bool) -> Result<(u32, Duration), CommandError> {
+    if is_slave {
+        return Err(CommandError::message(
+            "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
+             if a replica is configured to be writable (which is not the default) writes to \
+             replicas are just local and are not propagated.",
+        ));
+    }
+    let replicas = parse_integer(request.arg(1)).ok_or(CommandError::NotInteger)?;
+    let wanted = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
+    Ok((wanted, timeout(request.arg(2))?))
+}
+
 fn timeout(argument: &[u8]) -> Result<Duration, CommandError> {
     let Some(timeout_ms) = parse_integer(argument) else {
         return Err(CommandError::message("ERR timeout is not an integer or out of range"));
@@ -166,6 +168,33 @@ async fn closed(stream: &TcpStream) {
         match stream.ready(Interest::READABLE).await {
             Ok(ready) if !ready.is_read_closed() => sleep(LOOK_FOR_END_EVERY).await,
             _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use larder_resp::{Decoder, Limits};
+
+    use super::*;
+
+    #[test]
+    fn a_slave_refuses_to_wait_whatever_it_is_asked() {
+        let refusal = |line: &str, is_slave: bool| {
+            let mut wire = BytesMut::from(format!("{line}\r\n").as_bytes());
+            let pipeline = Decoder::new(Limits::AFTER_AUTH).decode(&mut wire, 1).unwrap();
+            what_is_awaited(pipeline.request(0), is_slave).err().map(|refusal| refusal.to_string())
+        };
+        for line in ["WAIT 1 1", "WAIT x 1", "WAIT 1 x", "WAIT 1 -1"] {
+            let at_slave = refusal(line, true).expect("it is refused");
+            assert!(
+                at_slave.starts_with("ERR WAIT cannot be used with replica instances."),
+                "{line}"
+            );
+            let at_master = refusal(line, false);
+            assert_ne!(at_master.as_ref(), Some(&at_slave), "{line}");
+            assert_eq!(at_master.is_none(), line == "WAIT 1 1", "{at_master:?}");
         }
     }
 }
