@@ -15,7 +15,7 @@ use larder_storage::{
     Directory, DirectoryError, LogError, Recovered, StateError, Store, StoreError, StoreOptions,
     Syncer, Watermarks,
 };
-use larder_types::{AckLevel, LogId, SequenceNumber};
+use larder_types::{AckLevel, HybridTime, LogId, SequenceNumber};
 use tokio::sync::oneshot;
 
 use super::{
@@ -29,11 +29,16 @@ use super::{
     watch::Watches,
     work::Work,
 };
+use crate::clock::wall_ms;
 
 /// What is staged waits no longer for whom wakes the sync thread, which writes its mark after this much
 /// idleness: soon enough to be there before most power cuts, and late enough not to double the writes of
 /// a slow client.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
+
+/// The wall clock may stand this much before the newest record without a word: so far may the clocks of
+/// two machines be apart, and so much may a clock be put right.
+const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(10);
 
 /// Why a shard did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -244,7 +249,20 @@ fn describe_opening(recovered: &Recovered, replayed_records: u64, took: Duration
     if let Some(file) = &recovered.set_aside {
         tracing::warn!(file = %file.display(), "a segment without a header was set aside");
     }
+    if let Some(behind) = clock_behind(recovered.last_hybrid, wall_ms()) {
+        tracing::warn!(
+            ?behind,
+            "the wall clock stands before the newest record: until it has caught up time stands still \
+             for keys, none expires, and what is set to expire is kept longer; see that the clock is right"
+        );
+    }
     ShardOpening { replayed_records, torn_bytes, took }
+}
+
+/// How far the wall clock stands before the newest record, where that is too far.
+fn clock_behind(newest: HybridTime, wall_ms: u64) -> Option<Duration> {
+    let behind = Duration::from_millis(newest.millis().saturating_sub(wall_ms));
+    (behind > CLOCK_BEHIND_MAX).then_some(behind)
 }
 
 pub(super) fn spawn<T: Send + 'static>(
@@ -296,7 +314,20 @@ mod tests {
     use larder_storage::{Durability, open, state::DatabaseOptions};
 
     use super::*;
-    use crate::clock::wall_ms;
+
+    #[test]
+    fn a_clock_that_stands_more_than_10_s_before_the_newest_record_is_told_of() {
+        let newest = HybridTime::new(100_000, 7);
+        for (wall_ms, expected_ms) in [
+            (0, Some(100_000)),
+            (89_999, Some(10_001)),
+            (90_000, None),
+            (100_000, None),
+            (u64::MAX, None),
+        ] {
+            assert_eq!(clock_behind(newest, wall_ms), expected_ms.map(Duration::from_millis));
+        }
+    }
 
     #[test]
     fn what_nobody_wakes_the_sync_thread_for_does_not_wait_for_the_interval() {
