@@ -1,15 +1,15 @@
-//! `kv bench` against a real redis-server: does it ask what it says, and measure what a user waits?
+//! `kv bench` against a real redis-server and a real kvd: does it ask what it says, and measure what a user waits?
 
 use std::process::{Child, Stdio};
 
-use crate::support::{Raw, Redis, command, outcome, stderr};
+use crate::support::{Raw, Server, command, outcome, servers, stderr};
 use serde_json::Value as Json;
 
 /// How long the server is stopped in the tests of latency, milliseconds.
 const PAUSE_MS: u64 = 1000;
 
-fn spawn(redis: &Redis, arguments: &[&str]) -> Child {
-    command(&redis.address())
+fn spawn(server: &Server, arguments: &[&str]) -> Child {
+    command(server.address())
         .args(["-o", "json", "bench", "--runs", "1", "--warmup-seconds", "0", "--keys", "1000"])
         .args(arguments)
         .stdout(Stdio::piped())
@@ -37,7 +37,7 @@ fn wait_for_load(raw: &mut Raw) {
 
 /// Loads a server, stops it for [`PAUSE_MS`] meanwhile, and gives the report.
 fn report_of_a_stopped_server(arguments: &[&str]) -> Json {
-    let redis = Redis::start(&[]).expect("the caller has looked");
+    let redis = Server::redis(&[]).expect("the caller has looked");
     let mut raw = redis.raw();
     let child = spawn(&redis, arguments);
     wait_for_load(&mut raw);
@@ -47,26 +47,27 @@ fn report_of_a_stopped_server(arguments: &[&str]) -> Json {
 
 #[test]
 fn the_rate_is_kept_and_every_request_is_counted() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let arguments = ["--rate", "2000", "--connections", "7", "--seconds", "2", "--populate"];
-    let report = report(spawn(&redis, &arguments));
-    let run = &report["runs"][0];
-    let (reads, writes) =
-        (run["reads"]["count"].as_u64().unwrap(), run["writes"]["count"].as_u64().unwrap());
-    // An open loop sends what its schedule says: no more, and, however slow the machine, no less.
-    let left = run["unsent"].as_u64().unwrap() + run["unanswered"].as_u64().unwrap();
-    assert_eq!(reads + writes + left, 4000);
-    assert!(reads > 1700 && writes > 1700, "{reads} reads, {writes} writes");
-    assert_eq!(run["reads_missing"], 0);
-    assert_eq!(report["settings"]["rate"], 2000);
-    let mut raw = redis.raw();
-    assert_eq!(raw.ask("DBSIZE"), ":1000");
-    assert_eq!(raw.ask("STRLEN key:000000000999"), ":64");
+    for server in servers() {
+        let arguments = ["--rate", "2000", "--connections", "7", "--seconds", "2", "--populate"];
+        let report = report(spawn(&server, &arguments));
+        let run = &report["runs"][0];
+        let (reads, writes) =
+            (run["reads"]["count"].as_u64().unwrap(), run["writes"]["count"].as_u64().unwrap());
+        // An open loop sends what its schedule says: no more, and, however slow the machine, no less.
+        let left = run["unsent"].as_u64().unwrap() + run["unanswered"].as_u64().unwrap();
+        assert_eq!(reads + writes + left, 4000);
+        assert!(reads > 1700 && writes > 1700, "{reads} reads, {writes} writes");
+        assert_eq!(run["reads_missing"], 0);
+        assert_eq!(report["settings"]["rate"], 2000);
+        let mut raw = server.raw();
+        assert_eq!(raw.ask("DBSIZE"), ":1000");
+        assert_eq!(raw.ask("STRLEN key:000000000999"), ":64");
+    }
 }
 
 #[test]
 fn an_open_loop_counts_the_waiting_of_requests_that_a_stopped_server_kept_from_being_sent() {
-    if Redis::start(&[]).is_none() {
+    if Server::redis(&[]).is_none() {
         return;
     }
     let arguments = ["--rate", "1000", "--connections", "5", "--seconds", "3"];
@@ -80,7 +81,7 @@ fn an_open_loop_counts_the_waiting_of_requests_that_a_stopped_server_kept_from_b
 
 #[test]
 fn a_closed_loop_does_not_see_that_waiting_and_says_so() {
-    if Redis::start(&[]).is_none() {
+    if Server::redis(&[]).is_none() {
         return;
     }
     let arguments = ["--rate", "0", "--connections", "5", "--seconds", "3"];
@@ -93,18 +94,19 @@ fn a_closed_loop_does_not_see_that_waiting_and_says_so() {
 
 #[test]
 fn a_rate_beyond_the_server_is_warned_about() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let load = ["--rate", "50000000", "--connections", "2", "--seconds", "1"];
-    let arguments = [&load[..], &["--timeout-ms", "300"]].concat();
-    let output = spawn(&redis, &arguments).wait_with_output().unwrap();
-    let warned = stderr(&output);
-    assert!(warned.contains("of 50000000 asked"), "{warned}");
-    assert!(warned.contains("were due and never sent"), "{warned}");
+    for server in servers() {
+        let load = ["--rate", "50000000", "--connections", "2", "--seconds", "1"];
+        let arguments = [&load[..], &["--timeout-ms", "300"]].concat();
+        let output = spawn(&server, &arguments).wait_with_output().unwrap();
+        let warned = stderr(&output);
+        assert!(warned.contains("of 50000000 asked"), "{warned}");
+        assert!(warned.contains("were due and never sent"), "{warned}");
+    }
 }
 
 #[test]
 fn errors_are_counted_by_their_first_word() {
-    let Some(redis) = Redis::start(&["--maxmemory", "1"]) else { return };
+    let Some(redis) = Server::redis(&["--maxmemory", "1"]) else { return };
     let arguments = ["--rate", "500", "--connections", "2", "--seconds", "1"];
     let output = spawn(&redis, &arguments).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -119,7 +121,7 @@ fn errors_are_counted_by_their_first_word() {
 
 #[test]
 fn a_lost_connection_is_counted_and_made_again() {
-    let Some(redis) = Redis::start(&[]) else { return };
+    let Some(redis) = Server::redis(&[]) else { return };
     let mut raw = redis.raw();
     let child = spawn(&redis, &["--rate", "1000", "--connections", "4", "--seconds", "3"]);
     wait_for_load(&mut raw);
@@ -139,40 +141,45 @@ fn a_lost_connection_is_counted_and_made_again() {
 
 #[test]
 fn large_values_in_a_deep_pipeline_do_not_come_to_a_halt() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let arguments = ["--rate", "0", "--connections", "2", "--pipeline", "16", "--seconds", "1"];
-    let large = ["--value-size", "1000000", "--keys", "20", "--populate"];
-    let mut child = command(&redis.address());
-    child.args(["-o", "json", "bench", "--runs", "1", "--warmup-seconds", "0"]);
-    let child = child.args(arguments).args(large).stdout(Stdio::piped()).spawn().unwrap();
-    let report = report(child);
-    assert!(report["runs"][0]["reads"]["count"].as_u64().unwrap() > 10);
-    assert!(report["runs"][0]["writes"]["count"].as_u64().unwrap() > 10);
-    assert_eq!(report["runs"][0]["unanswered"], 0);
+    for server in servers() {
+        let arguments = ["--rate", "0", "--connections", "2", "--pipeline", "16", "--seconds", "1"];
+        let large = ["--value-size", "1000000", "--keys", "20", "--populate"];
+        let mut child = command(server.address());
+        child.args(["-o", "json", "bench", "--runs", "1", "--warmup-seconds", "0"]);
+        let child = child.args(arguments).args(large).stdout(Stdio::piped()).spawn().unwrap();
+        let report = report(child);
+        assert!(report["runs"][0]["reads"]["count"].as_u64().unwrap() > 10);
+        assert!(report["runs"][0]["writes"]["count"].as_u64().unwrap() > 10);
+        assert_eq!(report["runs"][0]["unanswered"], 0);
+    }
 }
 
 #[test]
 fn people_get_a_line_a_run_and_a_table_and_a_file_for_programs() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let scratch = tempfile::tempdir().unwrap();
-    let path = scratch.path().join("report.json");
-    let path = path.to_str().unwrap();
-    let arguments = ["bench", "--rate", "500", "--seconds", "1", "--runs", "2", "--keys", "10"];
-    let output = redis.kv(&[&arguments[..], &["--warmup-seconds", "0", "--json", path]].concat());
-    let (code, text) = outcome(&output);
-    assert_eq!(code, 0, "{}", stderr(&output));
-    for part in ["run 1/2: ", "run 2/2: ", "p99.9", "read", "write", "intended start"] {
-        assert!(text.contains(part), "{part} in\n{text}");
+    for server in servers() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("report.json");
+        let path = path.to_str().unwrap();
+        let arguments = ["bench", "--rate", "500", "--seconds", "1", "--runs", "2", "--keys", "10"];
+        let output =
+            server.kv(&[&arguments[..], &["--warmup-seconds", "0", "--json", path]].concat());
+        let (code, text) = outcome(&output);
+        assert_eq!(code, 0, "{}", stderr(&output));
+        for part in ["run 1/2: ", "run 2/2: ", "p99.9", "read", "write", "intended start"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let report: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(report["runs"].as_array().unwrap().len(), 2);
+        assert_eq!(report["settings"]["keys"], 10);
     }
-    let report: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    assert_eq!(report["runs"].as_array().unwrap().len(), 2);
-    assert_eq!(report["settings"]["keys"], 10);
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_told_before_the_load() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let output = redis.kv(&["bench", "--seconds", "3600", "--json", "/nonexistent/report.json"]);
-    assert_eq!(output.status.code(), Some(6));
-    assert!(stderr(&output).contains("/nonexistent/report.json"));
+    for server in servers() {
+        let output =
+            server.kv(&["bench", "--seconds", "3600", "--json", "/nonexistent/report.json"]);
+        assert_eq!(output.status.code(), Some(6));
+        assert!(stderr(&output).contains("/nonexistent/report.json"));
+    }
 }

@@ -1,10 +1,10 @@
-//! `kv` for people and scripts, against a real redis-server.
+//! `kv` for people and scripts, against a real redis-server and a real kvd.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use crate::support::{Redis, command, kv, outcome, stderr};
+use crate::support::{command, kv, outcome, servers, servers_with, stderr};
 use serde_json::Value as Json;
 
 fn ok(text: &str) -> (i32, String) {
@@ -17,171 +17,183 @@ fn json(output: &std::process::Output) -> Json {
 
 #[test]
 fn a_value_is_set_read_and_deleted() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    assert_eq!(outcome(&redis.kv(&["set", "a", "hello world"])), ok("OK\n"));
-    assert_eq!(outcome(&redis.kv(&["get", "a"])), ok("hello world"));
-    assert_eq!(outcome(&redis.kv(&["del", "a", "b"])), ok("deleted 1 of 2\n"));
-    let missing = redis.kv(&["get", "a"]);
-    assert_eq!(outcome(&missing), (1, String::new()));
-    assert!(stderr(&missing).contains("no such key: a"));
-    assert_eq!(redis.kv(&["del", "a", "b"]).status.code(), Some(1));
+    for server in servers() {
+        assert_eq!(outcome(&server.kv(&["set", "a", "hello world"])), ok("OK\n"));
+        assert_eq!(outcome(&server.kv(&["get", "a"])), ok("hello world"));
+        assert_eq!(outcome(&server.kv(&["del", "a", "b"])), ok("deleted 1 of 2\n"));
+        let missing = server.kv(&["get", "a"]);
+        assert_eq!(outcome(&missing), (1, String::new()));
+        assert!(stderr(&missing).contains("no such key: a"));
+        assert_eq!(server.kv(&["del", "a", "b"]).status.code(), Some(1));
+    }
 }
 
 #[test]
 fn any_bytes_come_back_as_they_were() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let all: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-    let address = redis.address();
-    assert_eq!(outcome(&kv(&address, &["set", "bin", "--stdin"], &all)), ok("OK\n"));
-    assert_eq!(redis.kv(&["get", "bin"]).stdout, all);
-    assert_eq!(redis.kv(&["get", "bin", "--raw"]).stdout, all);
-    kv(&address, &["set", "short", "--stdin"], b"\xff\0\n");
-    let shown = json(&redis.kv(&["-o", "json", "get", "short"]));
-    assert_eq!(shown, serde_json::json!({"key": "short", "value_base64": "/wAK"}));
-    kv(&address, &["set", "empty", "--stdin"], b"");
-    assert_eq!(outcome(&redis.kv(&["get", "empty"])), ok(""));
+    for server in servers() {
+        let all: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        let address = server.address();
+        assert_eq!(outcome(&kv(address, &["set", "bin", "--stdin"], &all)), ok("OK\n"));
+        assert_eq!(server.kv(&["get", "bin"]).stdout, all);
+        assert_eq!(server.kv(&["get", "bin", "--raw"]).stdout, all);
+        kv(address, &["set", "short", "--stdin"], b"\xff\0\n");
+        let shown = json(&server.kv(&["-o", "json", "get", "short"]));
+        assert_eq!(shown, serde_json::json!({"key": "short", "value_base64": "/wAK"}));
+        kv(address, &["set", "empty", "--stdin"], b"");
+        assert_eq!(outcome(&server.kv(&["get", "empty"])), ok(""));
+    }
 }
 
 #[test]
 fn a_key_of_any_bytes_is_reached() {
     use std::os::unix::ffi::OsStrExt;
-    let Some(redis) = Redis::start(&[]) else { return };
-    let key = std::ffi::OsStr::from_bytes(b"\xff\xfe");
-    let set = command(&redis.address()).arg("set").arg(key).arg("v").status().unwrap();
-    assert!(set.success());
-    let line = json(&redis.kv(&["-o", "json", "scan"]));
-    assert_eq!(line, serde_json::json!({"key_base64": "//4="}));
+    for server in servers() {
+        let key = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+        let set = command(server.address()).arg("set").arg(key).arg("v").status().unwrap();
+        assert!(set.success());
+        let line = json(&server.kv(&["-o", "json", "scan"]));
+        assert_eq!(line, serde_json::json!({"key_base64": "//4="}));
+    }
 }
 
 #[test]
 fn conditions_decide_and_the_exit_code_says_so() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    assert_eq!(redis.kv(&["set", "k", "1", "--xx"]).status.code(), Some(1));
-    assert_eq!(redis.kv(&["set", "k", "1", "--nx"]).status.code(), Some(0));
-    let second = redis.kv(&["set", "k", "2", "--nx"]);
-    assert_eq!(second.status.code(), Some(1));
-    assert!(stderr(&second).contains("k exists already"));
-    assert_eq!(outcome(&redis.kv(&["set", "k", "3", "--nx", "--get"])), (1, "1".to_owned()));
-    assert_eq!(outcome(&redis.kv(&["set", "k", "4", "--xx", "--get"])), ok("1"));
-    assert_eq!(outcome(&redis.kv(&["set", "new", "5", "--get"])), ok(""));
-    let shown = json(&redis.kv(&["-o", "json", "set", "k", "6", "--nx", "--get"]));
-    assert_eq!(shown, serde_json::json!({"key": "k", "stored": false, "previous": "4"}));
-    assert_eq!(outcome(&redis.kv(&["get", "k"])), ok("4"));
+    for server in servers() {
+        assert_eq!(server.kv(&["set", "k", "1", "--xx"]).status.code(), Some(1));
+        assert_eq!(server.kv(&["set", "k", "1", "--nx"]).status.code(), Some(0));
+        let second = server.kv(&["set", "k", "2", "--nx"]);
+        assert_eq!(second.status.code(), Some(1));
+        assert!(stderr(&second).contains("k exists already"));
+        assert_eq!(outcome(&server.kv(&["set", "k", "3", "--nx", "--get"])), (1, "1".to_owned()));
+        assert_eq!(outcome(&server.kv(&["set", "k", "4", "--xx", "--get"])), ok("1"));
+        assert_eq!(outcome(&server.kv(&["set", "new", "5", "--get"])), ok(""));
+        let shown = json(&server.kv(&["-o", "json", "set", "k", "6", "--nx", "--get"]));
+        assert_eq!(shown, serde_json::json!({"key": "k", "stored": false, "previous": "4"}));
+        assert_eq!(outcome(&server.kv(&["get", "k"])), ok("4"));
+    }
 }
 
 #[test]
 fn expiry_is_set_and_kept() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    redis.kv(&["set", "a", "1", "--ex", "1000"]);
-    redis.kv(&["set", "b", "1", "--px", "1000000"]);
-    redis.kv(&["set", "a", "2", "--keepttl"]);
-    let mut raw = redis.raw();
-    for key in ["a", "b"] {
-        let ttl: i64 = raw.ask(&format!("TTL {key}"))[1..].parse().unwrap();
-        assert!((900..=1000).contains(&ttl), "{key}: {ttl}");
+    for server in servers() {
+        server.kv(&["set", "a", "1", "--ex", "1000"]);
+        server.kv(&["set", "b", "1", "--px", "1000000"]);
+        server.kv(&["set", "a", "2", "--keepttl"]);
+        let mut raw = server.raw();
+        for key in ["a", "b"] {
+            let ttl: i64 = raw.ask(&format!("TTL {key}"))[1..].parse().unwrap();
+            assert!((900..=1000).contains(&ttl), "{key}: {ttl}");
+        }
     }
 }
 
 #[test]
 fn scan_lists_every_key_once_and_filters() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let mut raw = redis.raw();
-    let expected: BTreeSet<String> = (0..2500).map(|n| format!("user:{n}")).collect();
-    for key in &expected {
-        raw.ask(&format!("SET {key} v"));
+    for server in servers() {
+        let mut raw = server.raw();
+        let expected: BTreeSet<String> = (0..2500).map(|n| format!("user:{n}")).collect();
+        raw.ask_all(expected.iter().map(|key| format!("SET {key} v")));
+        raw.ask("HSET other f v");
+        let lines = |arguments: &[&str]| -> Vec<String> {
+            let (code, text) = outcome(&server.kv(arguments));
+            assert_eq!(code, 0);
+            text.lines().map(str::to_owned).collect()
+        };
+        let listed = lines(&["scan", "--match", "user:*", "--count", "100"]);
+        assert_eq!(listed.len(), expected.len());
+        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(lines(&["scan", "--type", "hash"]), ["other"]);
+        assert_eq!(lines(&["scan", "--limit", "7"]).len(), 7);
+        assert_eq!(lines(&["scan", "--match", "nothing*"]), Vec::<String>::new());
     }
-    raw.ask("HSET other f v");
-    let lines = |arguments: &[&str]| -> Vec<String> {
-        let (code, text) = outcome(&redis.kv(arguments));
-        assert_eq!(code, 0);
-        text.lines().map(str::to_owned).collect()
-    };
-    let listed = lines(&["scan", "--match", "user:*", "--count", "100"]);
-    assert_eq!(listed.len(), expected.len());
-    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
-    assert_eq!(lines(&["scan", "--type", "hash"]), ["other"]);
-    assert_eq!(lines(&["scan", "--limit", "7"]).len(), 7);
-    assert_eq!(lines(&["scan", "--match", "nothing*"]), Vec::<String>::new());
 }
 
 #[test]
 fn scan_shows_type_and_time_to_live() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let mut raw = redis.raw();
-    raw.ask("SET s v PX 1000000");
-    raw.ask("HSET h f v");
-    let (code, table) = outcome(&redis.kv(&["scan", "--long"]));
-    assert_eq!(code, 0);
-    for word in ["key", "type", "expires in", "hash", "string", "never", " 99"] {
-        assert!(table.contains(word), "{word} in\n{table}");
+    for server in servers() {
+        let mut raw = server.raw();
+        raw.ask("SET s v PX 1000000");
+        raw.ask("HSET h f v");
+        let (code, table) = outcome(&server.kv(&["scan", "--long"]));
+        assert_eq!(code, 0);
+        for word in ["key", "type", "expires in", "hash", "string", "never", " 99"] {
+            assert!(table.contains(word), "{word} in\n{table}");
+        }
+        let (_, lines) = outcome(&server.kv(&["-o", "json", "scan", "--long"]));
+        let mut lines: Vec<Json> =
+            lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        lines.sort_by_key(|line| line["key"].to_string());
+        assert_eq!(lines[0], serde_json::json!({"key": "h", "type": "hash", "ttl_ms": null}));
+        assert_eq!(lines[1]["type"], "string");
+        assert!((900_000..=1_000_000).contains(&lines[1]["ttl_ms"].as_i64().unwrap()));
     }
-    let (_, lines) = outcome(&redis.kv(&["-o", "json", "scan", "--long"]));
-    let mut lines: Vec<Json> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    lines.sort_by_key(|line| line["key"].to_string());
-    assert_eq!(lines[0], serde_json::json!({"key": "h", "type": "hash", "ttl_ms": null}));
-    assert_eq!(lines[1]["type"], "string");
-    assert!((900_000..=1_000_000).contains(&lines[1]["ttl_ms"].as_i64().unwrap()));
 }
 
 #[test]
 fn a_reader_that_has_enough_is_no_failure() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let mut raw = redis.raw();
-    for n in 0..20_000 {
-        raw.ask(&format!("SET a-rather-long-key-so-that-no-pipe-holds-all-of-them:{n} v"));
+    for server in servers() {
+        let mut raw = server.raw();
+        let key = "a-rather-long-key-so-that-no-pipe-holds-all-of-them";
+        raw.ask_all((0..20_000).map(|n| format!("SET {key}:{n} v")));
+        let mut child = command(server.address())
+            .arg("scan")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut few = [0; 10];
+        child.stdout.take().unwrap().read_exact(&mut few).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     }
-    let mut child = command(&redis.address())
-        .arg("scan")
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut few = [0; 10];
-    child.stdout.take().unwrap().read_exact(&mut few).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }
 
 #[test]
 fn ping_and_info_answer() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    let (code, line) = outcome(&redis.kv(&["ping"]));
-    assert!(code == 0 && line.starts_with(&format!("PONG from {}", redis.address())), "{line}");
-    assert!(json(&redis.kv(&["-o", "json", "ping"]))["latency_us"].is_u64());
-    let info = json(&redis.kv(&["-o", "json", "info"]));
-    assert_eq!(info["server"]["tcp_port"], redis.address().rsplit_once(':').unwrap().1);
-    let (_, table) = outcome(&redis.kv(&["info", "server"]));
-    assert!(table.contains("tcp_port") && !table.contains("used_memory"), "{table}");
-    assert_eq!(redis.kv(&["info", "nosuch"]).status.code(), Some(1));
+    for server in servers() {
+        let (code, line) = outcome(&server.kv(&["ping"]));
+        assert!(
+            code == 0 && line.starts_with(&format!("PONG from {}", server.address())),
+            "{line}"
+        );
+        assert!(json(&server.kv(&["-o", "json", "ping"]))["latency_us"].is_u64());
+        let info = json(&server.kv(&["-o", "json", "info"]));
+        assert_eq!(info["server"]["tcp_port"], server.address().rsplit_once(':').unwrap().1);
+        let (_, table) = outcome(&server.kv(&["info", "server"]));
+        assert!(table.contains("tcp_port") && !table.contains("used_memory"), "{table}");
+        assert_eq!(server.kv(&["info", "nosuch"]).status.code(), Some(1));
+    }
 }
 
 #[test]
 fn errors_of_the_server_end_with_1() {
-    let Some(redis) = Redis::start(&[]) else { return };
-    redis.raw().ask("HSET h f v");
-    let wrong = redis.kv(&["get", "h"]);
-    assert_eq!(wrong.status.code(), Some(1));
-    assert!(stderr(&wrong).contains("WRONGTYPE"), "{}", stderr(&wrong));
+    for server in servers() {
+        server.raw().ask("HSET h f v");
+        let wrong = server.kv(&["get", "h"]);
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(stderr(&wrong).contains("WRONGTYPE"), "{}", stderr(&wrong));
+    }
 }
 
 #[test]
 fn credentials_are_taken_from_the_environment_and_never_shown() {
-    let Some(redis) = Redis::start(&["--requirepass", "s3cret"]) else { return };
-    let with = |password: &str, arguments: &[&str]| {
-        let mut command = command(&redis.address());
-        command.env("LARDER_PASSWORD", password).args(arguments).output().unwrap()
-    };
-    assert_eq!(with("s3cret", &["set", "k", "v"]).status.code(), Some(0));
-    assert_eq!(with("s3cret", &["--user", "default", "get", "k"]).stdout, b"v");
-    assert_eq!(redis.kv(&["--password", "s3cret", "get", "k"]).stdout, b"v");
-    assert_eq!(redis.kv(&["get", "k"]).status.code(), Some(5));
-    let wrong = with("guess-1", &["get", "k"]);
-    assert_eq!(wrong.status.code(), Some(5));
-    assert!(stderr(&wrong).contains("WRONGPASS") && !stderr(&wrong).contains("guess-1"));
-    let help = with("s3cret", &["--help"]);
-    assert!(outcome(&help).1.contains("LARDER_PASSWORD"));
-    assert!(!outcome(&help).1.contains("s3cret"));
-    assert_eq!(redis.kv(&["--user", "default", "ping"]).status.code(), Some(2));
+    for server in servers_with("s3cret") {
+        let with = |password: &str, arguments: &[&str]| {
+            let mut command = command(server.address());
+            command.env("LARDER_PASSWORD", password).args(arguments).output().unwrap()
+        };
+        assert_eq!(with("s3cret", &["set", "k", "v"]).status.code(), Some(0));
+        assert_eq!(with("s3cret", &["--user", "default", "get", "k"]).stdout, b"v");
+        assert_eq!(server.kv(&["--password", "s3cret", "get", "k"]).stdout, b"v");
+        assert_eq!(server.kv(&["get", "k"]).status.code(), Some(5));
+        let wrong = with("guess-1", &["get", "k"]);
+        assert_eq!(wrong.status.code(), Some(5));
+        assert!(stderr(&wrong).contains("WRONGPASS") && !stderr(&wrong).contains("guess-1"));
+        let help = with("s3cret", &["--help"]);
+        assert!(outcome(&help).1.contains("LARDER_PASSWORD"));
+        assert!(!outcome(&help).1.contains("s3cret"));
+        assert_eq!(server.kv(&["--user", "default", "ping"]).status.code(), Some(2));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `kv` as people and scripts run it, against a real redis-server, an admin port, and processes.
+//! `kv` as people and scripts run it, against a real redis-server and kvd, an admin port, and processes.
 #![expect(clippy::unwrap_used, reason = "what a test is built on may panic as the test may")]
 
 mod admin;
