@@ -78,10 +78,7 @@ pub(crate) fn run(target: &Target, settings: &Bench) -> Result<(), Failure> {
             ))?;
         }
     }
-    match report.errors() {
-        0 => Ok(()),
-        errors => Err(Failure::Unmet(format!("{errors} requests failed"))),
-    }
+    report.failures().map_or(Ok(()), |failures| Err(Failure::Unmet(failures)))
 }
 
 /// Raises the limit of open files as far as that needs no rights: a connection takes two, and the

@@ -56,7 +56,7 @@ pub(crate) struct Run {
     pub(crate) writes: Percentiles,
     /// Error replies by first word; LOST: requests whose connection was lost.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Connections lost.
+    /// Connections lost, whether requests waited on them or not.
     pub(crate) connections_lost: u64,
     /// Requests that were due and still not sent when the time to wait for replies was over. The
     /// percentiles are better than the truth by these.
@@ -176,6 +176,9 @@ impl Run {
             let code = output::for_line(code.as_bytes());
             warnings.push(format!("run {run}: {count} requests failed with {code}"));
         }
+        if self.connections_lost > 0 {
+            warnings.push(format!("run {run}: {} connections were lost", self.connections_lost));
+        }
         warnings
     }
 }
@@ -211,9 +214,12 @@ impl Report {
         table
     }
 
-    /// Requests that failed, all runs.
-    pub(crate) fn errors(&self) -> u64 {
-        self.runs.iter().flat_map(|run| run.errors.values()).sum()
+    /// What failed in all runs; `None` where nothing did.
+    pub(crate) fn failures(&self) -> Option<String> {
+        let errors: u64 = self.runs.iter().flat_map(|run| run.errors.values()).sum();
+        let lost: u64 = self.runs.iter().map(|run| run.connections_lost).sum();
+        let failed = format!("{errors} requests failed, {lost} connections were lost");
+        (errors + lost > 0).then_some(failed)
     }
 }
 

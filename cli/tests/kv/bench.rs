@@ -131,7 +131,8 @@ fn a_lost_connection_is_counted_and_made_again() {
     let run = &report["runs"][0];
     assert_eq!(run["connections_lost"], 4);
     let lost = run["errors"]["LOST"].as_u64().unwrap_or(0);
-    assert_eq!(output.status.code(), Some(i32::from(lost > 0)));
+    assert_eq!(output.status.code(), Some(1), "whether a request waited or not");
+    assert!(stderr(&output).contains("4 connections were lost"), "{}", stderr(&output));
     let answered =
         run["reads"]["count"].as_u64().unwrap() + run["writes"]["count"].as_u64().unwrap();
     let left = run["unsent"].as_u64().unwrap() + run["unanswered"].as_u64().unwrap();

@@ -91,6 +91,20 @@ fn errors_are_named_and_cannot_steer_the_terminal() {
 }
 
 #[test]
+fn connections_that_were_lost_with_no_request_waiting_are_a_failure_and_warned_about() {
+    let (target, settings) = settings(&[]);
+    let mut samples = samples(1000);
+    let failures = |samples: &Samples| {
+        let runs = vec![Run::of(1, &settings, samples)];
+        Report::of(&target, &settings, runs, samples).failures()
+    };
+    assert_eq!(failures(&samples), None);
+    samples.lost = 2;
+    assert!(failures(&samples).unwrap().contains("2 connections were lost"));
+    assert!(warnings("100", |s| s.lost = 2).contains("2 connections were lost"));
+}
+
+#[test]
 fn the_median_of_runs_is_not_their_mean() {
     assert!((median(vec![1.0, 100.0, 2.0]) - 2.0).abs() < 1e-9);
     assert!((median(vec![4.0, 1.0, 3.0, 2.0]) - 2.5).abs() < 1e-9);
