@@ -9,6 +9,7 @@ mod workload;
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ const FAR: Duration = Duration::from_secs(365 * 86_400);
 pub(crate) fn run(target: &Target, settings: &Bench) -> Result<(), Failure> {
     // Before the load, so that an hour's figures are not lost to a wrong path.
     let file =
-        settings.json.as_ref().map(File::create).transpose().map_err(json_failed(settings))?;
+        settings.json.as_ref().map(open_report).transpose().map_err(json_failed(settings))?;
     allow_open_files();
     let threads = usize::try_from(settings.threads).unwrap_or(1);
     let runtime =
@@ -63,8 +64,8 @@ pub(crate) fn run(target: &Target, settings: &Bench) -> Result<(), Failure> {
     };
     let report = runtime.block_on(bench.run())?;
     let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?;
-    if let Some(mut file) = file {
-        writeln!(file, "{json}").map_err(json_failed(settings))?;
+    if let Some(file) = file {
+        replace_report(file, &json).map_err(json_failed(settings))?;
     }
     match target.output {
         Format::Json => output::print_line(&json)?,
@@ -87,6 +88,19 @@ fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// Opens the file for the report; what it holds stays until there is another.
+fn open_report(path: &PathBuf) -> std::io::Result<File> {
+    File::options().write(true).create(true).truncate(false).open(path)
+}
+
+fn replace_report(mut file: File, json: &str) -> std::io::Result<()> {
+    // A pipe or a terminal has no length.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    writeln!(file, "{json}")
 }
 
 fn json_failed(settings: &Bench) -> impl Fn(std::io::Error) -> Failure {

@@ -1,9 +1,13 @@
 //! `kv bench` against a real redis-server and a real kvd: does it ask what it says, and measure what a user waits?
 
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
-use crate::support::{Raw, Server, command, outcome, servers, stderr};
+use crate::support::{Raw, Server, command, kv, outcome, servers, stderr};
 use serde_json::Value as Json;
+
+/// What a file holds before a report is written to it: longer than one.
+static OLDER_REPORT: [u8; 100_000] = [b'x'; 100_000];
 
 /// How long the server is stopped in the tests of latency, milliseconds.
 const PAUSE_MS: u64 = 1000;
@@ -161,6 +165,7 @@ fn people_get_a_line_a_run_and_a_table_and_a_file_for_programs() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("report.json");
         let path = path.to_str().unwrap();
+        std::fs::write(path, OLDER_REPORT).unwrap();
         let arguments = ["bench", "--rate", "500", "--seconds", "1", "--runs", "2", "--keys", "10"];
         let output =
             server.kv(&[&arguments[..], &["--warmup-seconds", "0", "--json", path]].concat());
@@ -182,5 +187,26 @@ fn a_file_that_cannot_be_written_is_told_before_the_load() {
             server.kv(&["bench", "--seconds", "3600", "--json", "/nonexistent/report.json"]);
         assert_eq!(output.status.code(), Some(6));
         assert!(stderr(&output).contains("/nonexistent/report.json"));
+    }
+}
+
+#[test]
+fn a_report_stays_until_there_is_another() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("report.json");
+    std::fs::write(&path, OLDER_REPORT).unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = kv(&closed, &["bench", "--json", path.to_str().unwrap()], b"");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(std::fs::read(path).unwrap() == OLDER_REPORT);
+}
+
+#[test]
+fn a_report_can_be_written_to_a_pipe() {
+    for server in servers() {
+        let arguments = ["bench", "--rate", "100", "--seconds", "1", "--runs", "1"];
+        let more = ["--warmup-seconds", "0", "--json", "/dev/stdout"];
+        let (code, text) = outcome(&server.kv(&[&arguments[..], &more].concat()));
+        assert!(code == 0 && text.contains("\n}\nall 1 runs: "), "{text}");
     }
 }
