@@ -6,4 +6,5 @@ mod reopening;
 mod stopping;
 mod strangers;
 mod support;
+mod versions;
 mod waiting;
