@@ -146,7 +146,7 @@ pub fn log_code(error: &LogError) -> u8 {
 /// Runs a node until the first of `signals`, which come by their names, a client sends SHUTDOWN, or
 /// the shard fails. At most `tables_open_max` tables of its state are open at once.
 ///
-/// Requests that were sent before the stop are answered for at most `drain_ms`; then everything
+/// Requests that were read before the stop are answered for at most `drain_ms`; then everything
 /// is folded and flushed, so that the next start has nothing to replay. A stop that takes too long, or
 /// that another signal cuts short, kills the process.
 ///

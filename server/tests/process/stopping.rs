@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
@@ -20,9 +20,12 @@ use crate::support::{Kvd, Process, wait_for};
 const CLOSING_MAX: Duration = Duration::from_secs(20);
 const KILLED: Option<i32> = Some(9);
 const MIB: usize = 1 << 20;
+/// Replies of 1 MiB that a client asks for and does not read: more than sockets hold.
+const UNREAD: usize = 64;
 
-/// A node that drains for so long, and a client that reads nothing of the 64 MiB it asked for.
-fn unread(data: &Path, drain_ms: u64) -> (Kvd, TcpStream) {
+/// A node that drains for so long, and a client that reads nothing of the 64 MiB it asked for, nor of
+/// what it sent behind that, all in one piece.
+fn unread(data: &Path, drain_ms: u64, behind: &str) -> (Kvd, TcpStream) {
     let file = data.join("kvd.toml");
     fs::write(&file, format!("drain_ms = {drain_ms}\n")).expect("written");
     let node =
@@ -30,7 +33,8 @@ fn unread(data: &Path, drain_ms: u64) -> (Kvd, TcpStream) {
     let set = format!("SETRANGE value {} x", MIB - 1);
     assert_eq!(node.client().ask(&set), format!(":{MIB}"));
     let mut silent = TcpStream::connect(node.resp).expect("kvd listens");
-    silent.write_all("GET value\r\n".repeat(64).as_bytes()).expect("it is connected");
+    let requests = "GET value\r\n".repeat(UNREAD) + behind;
+    silent.write_all(requests.as_bytes()).expect("it is connected");
     wait_for("replies that are not read", || node.metric("larder_resp_replies_bytes") > 0);
     (node, silent)
 }
@@ -38,7 +42,7 @@ fn unread(data: &Path, drain_ms: u64) -> (Kvd, TcpStream) {
 #[test]
 fn a_pipeline_that_nobody_reads_is_cut_after_drain_ms() {
     let data = tempfile::tempdir().expect("a directory");
-    let (node, _silent) = unread(data.path(), 200);
+    let (node, _silent) = unread(data.path(), 200, "");
     let began = Instant::now();
     let (code, log) = node.stop();
     assert_eq!(code, Some(0), "{log:?}");
@@ -47,9 +51,31 @@ fn a_pipeline_that_nobody_reads_is_cut_after_drain_ms() {
 }
 
 #[test]
+fn what_was_read_before_a_stop_is_done_and_answered() {
+    const WRITES: usize = 100;
+    let data = tempfile::tempdir().expect("a directory");
+    let writes: String = (0..WRITES).map(|key| format!("SET key:{key} x\r\n")).collect();
+    let (mut node, stream) = unread(data.path(), 60_000, &writes);
+    assert_eq!(node.client().ask("DBSIZE"), ":1", "the writes wait behind what nobody reads");
+    node.process().signal(Signal::TERM);
+    node.process().says("kvd drains");
+
+    let mut replies = Vec::new();
+    { stream }.read_to_end(&mut replies).expect("the connection ends in order");
+    let value = [format!("${MIB}\r\n").as_bytes(), &vec![0; MIB - 1], b"x\r\n"].concat();
+    let expected = [value.repeat(UNREAD), b"+OK\r\n".repeat(WRITES)].concat();
+    assert!(replies == expected, "{} bytes of {}", replies.len(), expected.len());
+    let (status, log) = node.process().end();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+
+    let again = Kvd::start(&data.path().join("data"), &[]);
+    assert_eq!(again.client().ask("DBSIZE"), format!(":{}", WRITES + 1));
+}
+
+#[test]
 fn a_second_signal_ends_the_process_at_once_and_loses_nothing() {
     let data = tempfile::tempdir().expect("a directory");
-    let (mut node, _silent) = unread(data.path(), 600_000);
+    let (mut node, _silent) = unread(data.path(), 600_000, "");
     node.process().signal(Signal::TERM);
     node.process().says("kvd drains");
     node.process().signal(Signal::INT);
