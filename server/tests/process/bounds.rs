@@ -322,3 +322,20 @@ fn a_command_that_changes_more_than_a_record_may_hold_changes_nothing() {
     assert_eq!((client.line(), client.line()), ("+OK".to_owned(), refusal));
     assert_eq!(client.ask("DBSIZE"), format!(":{}", CHANGES_MAX / 2 + 1));
 }
+
+#[test]
+fn an_idle_node_with_the_default_configuration_stays_small() {
+    const RESIDENT_BYTES_MAX: u64 = 64 << 20;
+    const WATCHED: Duration = Duration::from_secs(2);
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Kvd::start(data.path(), &[]);
+    assert!(node.http("/readyz").ends_with("ready\n"));
+    let until = Instant::now() + WATCHED;
+    let mut most = 0;
+    wait_for("the end of the watch", || {
+        most = most.max(node.metric("larder_process_resident_memory_bytes"));
+        Instant::now() >= until
+    });
+    println!("at most {most} bytes were resident");
+    assert!(most < RESIDENT_BYTES_MAX, "{most} bytes were resident");
+}
