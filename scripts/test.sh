@@ -35,6 +35,17 @@ check_for_planted_bugs() {
     [[ "$planted" == *planted-bugs* ]] || die "whether kvd has planted bugs cannot be told any more"
 }
 
+# What the suite no-rocksdb runs must be built without RocksDB, which is compiled for the others and so
+# would not be missed. With its features on, the same question has to name it.
+dependencies_of() { cargo tree --locked --edges normal,build,dev -p larder-config -p larder-storage "$@"; }
+check_for_rocksdb() {
+    local without with
+    without="$(dependencies_of --no-default-features)"
+    with="$(dependencies_of)"
+    [[ "$without" != *rocksdb* ]] || die "what is to be built without RocksDB depends on it"
+    [[ "$with" == *rocksdb* ]] || die "whether something depends on RocksDB cannot be told any more"
+}
+
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${suites[@]}" | awk -F '|' '{printf "%-14s %5s  %s\n", $1, $2, $3}'
     exit 0
@@ -56,6 +67,7 @@ build larder-server larder-cli
 cargo test --locked --release --workspace --no-run
 built=$SECONDS
 check_for_planted_bugs
+check_for_rocksdb
 
 export LARDER_KVD="$CARGO_TARGET_DIR/release/kvd"
 export LARDER_KV="$CARGO_TARGET_DIR/release/kv"
