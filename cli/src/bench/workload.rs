@@ -8,10 +8,11 @@ use larder_resp::encode_request;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-/// By how much the pool of random bytes is larger than a value: so many different values.
-const POOL_SLACK: usize = 4096;
+/// By how much the pool of random bytes is larger than a value: so many different values. Much more than
+/// a compressor looks back, so that values beside each other seldom share anything.
+const POOL_SLACK: usize = 4 << 20;
 
-/// Random bytes that all values are cut from. They do not compress, and making them costs no time
+/// Random bytes that all values are cut from. They hardly compress, also together, and making them costs no time
 /// while the clock runs.
 #[derive(Debug)]
 pub(crate) struct Values {
@@ -138,6 +139,16 @@ mod tests {
             let (_, reads) = requests(Workload::mixed(10, ratio, values.clone(), 7), 4000);
             assert!((fewest..=most).contains(&reads), "{reads} of 4000 at {ratio}");
         }
+    }
+
+    #[test]
+    fn values_beside_each_other_share_hardly_anything() {
+        let (values, mut random) = (Values::new(1024, 1), SmallRng::seed_from_u64(1));
+        let some: Vec<_> = (0..64).map(|_| values.pick(&mut random).as_ptr_range()).collect();
+        let of_two = some.iter().flat_map(|one| some.iter().map(move |other| (one, other)));
+        let shared = of_two.filter(|(one, other)| one.start < other.start && other.start < one.end);
+        let shared = shared.count();
+        assert!(shared < 20, "{shared} of 2016 pairs overlap");
     }
 
     #[test]
