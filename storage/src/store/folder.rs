@@ -191,6 +191,7 @@ impl Folder {
         let others = [retention.followers(), retention.pinned(false)];
         let floor = others.into_iter().flatten().fold(limit, SequenceNumber::min);
         shared.log.trim_capped(floor, limit, shared.options.retain_bytes_max)?;
+        assert!(shared.log.first() <= persisted.next(), "trimmed <= persisted");
         Ok(())
     }
 }
