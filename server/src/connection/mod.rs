@@ -165,19 +165,22 @@ impl Connection {
     }
 
     async fn serve_requests(&mut self) -> Result<(), End> {
+        let stop = self.stop.clone();
+        // Held until all that was read is answered: a stop waits for that.
+        let mut busy = None;
         loop {
             self.decoder.set_limits(limits_of(&self.session, &self.node));
             let commands_max = self.commands_max();
             match self.decoder.decode(&mut self.unread, commands_max) {
                 Ok(pipeline) if pipeline.is_empty() => {
-                    if self.stop.is_requested() {
+                    busy = None;
+                    if stop.is_requested() {
                         return Ok(());
                     }
                     self.read().await?;
                 }
                 Ok(pipeline) => {
-                    let stop = self.stop.clone();
-                    let _busy = stop.busy();
+                    busy.get_or_insert_with(|| stop.busy());
                     let next = self.run(pipeline).await?;
                     self.send().await?;
                     if let Next::Close = next {

@@ -125,14 +125,12 @@ fn no_thread_gives_way_also_once_the_state_was_opened_again() {
     let scratch = tempfile::tempdir().expect("a directory");
     let data = scratch.path().join("data");
     let node = Kvd::start(&data, &[]);
-    // A thread has the name of the one that starts it until it has given itself its own.
     let inherited = node.niceness("kvd")[0];
     let are_alike = || {
-        let of = |thread| node.niceness(thread);
-        [of("syncer"), of("folder")] == [[inherited], [inherited]]
-            && [of("rocksdb:low"), of("rocksdb:high")]
-                .iter()
-                .all(|pool| !pool.is_empty() && pool.iter().all(|niceness| *niceness == inherited))
+        ["syncer", "folder", "rocksdb:low", "rocksdb:high"].into_iter().all(|name| {
+            let found = node.niceness(name);
+            !found.is_empty() && found.iter().all(|niceness| *niceness == inherited)
+        })
     };
     let mut client = node.client();
     // Each save leaves a file in level 0, of which eight are compacted: a thread of RocksDB would take
