@@ -42,7 +42,14 @@ kvd="$CARGO_TARGET_DIR/release/kvd"
 [ -n "$dir" ] || { dir="$CARGO_TARGET_DIR/compare"; mkdir -p "$dir"; }
 work="$(mktemp -d "$dir/compare.XXXXXX")"
 pids=()
-finish() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$work"; }
+# Ends the processes that keep the machine busy, where there are any.
+rest() {
+    local pid
+    [ -f "$work/busy" ] || return 0
+    while read -r pid; do kill "$pid" 2>/dev/null || true; done <"$work/busy"
+    rm "$work/busy"
+}
+finish() { rest; for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$work"; }
 trap finish EXIT
 
 free_port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)); }
@@ -81,15 +88,14 @@ arguments() {
 
 # run PORT LINE: requests a second and p99 in milliseconds.
 run() {
-    local others=()
     calm "a run of $2"
     for _ in $(seq "$busy"); do
-        timeout 600 bash -c 'while :; do :; done' &
-        others+=($!)
+        (while :; do :; done) >/dev/null &
+        echo $! >>"$work/busy"
     done
     # shellcheck disable=SC2046
     redis-benchmark -p "$1" $(arguments "$2") | tail -n 1 | tr -d '"' | awk -F, '{print $(NF-6), $(NF-1)}'
-    [ "$busy" -eq 0 ] || { kill "${others[@]}"; wait "${others[@]}" || true; } 2>/dev/null
+    rest
 }
 # run_kvd LINE: the same of kvd, and in $work/batch the records that it fsynced at a time, on average.
 run_kvd() {

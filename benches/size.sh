@@ -76,13 +76,15 @@ start
 keys=$((cache * 4 * 1024))
 printf '\na data set of %s MiB (%s keys, each with 1 KiB that does not compress) over a block cache of %s MiB\n' \
     $((cache * 4)) "$keys" "$cache"
-printf '  GET, pipeline 1, what was written last still in memory: %s\n' "$(load --populate)"
+loaded="$(load --populate)" || failed=yes
+printf '  GET, pipeline 1, what was written last still in memory: %s\n' "$loaded"
 saved
 tables="$(du -cm "$work"/data/state/*.sst | tail -n 1 | cut -f 1)"
 printf '  in tables: %s MiB\n' "$tables"
 [ "$tables" -ge $((cache * 4)) ] || { say "the tables hold less than the data set: it was compressed"; failed=yes; }
 for p in 1 16; do
-    printf '  GET, pipeline %s: %s\n' "$p" "$(load --pipeline "$p")"
+    loaded="$(load --pipeline "$p")" || failed=yes
+    printf '  GET, pipeline %s: %s\n' "$p" "$loaded"
 done
 printf '  resident: %s\n' "$(resident)"
 stop TERM

@@ -3,7 +3,8 @@
 #
 # usage: scripts/test.sh [SUITE...]      (default: all; --list names them)
 #
-# With CI=true, as the gate has it, a suite that cannot run here fails, and nothing of the environment
+# With CI=true, as the gate has it, a suite that cannot run here fails (but for latencies of the hostile suite, where the
+# machine gives no memory in time), and nothing of the environment
 # (LARDER_SEED and the like) may alter what is tested; elsewhere a suite says that it was skipped, and why.
 source "$(dirname "$0")/common.sh"
 refuse_overrides

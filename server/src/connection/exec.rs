@@ -296,15 +296,21 @@ impl Connection {
             touched,
             aborted: false,
         };
+        let touches_keys = transaction.commands.iter().any(|command| touches_keys(command));
         let reads_here = !transaction.writes() && self.reads_what_others_commit();
         let mut work = Work::of(Task::Transaction(transaction));
         work.reply_share = self.reply_share.take();
-        let mut work =
-            if reads_here { self.read_here(work).await? } else { self.submit(work).await? };
+        let mut work = if reads_here {
+            self.read_here(work, touches_keys).await?
+        } else {
+            self.submit(work).await?
+        };
         if let Task::Transaction(done) = &work.task {
             self.shard().watches().remove(&done.watched, &done.touched);
         }
-        self.settle(&mut work).await;
+        if touches_keys {
+            self.settle(&mut work).await;
+        }
         self.reply_share = work.reply_share.take();
         if let Some(refusal) = work.refusal {
             return Ok(Err(CommandError::Message(refusal)));
@@ -333,12 +339,8 @@ impl Connection {
 
     /// Evaluates a transaction that writes nothing, where others commit. What it was admitted by when it
     /// was queued may be long ago.
-    async fn read_here(&self, mut work: Work) -> Result<Work, End> {
-        let Task::Transaction(Transaction { commands, .. }) = &work.task else {
-            unreachable!("it is one")
-        };
-        let reads = commands.iter().any(|command| touches_keys(command));
-        if reads
+    async fn read_here(&self, mut work: Work, touches_keys: bool) -> Result<Work, End> {
+        if touches_keys
             && let Some(replica) = &self.node.replica
             && let Err(refusal) = replica.admit_reads(&self.session)
         {

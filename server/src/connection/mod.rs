@@ -173,11 +173,15 @@ impl Connection {
             let commands_max = self.commands_max();
             match self.decoder.decode(&mut self.unread, commands_max) {
                 Ok(pipeline) if pipeline.is_empty() => {
-                    busy = None;
+                    drop(busy.take());
                     if stop.is_requested() {
                         return Ok(());
                     }
-                    self.read().await?;
+                    let bytes = self.read().await?;
+                    busy = Some(stop.busy());
+                    if bytes == PIECE_BYTES {
+                        after_those_ready().await;
+                    }
                 }
                 Ok(pipeline) => {
                     busy.get_or_insert_with(|| stop.busy());
@@ -215,7 +219,8 @@ impl Connection {
         self.send().await
     }
 
-    async fn read(&mut self) -> Result<(), End> {
+    /// Reads a piece of what the client has sent; answers of how many bytes.
+    async fn read(&mut self) -> Result<usize, End> {
         let must_authenticate = self.session.must_authenticate(&self.node);
         let patience = if must_authenticate { PATIENCE_BEFORE_AUTH } else { PATIENCE };
         self.make_room(patience).await?;
@@ -234,10 +239,7 @@ impl Connection {
         };
         self.was_filled = bytes == PIECE_BYTES || self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
-        if bytes == PIECE_BYTES {
-            after_those_ready().await;
-        }
-        if bytes == 0 { Err(End::Closed) } else { Ok(()) }
+        if bytes == 0 { Err(End::Closed) } else { Ok(bytes) }
     }
 
     /// Makes room for a read in the buffer. Where that makes it large, waits until the requests of all

@@ -250,11 +250,11 @@ impl Connection {
             .take(most)
             .map_while(|index| {
                 let command = self.admit(pipeline.request(index)).ok()?;
-                let touches_keys = matches!(
+                let is_for_the_writer = matches!(
                     command.handler,
                     Handler::Read(_) | Handler::ReadMany(_) | Handler::Write(_)
                 );
-                touches_keys.then_some(command)
+                is_for_the_writer.then_some(command)
             })
             .collect()
     }

@@ -31,10 +31,10 @@ use super::{
 };
 use crate::clock::wall_ms;
 
-/// What is staged waits no longer for whom wakes the sync thread, which writes its mark after this much
-/// idleness: soon enough to be there before most power cuts, and late enough not to double the writes of
-/// a slow client.
-const IDLE_BEFORE_MARK: Duration = Duration::from_millis(50);
+/// The sync thread looks at what is staged after this time though nobody wakes it. Where there is nothing it
+/// writes its mark: soon enough to be there before most power cuts, and late enough not to double the
+/// writes of a slow client.
+const PATIENCE_MAX: Duration = Duration::from_millis(50);
 
 /// The wall clock may stand this much before the newest record without a word: so far may the clocks of
 /// two machines be apart, and so much may a clock be put right.
@@ -166,6 +166,7 @@ impl Shard {
             _directory: plan.directory.clone(),
         });
         let keeper = Keeper { shard: shard.clone(), plan };
+        // It folds for nearly all of its time.
         let keeper = spawn("folder", move || keeper.keep(parts))?;
         Ok((shard.clone(), Threads { shard, keeper }))
     }
@@ -284,11 +285,14 @@ pub(super) fn sync_until_closed(
     loop {
         syncer.keep_pace();
         let patience =
-            syncer.patience().map_or(IDLE_BEFORE_MARK, |patience| patience.min(IDLE_BEFORE_MARK));
+            syncer.patience().map_or(PATIENCE_MAX, |patience| patience.min(PATIENCE_MAX));
         match staged.take(is_empty, Some(patience)) {
             Taken::All(Staged { batch, works }) => {
-                if let Some(batch) = batch {
-                    syncer.commit(batch)?;
+                match batch {
+                    Some(batch) => syncer.commit(batch)?,
+                    // Reads alone may come again and again.
+                    None if syncer.patience() == Some(Duration::ZERO) => syncer.sync_rest()?,
+                    None => {}
                 }
                 match awaiting {
                     None => mailbox::answer(works),

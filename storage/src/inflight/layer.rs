@@ -28,6 +28,7 @@ pub(crate) const UNITS_PER_BLOCK: u16 = 64;
 /// Blocks of a layer.
 pub(crate) const BLOCKS: u16 = larder_types::UNITS / UNITS_PER_BLOCK;
 const BLOCKS_PER_WORD: usize = u64::BITS as usize;
+const _: () = assert!((BLOCKS as usize).is_multiple_of(BLOCKS_PER_WORD), "each block has a bit");
 
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 

@@ -73,7 +73,7 @@ impl Syncer {
         self.shared.pace.note_pause(pause);
     }
 
-    /// How long the next batch should wait: not at all while the fold keeps up, 20 ms at most.
+    /// How long the next batch should wait: not at all while the fold keeps up, and never long.
     pub fn pause(&self) -> Duration {
         let Some((began, bytes)) = self.last else { return Duration::ZERO };
         // What the fold may not take yet does not make it late.

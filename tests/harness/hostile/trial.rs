@@ -193,9 +193,7 @@ pub fn trial(
         match verdict.expect_unnoticed(bounds) {
             Ok(()) => return Ok(verdict),
             Err(_) if verdict.is_of_the_machine() => {
-                println!(
-                    "hostile: {name}: SKIPPED the bound of latencies: the machine gives no memory in time"
-                );
+                say_skipped(name);
                 return Ok(verdict);
             }
             Err(again) => slow = again,
@@ -205,14 +203,25 @@ pub fn trial(
         return Err(slow.context(format!("and {TRIALS_ANEW_MAX} trials were measured anew before")));
     }
     println!("hostile: {name}: {slow}; measured anew");
+    let mut is_judged = false;
     for _ in 0..ANEW {
         verdict = measure(name, server, target, attack, bounds)?;
         verdict.expect_cheap(bounds)?;
         if !verdict.is_of_the_machine() {
             verdict.expect_unnoticed(bounds)?;
+            is_judged = true;
         }
     }
+    if !is_judged {
+        say_skipped(name);
+    }
     Ok(verdict)
+}
+
+fn say_skipped(name: &str) {
+    println!(
+        "hostile: {name}: SKIPPED the bound of latencies: the machine gives no memory in time"
+    );
 }
 
 fn measure(
