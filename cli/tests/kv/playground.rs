@@ -297,7 +297,12 @@ fn whoever_connects_before_the_nodes_are_ready_and_asks_after_it_is_answered() {
     (&early).write_all(b"{\"order\":\"heal\"}\n").unwrap();
     let mut answer = String::new();
     (&early).read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "{\"done\":\"no link was cut\"}\n");
+    // The last node may have been told before the playground knows that it is ready.
+    let answers = [
+        "{\"done\":\"no link was cut\"}\n",
+        "{\"refused\":\"the nodes are still starting: try again\"}\n",
+    ];
+    assert!(answers.contains(&answer.as_str()), "{answer:?}");
     assert_eq!(scratch.kv(&["stop"]).status.code(), Some(0));
     child.wait_with_output().unwrap();
     scratch.expect_clean();
