@@ -181,14 +181,15 @@ async fn a_snapshot_that_comes_after_replication_began_anew_is_not_installed() {
 #[tokio::test]
 async fn a_snapshot_that_is_in_place_in_part_ends_the_process_and_one_of_which_nothing_is_does_not()
 {
-    // A file where a directory has to be made: to gather in, or to set log and state aside in; and
-    // a directory where the decision has to be written.
+    // A file where a directory has to be made to gather in; a directory where the decision has to be
+    // written; and a link to nowhere where log and state have to be set aside.
     for (blocked, is_decided) in [("incoming", false), ("INSTALL.tmp", false), ("set-aside", true)]
     {
         let mut node = Node::start();
         let path = node.directory.root().join(blocked);
         match blocked {
             "INSTALL.tmp" => std::fs::create_dir(path).unwrap(),
+            "set-aside" => std::os::unix::fs::symlink("nowhere", path).unwrap(),
             _ => std::fs::write(path, "").unwrap(),
         }
         node.engine.install(Link(1), node.store.log().id(), nothing());
