@@ -184,7 +184,6 @@ impl Connection {
                     }
                 }
                 Ok(pipeline) => {
-                    busy.get_or_insert_with(|| stop.busy());
                     let next = self.run(pipeline).await?;
                     self.send().await?;
                     if let Next::Close = next {
