@@ -280,6 +280,16 @@ fn a_request_that_arrives_slowly_is_not_read_again_and_again() {
     assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
 }
 
+#[test]
+fn a_request_of_very_many_arguments_is_the_same_in_pieces_and_behind_another() {
+    let words: Vec<String> = (0..30_000).map(|number: u32| number.to_string()).collect();
+    let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+    let wire = [request_of(&[b"PING"]), request_of(&words), request_of(&[b"PING"])].concat();
+    let (requests, error) = decode(&wire, Limits::AFTER_AUTH);
+    assert_eq!((requests.len(), error), (3, None));
+    assert_eq!(requests[1], words);
+}
+
 /// Bytes that are requests, nearly requests, or neither.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let request =

@@ -8,7 +8,7 @@ use std::{
 
 use larder_resp::{Pipeline, Protocol, ReplyWriter, Request};
 
-use super::{Connection, End, Next, wait::reply_shown};
+use super::{Connection, End, Next, PIECE_BYTES, wait::reply_shown};
 use crate::{
     clock::wall_ms,
     command::{
@@ -47,19 +47,23 @@ impl Multi {
         self.commands.len()
     }
 
-    /// A command was refused while queueing: EXEC will be, too, and what is queued is of no use.
-    pub(super) fn fail(&mut self) {
-        (self.failed, self.is_untold) = (true, false);
-        (self.requests, self.memory_bytes) = (Vec::new(), 0);
+    /// A command was refused while queueing: EXEC will be, too, and what is queued, which is answered, is of no use.
+    #[must_use]
+    pub(super) fn fail(&mut self) -> Vec<Pipeline> {
+        (self.failed, self.is_untold, self.memory_bytes) = (true, false, 0);
+        std::mem::take(&mut self.requests)
     }
 
-    /// There is no room to receive the next command: gives back what is queued. The next command is
-    /// refused for it.
-    pub(super) fn give_up(&mut self) {
-        if self.memory_bytes > 0 {
-            self.fail();
-            self.is_untold = true;
+    /// There is no room to receive the next command: answers what is queued. The next command is refused
+    /// for it.
+    #[must_use]
+    pub(super) fn give_up(&mut self) -> Vec<Pipeline> {
+        if self.memory_bytes == 0 {
+            return Vec::new();
         }
+        let queued = self.fail();
+        self.is_untold = true;
+        queued
     }
 
     pub(super) const fn memory_bytes(&self) -> usize {
@@ -152,7 +156,7 @@ impl Connection {
         let multi = self.multi.as_mut().expect("only asked inside of a transaction");
         let outcome = match refusal {
             Some(text) => {
-                multi.fail();
+                self.discarded = multi.fail();
                 Err(CommandError::Message(text.into()))
             }
             None => {
@@ -186,7 +190,7 @@ impl Connection {
                 return Ok(Next::Close);
             }
             LoopCommand::Reset => {
-                self.multi = None;
+                self.discard_multi();
                 self.unwatch();
                 self.session.reset(&self.node);
                 self.writer().simple("RESET");
@@ -218,6 +222,27 @@ impl Connection {
         Ok(Next::Command)
     }
 
+    /// Ends the transaction that is queued, if one is.
+    pub(super) fn discard_multi(&mut self) {
+        if let Some(multi) = self.multi.take() {
+            self.discarded = multi.requests;
+        }
+    }
+
+    /// Gives back the memory of what is of no use any more, a piece at a time: it may be of megabytes, in thousands
+    /// of pieces of their own.
+    pub(super) async fn give_back_discarded(&mut self) {
+        let mut bytes = 0;
+        while let Some(request) = self.discarded.pop() {
+            bytes += QUEUED_BYTES + request.memory_bytes();
+            if bytes >= PIECE_BYTES {
+                self.turn.rest().await;
+                bytes = 0;
+            }
+        }
+        self.discarded = Vec::new();
+    }
+
     fn begin_multi(&mut self) -> Outcome {
         if self.multi.is_some() {
             return Err(CommandError::message("ERR MULTI calls can not be nested"));
@@ -228,9 +253,10 @@ impl Connection {
     }
 
     fn discard(&mut self) -> Outcome {
-        if self.multi.take().is_none() {
+        if self.multi.is_none() {
             return Err(CommandError::message("ERR DISCARD without MULTI"));
         }
+        self.discard_multi();
         self.unwatch();
         self.writer().simple("OK");
         Ok(())
@@ -312,18 +338,22 @@ impl Connection {
             self.settle(&mut work).await;
         }
         self.reply_share = work.reply_share.take();
-        if let Some(refusal) = work.refusal {
-            return Ok(Err(CommandError::Message(refusal)));
-        }
         let Task::Transaction(done) = work.task else { unreachable!("work comes back as it went") };
-        if done.aborted {
-            self.writer().null_array();
-            return Ok(Ok(()));
-        }
-        self.session.executing = Some(done.commands.len());
-        let outcome = self.assemble(&done, &work.replies).await;
-        self.session.executing = None;
-        outcome
+        let outcome = match work.refusal {
+            Some(refusal) => Err(CommandError::Message(refusal)),
+            None if done.aborted => {
+                self.writer().null_array();
+                Ok(())
+            }
+            None => {
+                self.session.executing = Some(done.commands.len());
+                let assembled = self.assemble(&done, &work.replies).await;
+                self.session.executing = None;
+                assembled?
+            }
+        };
+        self.discarded = done.requests;
+        Ok(outcome)
     }
 
     /// What the reply of each queued command is written in.
@@ -507,6 +537,30 @@ mod tests {
             let outcome = connection.assemble(&transaction, &[]).await.unwrap();
             assert_eq!(outcome.is_ok(), is_sent, "{outcome:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_queued_is_given_back_a_piece_at_a_time_and_others_are_served_between() {
+        const PIECES: usize = 8;
+        let (mut connection, _client) = connected().await;
+        let value = "v".repeat(PIECE_BYTES / 2 - QUEUED_BYTES);
+        let queued = decoded(&format!("SET key {value}"));
+        let mut multi = Multi::default();
+        for _ in 0..2 * PIECES {
+            let request = queued.request(0);
+            multi.push(Command::admit(request).unwrap(), request);
+        }
+        connection.multi = Some(multi);
+        connection.discard_multi();
+        assert_eq!(connection.discarded.len(), 2 * PIECES);
+        let served = tokio::spawn(async {
+            for _ in 0..PIECES - 1 {
+                tokio::task::yield_now().await;
+            }
+        });
+        connection.give_back_discarded().await;
+        assert!(served.is_finished());
+        assert!(connection.discarded.is_empty());
     }
 
     #[test]

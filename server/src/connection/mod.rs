@@ -14,14 +14,19 @@ mod turn;
 mod wait;
 mod workers;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{BufMut as _, BytesMut};
 use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, ReplyWriter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::yield_now,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -43,9 +48,8 @@ const COMMANDS_MAX: usize = 1024;
 const READ_BYTES: usize = 4 << 10;
 /// Bytes wanted of one read of a busy connection: redis-benchmark at pipeline 16 sends 2 KiB.
 const READ_BYTES_BUSY: usize = 16 << 10;
-/// Bytes read at a time. The others of the thread are served before more of a large request is taken in:
-/// its memory is new, and a machine may take a millisecond for each of its mebibytes.
-const PIECE_BYTES: usize = 64 << 10;
+/// Bytes read at a time: the memory of a large request is new, and a machine may take 20 us for each of its pages.
+const PIECE_BYTES: usize = 32 << 10;
 /// A read buffer above this is one for large requests, and given back after them.
 const LARGE_BYTES: usize = 32 << 10;
 /// Replies are sent once there is this much of them, even within a pipeline.
@@ -113,10 +117,12 @@ struct Connection {
     replies: BytesMut,
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
+    /// What was queued and is of no use any more: given back before the next command.
+    discarded: Vec<Pipeline>,
     watched: exec::Watched,
     /// Commands of a client that had not authenticated.
     before_auth: u32,
-    /// When the others of this thread were last served, or later.
+    /// When this connection last waited for its client, or let the others of this thread be served for its work.
     working_since: Instant,
     /// When the client must have finished the request that it has begun, or have authenticated.
     until: Option<Instant>,
@@ -147,6 +153,7 @@ impl Connection {
             replies: BytesMut::new(),
             reply_share,
             multi: None,
+            discarded: Vec::new(),
             watched: exec::Watched::default(),
             before_auth: 0,
             working_since: Instant::now(),
@@ -160,6 +167,8 @@ impl Connection {
             Ok(()) => End::Closed,
             Err(end) => end,
         };
+        self.discard_multi();
+        self.give_back_discarded().await;
         self.unwatch();
         end
     }
@@ -180,7 +189,7 @@ impl Connection {
                     let bytes = self.read().await?;
                     busy = Some(stop.busy());
                     if bytes == PIECE_BYTES {
-                        after_those_ready().await;
+                        self.turn.rest_after(&mut self.working_since).await;
                     }
                 }
                 Ok(pipeline) => {
@@ -231,11 +240,20 @@ impl Connection {
             self.until = None;
         }
         let mut piece = (&mut self.unread).limit(PIECE_BYTES);
-        let read = self.stream.read_buf(&mut piece);
+        let mut read = pin!(self.stream.read_buf(&mut piece));
+        let mut has_waited = false;
+        let read = poll_fn(|context| {
+            let read = read.as_mut().poll(context);
+            has_waited |= read.is_pending();
+            read
+        });
         let bytes = match self.until {
             None => read.await?,
             Some(until) => timeout_at(until, read).await.map_err(|_| End::TooSlow)??,
         };
+        if has_waited {
+            self.working_since = Instant::now();
+        }
         self.was_filled = bytes == PIECE_BYTES || self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
         if bytes == 0 { Err(End::Closed) } else { Ok(bytes) }
@@ -261,7 +279,8 @@ impl Connection {
         }
         if !self.share.resize(self.held_bytes()) {
             if let Some(multi) = &mut self.multi {
-                multi.give_up();
+                self.discarded = multi.give_up();
+                self.give_back_discarded().await;
             }
             let held = self.held_bytes();
             if timeout(patience, self.share.resize_when_possible(held)).await.is_err() {
@@ -272,7 +291,12 @@ impl Connection {
         }
         if grows {
             let mut larger = BytesMut::with_capacity(self.unread_bytes);
-            larger.extend_from_slice(&self.unread);
+            for piece in self.unread.chunks(PIECE_BYTES) {
+                larger.extend_from_slice(piece);
+                if piece.len() == PIECE_BYTES {
+                    self.turn.rest().await;
+                }
+            }
             self.unread = larger;
         }
         Ok(())
@@ -342,8 +366,10 @@ impl Connection {
     async fn run(&mut self, pipeline: Pipeline) -> Result<Next, End> {
         let mut rest = Some(pipeline);
         let mut index = 0;
-        self.working_since = Instant::now();
         while let Some(pipeline) = rest.take() {
+            if !self.discarded.is_empty() {
+                self.give_back_discarded().await;
+            }
             if index == pipeline.len() {
                 self.decoder.recycle(pipeline);
                 break;
@@ -370,8 +396,7 @@ impl Connection {
 async fn write_in_pieces(stream: &mut TcpStream, replies: &[u8], turn: &Turn) -> io::Result<()> {
     for piece in replies.chunks(REPLY_BYTES) {
         stream.write_all(piece).await?;
-        turn.end();
-        yield_now().await;
+        turn.rest().await;
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ impl Connection {
     fn refuse(&mut self, request: Request<'_>, refusal: &CommandError) {
         let start = self.replies.len();
         if request.arg(0).eq_ignore_ascii_case(b"exec") {
-            self.multi = None;
+            self.discard_multi();
             self.unwatch();
             let why = refusal.to_string();
             let why = why.strip_prefix("ERR ").unwrap_or(&why);
@@ -150,7 +150,7 @@ impl Connection {
             self.writer().error(&text);
         } else {
             if let Some(multi) = &mut self.multi {
-                multi.fail();
+                self.discarded = multi.fail();
             }
             refusal.reply(&mut self.writer());
         }

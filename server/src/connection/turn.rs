@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::yield_now, time::Instant};
+use tokio::{sync::Mutex, task::yield_now, time::Instant};
 
 use crate::shard::Mailbox;
 
@@ -22,9 +22,9 @@ use crate::shard::Mailbox;
 /// stages them.
 const READS_MAX: u32 = 256;
 
-/// Work that took longer than this is not gone on with before others were served: a request waits for two to
-/// four such pieces, until it is read, committed and answered. A rest takes some 5 us.
-const LONG: Duration = Duration::from_micros(250);
+/// Work that took longer than this is a large piece of it: a request waits for two to four such pieces, until it is
+/// read, committed and answered. A rest takes some 5 us.
+const LONG: Duration = Duration::from_micros(100);
 
 /// The present turn of a thread.
 pub(super) struct Turn {
@@ -33,11 +33,14 @@ pub(super) struct Turn {
     mailbox: Arc<Mailbox>,
     /// Changed by the thread itself only.
     reads: AtomicU32,
+    /// Held by who rests after a large piece of work, and given to those who wait for it in their order.
+    rest: Mutex<()>,
 }
 
 impl Turn {
     pub(super) fn new(commit: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { commit: Box::new(commit), mailbox: Arc::default(), reads: AtomicU32::new(0) }
+        let mailbox = Arc::default();
+        Self { commit: Box::new(commit), mailbox, reads: AtomicU32::new(0), rest: Mutex::new(()) }
     }
 
     /// Where the work comes back that the thread hands in.
@@ -57,10 +60,17 @@ impl Turn {
     /// Lets the others be served where this work has gone on for long. It begins anew then.
     pub(super) async fn rest_after(&self, began: &mut Instant) {
         if began.elapsed() > LONG {
-            self.end();
-            yield_now().await;
+            self.rest().await;
             *began = Instant::now();
         }
+    }
+
+    /// Lets the others be served after a large piece of work, before any other such piece: however many clients
+    /// have large work, whoever has not waits for one piece at a time.
+    pub(super) async fn rest(&self) {
+        self.end();
+        let _alone = self.rest.lock().await;
+        yield_now().await;
     }
 
     /// Ends it, and begins the next.
@@ -145,6 +155,36 @@ mod tests {
             clients.join_all().await;
             assert_eq!(*noted.lock().unwrap(), story);
         }
+    }
+
+    #[tokio::test]
+    async fn of_many_who_have_large_work_one_does_a_piece_of_it_before_the_others_are_served_again()
+    {
+        const LARGE: usize = 5;
+        let turn = Arc::new(Turn::new(|| {}));
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let mut clients = JoinSet::new();
+        for _ in 0..LARGE {
+            let (turn, noted) = (turn.clone(), noted.clone());
+            clients.spawn(async move {
+                for _ in 0..3 {
+                    turn.rest().await;
+                    noted.lock().unwrap().push("large");
+                }
+            });
+        }
+        let waiting = noted.clone();
+        clients.spawn(async move {
+            for _ in 0..3 * LARGE {
+                yield_now().await;
+                waiting.lock().unwrap().push("small");
+            }
+        });
+        clients.join_all().await;
+        let noted = noted.lock().unwrap();
+        assert!(noted.iter().filter(|what| **what == "large").count() == 3 * LARGE);
+        // Of those who rested together it is tokio's affair who comes first.
+        assert!(noted.windows(3).all(|some| some.contains(&"small")), "{noted:?}");
     }
 
     #[test]

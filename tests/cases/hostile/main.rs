@@ -128,9 +128,10 @@ fn patterns_that_backtrack_do_not_stall_the_server() {
 
 #[test]
 fn long_work_lets_others_be_served_also_behind_a_large_reply() {
-    // The well-behaved client waits for a few pieces of the attack, some of which take longer than others. Where
-    // the attack does not let it in, that is 90 ms and more.
-    let quiet_least = Duration::from_millis(5);
+    // The server never rests from this attack, and who is to run beside it waits until the system's scheduler takes
+    // one of two processors from somebody, 3 ms at times. Where the attack does not let others in, that is 90 ms
+    // and more.
+    let quiet_least = Duration::from_millis(2);
     let bounds = Bounds { quiet_least, ..Bounds::of(48 * MIB, 5) };
     let attack = attacks::long_work_behind_a_large_reply;
     attempt("long work behind a large reply", attack, bounds);
