@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use larder_resp::{
-    Decoder, Limits, Protocol, ReplyDecoder, ReplyLimits, ReplyWriter, encode_request,
+    Decoder, Limits, Protocol, Replies, ReplyDecoder, ReplyLimits, ReplyWriter, encode_request,
 };
 
 /// Requests in a pipeline.
@@ -78,14 +78,14 @@ fn replies(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("replies");
     group.throughput(Throughput::Elements(PIPELINE as u64));
     let value = [b'v'; VALUE_BYTES];
-    let write = |out: &mut BytesMut, reply: fn(&mut ReplyWriter<'_>, &[u8])| {
+    let write = |out: &mut Replies, reply: fn(&mut ReplyWriter<'_>, &[u8])| {
         out.clear();
         let mut writer = ReplyWriter::new(out, Protocol::Resp2);
         for _ in 0..PIPELINE {
             reply(&mut writer, black_box(&value));
         }
     };
-    let mut out = BytesMut::with_capacity(16 << 10);
+    let mut out = Replies::default();
     group.bench_function("encode 16 OK", |bencher| {
         bencher.iter(|| write(&mut out, |writer, _| writer.simple("OK")));
     });
@@ -99,7 +99,7 @@ fn replies(criterion: &mut Criterion) {
     group.bench_function("decode 16 bulks of 64 B", |bencher| {
         let mut decoder = ReplyDecoder::new(ReplyLimits::DEFAULT);
         bencher.iter_batched(
-            || BytesMut::from(&out[..]),
+            || BytesMut::from(&out.to_vec()[..]),
             |mut buffer| {
                 while let Some(value) = decoder.decode(&mut buffer).expect("valid replies") {
                     black_box(value);

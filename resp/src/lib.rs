@@ -19,5 +19,5 @@ mod request;
 
 pub use error::ProtocolError;
 pub use limits::{Limits, ReplyLimits};
-pub use reply::{Protocol, ReplyDecoder, ReplyWriter, Value};
+pub use reply::{Protocol, Replies, ReplyDecoder, ReplyWriter, Value};
 pub use request::{Arguments, Decoder, Pipeline, Request, Requests, encode_request};

@@ -6,8 +6,8 @@ mod pieces;
 #[path = "common/reply_feed.rs"]
 mod reply_feed;
 
-use bytes::{Bytes, BytesMut};
-use larder_resp::{Protocol, ProtocolError, ReplyLimits, ReplyWriter, Value};
+use bytes::Bytes;
+use larder_resp::{Protocol, ProtocolError, Replies, ReplyLimits, ReplyWriter, Value};
 use pieces::pieces;
 use proptest::prelude::*;
 use reply_feed::{SMALL_REPLIES, decode_reply_pieces};
@@ -223,12 +223,12 @@ proptest! {
         values in prop::collection::vec(value(), 1..6),
         lengths in prop::collection::vec(1_usize..60, 1..8),
     ) {
-        let mut out = BytesMut::new();
+        let mut out = Replies::default();
         let mut writer = ReplyWriter::new(&mut out, Protocol::Resp3);
         for value in &values {
             write(&mut writer, value);
         }
-        let decoded = decode_reply_pieces(pieces(&out, &lengths), ReplyLimits::DEFAULT);
+        let decoded = decode_reply_pieces(pieces(&out.to_vec(), &lengths), ReplyLimits::DEFAULT);
         prop_assert_eq!(decoded, (values, None));
     }
 

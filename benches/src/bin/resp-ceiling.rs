@@ -5,7 +5,7 @@
 use anyhow::Context;
 use bytes::BytesMut;
 use clap::Parser;
-use larder_resp::{Decoder, Limits, Protocol, ReplyWriter};
+use larder_resp::{Decoder, Limits, Protocol, Replies, ReplyWriter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -43,7 +43,7 @@ async fn serve(mut stream: TcpStream, value_bytes: usize) -> anyhow::Result<()> 
     stream.set_nodelay(true)?;
     let value = vec![b'x'; value_bytes];
     let mut decoder = Decoder::new(Limits::AFTER_AUTH);
-    let (mut unread, mut replies) = (BytesMut::new(), BytesMut::new());
+    let (mut unread, mut replies) = (BytesMut::new(), Replies::default());
     loop {
         let pipeline = decoder.decode(&mut unread, COMMANDS_MAX)?;
         if pipeline.is_empty() {
@@ -64,7 +64,9 @@ async fn serve(mut stream: TcpStream, value_bytes: usize) -> anyhow::Result<()> 
             }
         }
         decoder.recycle(pipeline);
-        stream.write_all(&replies).await?;
+        for piece in replies.pieces() {
+            stream.write_all(piece).await?;
+        }
         replies.clear();
     }
 }

@@ -1,9 +1,9 @@
 //! Writes replies, in either protocol version.
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use memchr::memchr2;
 
-use super::double::DoubleText;
+use super::{Replies, double::DoubleText};
 use crate::number::NumberLine;
 
 /// Which version of the protocol a connection speaks, as chosen by `HELLO`.
@@ -20,7 +20,7 @@ pub enum Protocol {
 /// it to RESP2 clients.
 #[derive(Debug)]
 pub struct ReplyWriter<'a> {
-    out: &'a mut BytesMut,
+    out: &'a mut Replies,
     protocol: Protocol,
     /// How long the output may become; see [`Self::room`].
     end: usize,
@@ -28,7 +28,7 @@ pub struct ReplyWriter<'a> {
 
 impl<'a> ReplyWriter<'a> {
     /// A writer that appends to `out`, without a bound.
-    pub fn new(out: &'a mut BytesMut, protocol: Protocol) -> Self {
+    pub fn new(out: &'a mut Replies, protocol: Protocol) -> Self {
         Self { out, protocol, end: usize::MAX }
     }
 
@@ -63,12 +63,6 @@ impl<'a> ReplyWriter<'a> {
         self.out.truncate(position);
     }
 
-    /// Appends bytes that are whole replies already.
-    #[inline]
-    pub fn raw(&mut self, replies: &[u8]) {
-        self.out.extend_from_slice(replies);
-    }
-
     /// `+text`. A `\r` or `\n` in it becomes a space, for it would end the reply.
     #[inline]
     pub fn simple(&mut self, text: &str) {
@@ -89,7 +83,7 @@ impl<'a> ReplyWriter<'a> {
     /// `:value`.
     #[inline]
     pub fn integer(&mut self, value: i64) {
-        self.out.extend_from_slice(NumberLine::new(b':', value).as_bytes());
+        self.out.own.extend_from_slice(NumberLine::new(b':', value).as_bytes());
     }
 
     /// A bulk string.
@@ -97,10 +91,17 @@ impl<'a> ReplyWriter<'a> {
     pub fn bulk(&mut self, bytes: &[u8]) {
         let header = NumberLine::unsigned(b'$', bytes.len() as u64);
         let length = header.as_bytes().len().saturating_add(bytes.len());
-        self.out.reserve(length.saturating_add(2));
-        self.out.extend_from_slice(header.as_bytes());
-        self.out.extend_from_slice(bytes);
-        self.out.extend_from_slice(b"\r\n");
+        self.out.own.reserve(length.saturating_add(2));
+        self.out.own.extend_from_slice(header.as_bytes());
+        self.out.own.extend_from_slice(bytes);
+        self.out.own.extend_from_slice(b"\r\n");
+    }
+
+    /// A bulk string that is not copied: others hold it, too.
+    pub fn bulk_shared(&mut self, bytes: Bytes) {
+        self.aggregate(b'$', bytes.len());
+        self.out.share(bytes);
+        self.out.own.extend_from_slice(b"\r\n");
     }
 
     /// The absent value: `$-1`, in RESP3 `_`.
@@ -150,9 +151,9 @@ impl<'a> ReplyWriter<'a> {
         match self.protocol {
             Protocol::Resp2 => self.bulk(text.as_bytes()),
             Protocol::Resp3 => {
-                self.out.extend_from_slice(b",");
-                self.out.extend_from_slice(text.as_bytes());
-                self.out.extend_from_slice(b"\r\n");
+                self.out.own.extend_from_slice(b",");
+                self.out.own.extend_from_slice(text.as_bytes());
+                self.out.own.extend_from_slice(b"\r\n");
             }
         }
     }
@@ -171,21 +172,21 @@ impl<'a> ReplyWriter<'a> {
             Protocol::Resp2 => self.bulk(text.as_bytes()),
             Protocol::Resp3 => {
                 self.aggregate(b'=', text.len().saturating_add(4));
-                self.out.extend_from_slice(b"txt:");
-                self.out.extend_from_slice(text.as_bytes());
-                self.out.extend_from_slice(b"\r\n");
+                self.out.own.extend_from_slice(b"txt:");
+                self.out.own.extend_from_slice(text.as_bytes());
+                self.out.own.extend_from_slice(b"\r\n");
             }
         }
     }
 
     #[inline]
     fn aggregate(&mut self, kind: u8, len: usize) {
-        self.out.extend_from_slice(NumberLine::unsigned(kind, len as u64).as_bytes());
+        self.out.own.extend_from_slice(NumberLine::unsigned(kind, len as u64).as_bytes());
     }
 
     #[inline]
     fn by_protocol(&mut self, resp2: &'static [u8], resp3: &'static [u8]) {
-        self.out.extend_from_slice(match self.protocol {
+        self.out.own.extend_from_slice(match self.protocol {
             Protocol::Resp2 => resp2,
             Protocol::Resp3 => resp3,
         });
@@ -193,18 +194,18 @@ impl<'a> ReplyWriter<'a> {
 
     #[inline]
     fn text_line(&mut self, kind: u8, text: &[u8]) {
-        self.out.reserve(text.len().saturating_add(3));
-        self.out.extend_from_slice(&[kind]);
-        let start = self.out.len();
-        self.out.extend_from_slice(text);
+        self.out.own.reserve(text.len().saturating_add(3));
+        self.out.own.extend_from_slice(&[kind]);
+        let start = self.out.own.len();
+        self.out.own.extend_from_slice(text);
         if memchr2(b'\r', b'\n', text).is_some() {
-            for byte in &mut self.out[start..] {
+            for byte in &mut self.out.own[start..] {
                 if matches!(*byte, b'\r' | b'\n') {
                     *byte = b' ';
                 }
             }
         }
-        self.out.extend_from_slice(b"\r\n");
+        self.out.own.extend_from_slice(b"\r\n");
     }
 }
 
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     fn written(protocol: Protocol, write: impl Fn(&mut ReplyWriter<'_>)) -> String {
-        let mut out = BytesMut::new();
+        let mut out = Replies::default();
         write(&mut ReplyWriter::new(&mut out, protocol));
         String::from_utf8(out.to_vec()).unwrap()
     }
@@ -230,6 +231,8 @@ mod tests {
             (|w| w.integer(i64::MIN), ":-9223372036854775808\r\n", ":-9223372036854775808\r\n"),
             (|w| w.bulk(b"ab"), "$2\r\nab\r\n", "$2\r\nab\r\n"),
             (|w| w.bulk(b""), "$0\r\n\r\n", "$0\r\n\r\n"),
+            (|w| w.bulk_shared(Bytes::from_static(b"ab")), "$2\r\nab\r\n", "$2\r\nab\r\n"),
+            (|w| w.bulk_shared(Bytes::new()), "$0\r\n\r\n", "$0\r\n\r\n"),
             (|w| w.null(), "$-1\r\n", "_\r\n"),
             (|w| w.null_array(), "*-1\r\n", "_\r\n"),
             (|w| w.array(0), "*0\r\n", "*0\r\n"),
@@ -241,7 +244,6 @@ mod tests {
             (|w| w.boolean(true), ":1\r\n", "#t\r\n"),
             (|w| w.boolean(false), ":0\r\n", "#f\r\n"),
             (|w| w.verbatim("Some string"), "$11\r\nSome string\r\n", "=15\r\ntxt:Some string\r\n"),
-            (|w| w.raw(b":1\r\n"), ":1\r\n", ":1\r\n"),
         ];
         for (write, resp2, resp3) in table {
             assert_eq!(written(Protocol::Resp2, write), *resp2);

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use larder_resp::{Pipeline, Protocol, ReplyWriter, Request};
+use larder_resp::{Pipeline, Protocol, Replies, ReplyWriter, Request};
 
 use super::{Connection, End, Next, PIECE_BYTES, wait::reply_shown};
 use crate::{
@@ -388,7 +388,7 @@ impl Connection {
 
     /// Puts the replies of a transaction together: those of the writer, and those of the commands
     /// that it left to the connection.
-    async fn assemble(&mut self, done: &Transaction, replies: &[u8]) -> Result<Outcome, End> {
+    async fn assemble(&mut self, done: &Transaction, replies: &Replies) -> Result<Outcome, End> {
         let begin = self.replies.len();
         self.writer().array(done.commands.len());
         let (mut reply_start, mut is_as_foreseen) = (0, true);
@@ -414,7 +414,7 @@ impl Connection {
                 | Handler::ReadMany(_)
                 | Handler::Write(_)
                 | Handler::Loop(LoopCommand::Dbsize) => {
-                    self.replies.extend_from_slice(&replies[reply_start..done.reply_ends[index]]);
+                    self.replies.append_range(replies, reply_start..done.reply_ends[index]);
                     Ok(())
                 }
                 Handler::Loop(_) => {
@@ -534,7 +534,7 @@ mod tests {
                 touched: Arc::default(),
                 aborted: false,
             };
-            let outcome = connection.assemble(&transaction, &[]).await.unwrap();
+            let outcome = connection.assemble(&transaction, &Replies::default()).await.unwrap();
             assert_eq!(outcome.is_ok(), is_sent, "{outcome:?}");
         }
     }

@@ -22,8 +22,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut as _, BytesMut};
-use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, ReplyWriter};
+use bytes::{Buf, BufMut as _, BytesMut};
+use larder_resp::{Decoder, Limits, Pipeline, ProtocolError, Replies, ReplyWriter};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -114,7 +114,7 @@ struct Connection {
     unread_bytes: usize,
     /// What this connection's requests take of what those of all may.
     share: Share,
-    replies: BytesMut,
+    replies: Replies,
     /// The transaction being queued, between MULTI and EXEC.
     multi: Option<Multi>,
     /// What was queued and is of no use any more: given back before the next command.
@@ -150,7 +150,7 @@ impl Connection {
             was_filled: false,
             unread_bytes: 0,
             share,
-            replies: BytesMut::new(),
+            replies: Replies::default(),
             reply_share,
             multi: None,
             discarded: Vec::new(),
@@ -318,12 +318,15 @@ impl Connection {
                 self.send_counted().await?;
             } else {
                 after_those_ready().await;
-                self.stream.write_all(&self.replies).await?;
+                match self.replies.as_one_piece() {
+                    Some(replies) => self.stream.write_all(replies).await?,
+                    None => self.stream.write_all_buf(&mut self.replies.unsent()).await?,
+                }
             }
             self.session.count_bytes(0, self.replies.len());
             self.replies.clear();
-            if self.replies.capacity() > REPLY_BYTES {
-                self.replies = BytesMut::new();
+            if self.replies.memory_bytes() > REPLY_BYTES {
+                self.replies = Replies::default();
             }
         }
         let queued = self.multi.as_ref().map(Multi::len);
@@ -393,9 +396,10 @@ impl Connection {
 }
 
 /// Writes a piece, and lets the others of this thread be served, until all is written.
-async fn write_in_pieces(stream: &mut TcpStream, replies: &[u8], turn: &Turn) -> io::Result<()> {
-    for piece in replies.chunks(REPLY_BYTES) {
-        stream.write_all(piece).await?;
+async fn write_in_pieces(stream: &mut TcpStream, replies: &Replies, turn: &Turn) -> io::Result<()> {
+    let mut unsent = replies.unsent();
+    while unsent.has_remaining() {
+        stream.write_all_buf(&mut Buf::take(&mut unsent, REPLY_BYTES)).await?;
         turn.rest().await;
     }
     Ok(())

@@ -279,7 +279,7 @@ mod tests {
             assert!(!transaction.writes(), "{lines:?}");
             let mut work = Work::of(Task::Transaction(transaction));
             evaluate_reads(&mut work, &store.steady_view(wall_ms()));
-            assert_eq!(work.replies, expected);
+            assert_eq!(work.replies.to_vec(), expected.as_bytes());
             let Task::Transaction(done) = work.task else { unreachable!() };
             assert!(!done.aborted && done.reply_ends.len() == lines.len());
         }

@@ -8,8 +8,7 @@ use std::{
     },
 };
 
-use bytes::BytesMut;
-use larder_resp::{Pipeline, Protocol};
+use larder_resp::{Pipeline, Protocol, Replies};
 use larder_storage::{View, parted::PartedRecord};
 use larder_types::Position;
 use tokio::sync::oneshot;
@@ -25,7 +24,7 @@ pub struct Work {
     /// What to do.
     pub task: Task,
     /// The replies, written behind what is there already.
-    pub replies: BytesMut,
+    pub replies: Replies,
     /// What the replies take of what those of all clients may; nothing where no client waits.
     pub reply_share: Option<Share>,
     /// What the replies are written in.
@@ -46,7 +45,7 @@ impl Work {
     pub fn of(task: Task) -> Self {
         Self {
             task,
-            replies: BytesMut::new(),
+            replies: Replies::default(),
             reply_share: None,
             protocol: Protocol::default(),
             written: None,
@@ -167,7 +166,7 @@ impl Transaction {
 impl Work {
     /// A pipeline of `SET`s, as a connection hands it in.
     pub(super) fn sets(pairs: &[(&str, &str)]) -> Self {
-        let mut wire = BytesMut::new();
+        let mut wire = bytes::BytesMut::new();
         for (key, value) in pairs {
             larder_resp::encode_request(&mut wire, ["SET", key, value]);
         }

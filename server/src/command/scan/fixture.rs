@@ -7,7 +7,8 @@ use std::{
 
 use bytes::BytesMut;
 use larder_resp::{
-    Decoder, Limits, Protocol, ReplyDecoder, ReplyLimits, ReplyWriter, Value, encode_request,
+    Decoder, Limits, Protocol, Replies, ReplyDecoder, ReplyLimits, ReplyWriter, Value,
+    encode_request,
 };
 use larder_storage::{
     Directory, Store, StoreOptions, Syncer, View, Writer, open, state::DatabaseOptions,
@@ -58,12 +59,22 @@ impl Fixture {
         room: usize,
         arguments: &[A],
     ) -> Value {
+        let mut replies = BytesMut::from(&self.replies(room, arguments).to_vec()[..]);
+        ReplyDecoder::new(ReplyLimits::default()).decode(&mut replies).unwrap().unwrap()
+    }
+
+    /// The same as it is written.
+    pub(in crate::command) fn replies<A: AsRef<[u8]>>(
+        &mut self,
+        room: usize,
+        arguments: &[A],
+    ) -> Replies {
         let mut wire = BytesMut::new();
         encode_request(&mut wire, arguments);
         let mut decoder = Decoder::new(Limits::AFTER_AUTH);
         let pipeline = decoder.decode(&mut wire, 1).unwrap();
         let request = pipeline.request(0);
-        let mut out = BytesMut::new();
+        let mut out = Replies::default();
         let mut reply = ReplyWriter::new(&mut out, Protocol::Resp2);
         reply.set_room(room);
         let command = lookup(request.arg(0)).unwrap();
@@ -84,7 +95,7 @@ impl Fixture {
             reply.truncate(0);
             reply.error(&refusal.to_string());
         }
-        ReplyDecoder::new(ReplyLimits::default()).decode(&mut out).unwrap().unwrap()
+        out
     }
 
     /// What a command that only reads sees.
