@@ -3,6 +3,8 @@
 //! One client's bounds are generous, and there may be ten thousand: each counts what it holds here.
 //! Requests wait for room. Replies do not, because it is for their reader to give it: they are
 //! counted when they are there, and beyond the budget reads are refused, and who holds most is closed.
+//! A value that a reply shares with the store counts like one that was copied: the store may drop it, and
+//! then the reply alone keeps it.
 
 use std::sync::{
     Arc,

@@ -53,6 +53,6 @@ pub use self::{
         Writer, open, open_as,
     },
     txn::{Touched, Txn, TxnError},
-    view::{FieldValue, NamedField, Row, RowAndFields, ScanPosition, View, WholeRow},
+    view::{FieldValue, NamedField, Row, RowAndFields, RowMemory, ScanPosition, View, WholeRow},
     whole_key::WholeKeyError,
 };

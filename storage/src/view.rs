@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::Guard;
+use bytes::Bytes;
 use larder_types::{HybridTime, UNITS, Unit};
 
 use crate::{
@@ -31,35 +32,62 @@ pub(crate) const NAME_OVERHEAD_BYTES: usize = 48;
 /// The same of a name together with its value, whose row has pointer and counts of its own.
 pub(crate) const FIELD_OVERHEAD_BYTES: usize = 100;
 
+/// The memory of a row that was read, which the cache and others may hold, too; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RowMemory(Arc<[u8]>);
+
+impl RowMemory {
+    /// How many bytes are kept as long as any part of it is.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A part of it, which must lie in it, as bytes that keep it.
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        Bytes::from_owner(self.clone()).slice_ref(part)
+    }
+}
+
+impl AsRef<[u8]> for RowMemory {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// A row that was read; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Row(Arc<[u8]>);
+pub struct Row(RowMemory);
 
 impl Row {
     fn parse(bytes: Arc<[u8]>) -> Result<Self, StateError> {
         RowRef::parse(&bytes)?;
-        Ok(Self(bytes))
+        Ok(Self(RowMemory(bytes)))
     }
 
     /// The row as it is stored.
     pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// What its parts lie in.
+    pub const fn memory(&self) -> &RowMemory {
         &self.0
     }
 
     /// The row's parts.
     pub fn as_ref(&self) -> RowRef<'_> {
-        RowRef::parse(&self.0).expect("checked when the row was read")
+        RowRef::parse(self.bytes()).expect("checked when the row was read")
     }
 }
 
 /// A hash field's value that was read; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct FieldValue(Arc<[u8]>);
+pub struct FieldValue(RowMemory);
 
 impl FieldValue {
     fn parse(bytes: Arc<[u8]>) -> Result<Self, StateError> {
         FieldRef::parse(&bytes)?;
-        Ok(Self(bytes))
+        Ok(Self(RowMemory(bytes)))
     }
 
     /// The version that the field was written with.
@@ -69,11 +97,16 @@ impl FieldValue {
 
     /// The field's row as it is stored.
     pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// What the value lies in.
+    pub const fn memory(&self) -> &RowMemory {
         &self.0
     }
 
     fn parts(&self) -> FieldRef<'_> {
-        FieldRef::parse(&self.0).expect("checked when the field was read")
+        FieldRef::parse(self.bytes()).expect("checked when the field was read")
     }
 }
 

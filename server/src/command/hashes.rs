@@ -18,6 +18,7 @@ use super::{
     pattern::is_word,
     reply_stored,
     scan::{ScanOptions, leave, parse_cursor, recall, remember},
+    write_stored,
 };
 
 /// Fields that one HRANDFIELD with a negative count may repeat.
@@ -128,6 +129,11 @@ fn some_fields(
     if values.len() < names.len() { Err(CommandError::ReplyTooLarge) } else { Ok(values) }
 }
 
+/// Writes a field's value, for which there is room.
+fn write_value(value: &FieldValue, reply: &mut ReplyWriter<'_>) {
+    write_stored(value, value.memory(), reply);
+}
+
 fn length(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -146,7 +152,7 @@ fn hexists(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -
 
 fn hget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     match field(view, request.arg(1), request.arg(2))? {
-        Some(value) => return reply_stored(&value, reply),
+        Some(value) => return reply_stored(&value, value.memory(), reply),
         None => reply.null(),
     }
     Ok(())
@@ -157,7 +163,7 @@ fn hgetall(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -
     reply.map(fields.len());
     for (name, value) in &fields {
         reply.bulk(name);
-        reply.bulk(value);
+        write_value(value, reply);
     }
     Ok(())
 }
@@ -172,7 +178,7 @@ fn hkeys(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
 fn hvals(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> Outcome {
     let fields = all_fields(view, request.arg(1), reply.room())?;
     reply.array(fields.len());
-    fields.iter().for_each(|(_, value)| reply.bulk(value));
+    fields.iter().for_each(|(_, value)| write_value(value, reply));
     Ok(())
 }
 
@@ -188,7 +194,7 @@ fn hmget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> 
     reply.array(values.len());
     for value in &values {
         match value {
-            Some(value) => reply.bulk(value),
+            Some(value) => write_value(value, reply),
             None => reply.null(),
         }
     }
@@ -277,7 +283,11 @@ fn hrandfield(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>
     let Some(count) = request.get(2) else {
         let names = all_names(view, key, REPLY_BYTES_MAX)?;
         return match names.get(random_below(names.len())) {
-            Some(name) => reply_stored(name, reply),
+            Some(name) => {
+                expect_room(reply, name.len())?;
+                reply.bulk(name);
+                Ok(())
+            }
             None => {
                 reply.null();
                 Ok(())
@@ -306,7 +316,7 @@ fn hrandfield(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>
             reply.array(2);
         }
         reply.bulk(name);
-        reply.bulk(&value);
+        write_value(&value, reply);
     }
     Ok(())
 }
@@ -422,7 +432,7 @@ fn reply_scanned(cursor: u64, found: &[NamedField], reply: &mut ReplyWriter<'_>)
     reply.array(found.len() * 2);
     for (name, value) in found {
         reply.bulk(name);
-        reply.bulk(value);
+        write_value(value, reply);
     }
     Ok(())
 }

@@ -17,12 +17,14 @@ mod replication;
 mod room_tests;
 mod scan;
 mod server;
+#[cfg(test)]
+mod sharing_tests;
 mod strings;
 mod table;
 mod versions;
 
 use larder_resp::{ReplyWriter, Request};
-use larder_storage::{Txn, View};
+use larder_storage::{RowMemory, Txn, View};
 
 pub use error::CommandError;
 pub use foresight::Foresight;
@@ -34,6 +36,10 @@ use crate::{node::Node, session::Session};
 /// Bytes that one command may answer, or all the commands of one transaction together. Whoever
 /// evaluates commands gives the writer this room.
 pub const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// From this size on a reply shares a value with the store: to copy a smaller one costs less than to send
+/// it as a piece of its own, and its memory is seldom new.
+const SHARED_BYTES_MIN: usize = 16 << 10;
 
 /// What every handler answers: the reply was written, or the error to write instead of it.
 pub type Outcome = Result<(), CommandError>;
@@ -130,11 +136,21 @@ fn expect_room(reply: &ReplyWriter<'_>, bytes: usize) -> Outcome {
     if bytes > reply.room() { Err(CommandError::ReplyTooLarge) } else { Ok(()) }
 }
 
-/// Writes what is stored, where there is room.
-fn reply_stored(bytes: &[u8], reply: &mut ReplyWriter<'_>) -> Outcome {
+/// Writes what is stored in this memory, or a part of that, where there is room.
+fn reply_stored(bytes: &[u8], memory: &RowMemory, reply: &mut ReplyWriter<'_>) -> Outcome {
     expect_room(reply, bytes.len())?;
-    reply.bulk(bytes);
+    write_stored(bytes, memory, reply);
     Ok(())
+}
+
+/// The same where there is room. A small part of a large value is copied: shared, it would keep all of that,
+/// and replies count as much as they are long.
+fn write_stored(bytes: &[u8], memory: &RowMemory, reply: &mut ReplyWriter<'_>) {
+    if bytes.len() >= SHARED_BYTES_MIN && bytes.len() >= memory.bytes() / 2 {
+        reply.bulk_shared(memory.share(bytes));
+    } else {
+        reply.bulk(bytes);
+    }
 }
 
 /// The integer that an argument is, as Redis reads it.

@@ -33,7 +33,7 @@ fn getv(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     };
     let value = text(&row)?;
     reply.array(2);
-    reply_stored(value, reply)?;
+    reply_stored(value, row.memory(), reply)?;
     reply_version(row.as_ref().version(), reply);
     Ok(())
 }

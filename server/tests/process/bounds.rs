@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Client, Kvd, wait_for};
+use crate::support::{Client, Kvd, request, wait_for};
 
 const MIB: usize = 1 << 20;
 /// Values of 1 MiB that the replies of one transaction have room for.
@@ -210,12 +210,6 @@ fn of_the_replies_of_all_clients_those_are_given_up_of_which_one_client_holds_mo
 }
 
 const NO_ROOM: &str = "-ERR the requests of all clients together";
-
-/// A request as libraries send it, without its last line end.
-fn request(arguments: &[&str]) -> String {
-    let bulks = arguments.iter().map(|it| format!("\r\n${}\r\n{it}", it.len()));
-    format!("*{}{}", arguments.len(), bulks.collect::<String>())
-}
 
 /// Queues a transaction of so many commands of 60 KB each; the first refusal, if there is one.
 fn queue(client: &mut Client, commands: usize) -> Option<String> {

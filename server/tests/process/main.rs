@@ -2,6 +2,7 @@
 
 mod bounds;
 mod daemon;
+mod large_values;
 mod reopening;
 mod stopping;
 mod strangers;

@@ -203,6 +203,12 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A request as libraries send it, without its last line end.
+pub(crate) fn request(arguments: &[&str]) -> String {
+    let bulks = arguments.iter().map(|it| format!("\r\n${}\r\n{it}", it.len()));
+    format!("*{}{}", arguments.len(), bulks.collect::<String>())
+}
+
 /// Sends inline commands and reads replies line by line.
 pub(crate) struct Client {
     reader: BufReader<TcpStream>,

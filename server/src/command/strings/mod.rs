@@ -77,7 +77,7 @@ pub(super) fn text(row: &Row) -> Result<&[u8], CommandError> {
 /// As [`text`].
 fn reply_text(row: Option<&Row>, reply: &mut ReplyWriter<'_>) -> Outcome {
     match row {
-        Some(row) => return reply_stored(text(row)?, reply),
+        Some(row) => return reply_stored(text(row)?, row.memory(), reply),
         None => reply.null(),
     }
     Ok(())
@@ -91,10 +91,9 @@ fn mget(request: Request<'_>, view: &View<'_>, reply: &mut ReplyWriter<'_>) -> O
     let keys = request.iter().skip(1);
     reply.array(keys.len());
     for key in keys {
-        match view.row(key)?.as_ref().map(text) {
-            Some(Ok(text)) => reply_stored(text, reply)?,
-            Some(Err(_)) | None => reply.null(),
-        }
+        let row = view.row(key)?;
+        let is_text = |row: &&Row| text(row).is_ok();
+        reply_text(row.as_ref().filter(is_text), reply)?;
     }
     Ok(())
 }

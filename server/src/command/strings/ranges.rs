@@ -52,9 +52,11 @@ pub(super) fn getrange(
     reply: &mut ReplyWriter<'_>,
 ) -> Outcome {
     let (start, end) = (integer(request.arg(2))?, integer(request.arg(3))?);
-    let row = view.row(request.arg(1))?;
-    let value = row.as_ref().map(text).transpose()?.unwrap_or_default();
-    reply_stored(slice(value, start, end), reply)
+    let Some(row) = view.row(request.arg(1))? else {
+        reply.bulk(b"");
+        return Ok(());
+    };
+    reply_stored(slice(text(&row)?, start, end), row.memory(), reply)
 }
 
 /// The bytes from `start` to `end`, both included; negative ones count from the end, and those

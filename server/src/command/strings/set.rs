@@ -8,12 +8,11 @@ use larder_types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use super::{
     options::{Of, Options, expiry},
-    reply_text, text,
+    reply_text,
 };
 use crate::command::{
     CommandError, Outcome,
     keys::{Clock, expire_at},
-    reply_stored,
 };
 
 /// What a pair costs in a record, at most, beside its key and value.
@@ -142,7 +141,7 @@ pub(super) fn getex(
         return Ok(());
     };
     // The type is looked at before the time, as Redis does.
-    reply_stored(text(&row)?, reply)?;
+    reply_text(Some(&row), reply)?;
     let expiry = options.expiry(txn.now_ms(), "getex")?;
     if let Some(expiry) = expiry {
         expire_at(txn, key, i64::try_from(expiry).unwrap_or(i64::MAX))?;
