@@ -8,7 +8,7 @@ use std::{
 
 use larder_resp::{Pipeline, Protocol, Replies, ReplyWriter, Request};
 
-use super::{Connection, End, Next, PIECE_BYTES, wait::reply_shown};
+use super::{Connection, End, Next, wait::reply_shown};
 use crate::{
     clock::wall_ms,
     command::{
@@ -229,16 +229,12 @@ impl Connection {
         }
     }
 
-    /// Gives back the memory of what is of no use any more, a piece at a time: it may be of megabytes, in thousands
-    /// of pieces of their own.
+    /// Gives back the memory of what is of no use any more, and lets the others be served where that takes long: it may
+    /// be of megabytes, in thousands of pieces of their own.
     pub(super) async fn give_back_discarded(&mut self) {
-        let mut bytes = 0;
         while let Some(request) = self.discarded.pop() {
-            bytes += QUEUED_BYTES + request.memory_bytes();
-            if bytes >= PIECE_BYTES {
-                self.turn.rest().await;
-                bytes = 0;
-            }
+            drop(request);
+            self.turn.rest_after(&mut self.working_since).await;
         }
         self.discarded = Vec::new();
     }
@@ -505,6 +501,8 @@ fn aborts_shutdown(request: Request<'_>) -> Result<bool, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::BytesMut;
     use larder_resp::{Decoder, Limits};
 
@@ -540,26 +538,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_queued_is_given_back_a_piece_at_a_time_and_others_are_served_between() {
-        const PIECES: usize = 8;
+    async fn what_was_queued_is_given_back_and_others_are_served_meanwhile() {
         let (mut connection, _client) = connected().await;
-        let value = "v".repeat(PIECE_BYTES / 2 - QUEUED_BYTES);
-        let queued = decoded(&format!("SET key {value}"));
         let mut multi = Multi::default();
-        for _ in 0..2 * PIECES {
+        let queued = decoded("SET key value");
+        for _ in 0..2 {
             let request = queued.request(0);
             multi.push(Command::admit(request).unwrap(), request);
         }
         connection.multi = Some(multi);
         connection.discard_multi();
-        assert_eq!(connection.discarded.len(), 2 * PIECES);
-        let served = tokio::spawn(async {
-            for _ in 0..PIECES - 1 {
-                tokio::task::yield_now().await;
-            }
-        });
+        assert_eq!(connection.discarded.len(), 2);
+        let long_ago = connection.working_since.checked_sub(Duration::from_secs(1));
+        connection.working_since = long_ago.unwrap();
+        let served = tokio::spawn(async {});
         connection.give_back_discarded().await;
-        assert!(served.is_finished());
+        assert!(served.is_finished(), "what takes long is not done in one go");
         assert!(connection.discarded.is_empty());
     }
 

@@ -52,7 +52,7 @@ const READ_BYTES_BUSY: usize = 16 << 10;
 const PIECE_BYTES: usize = 32 << 10;
 /// A read buffer above this is one for large requests, and given back after them.
 const LARGE_BYTES: usize = 32 << 10;
-/// Replies are sent once there is this much of them, even within a pipeline.
+/// Replies are sent once there is this much of them, even within a pipeline, and so many bytes at a time.
 const REPLY_BYTES: usize = 256 << 10;
 /// A client that has begun a request must finish it, and one that has not authenticated must,
 /// within this time.
@@ -293,9 +293,7 @@ impl Connection {
             let mut larger = BytesMut::with_capacity(self.unread_bytes);
             for piece in self.unread.chunks(PIECE_BYTES) {
                 larger.extend_from_slice(piece);
-                if piece.len() == PIECE_BYTES {
-                    self.turn.rest().await;
-                }
+                self.turn.rest_after(&mut self.working_since).await;
             }
             self.unread = larger;
         }
@@ -344,7 +342,12 @@ impl Connection {
         tokio::select! {
             biased;
             Ok(()) = evicted => return Err(End::Evicted),
-            sent = write_in_pieces(&mut self.stream, &self.replies, &self.turn) => sent?,
+            sent = write_in_pieces(
+                &mut self.stream,
+                &self.replies,
+                &self.turn,
+                &mut self.working_since,
+            ) => sent?,
         }
         // In this order: what is counted is somebody's.
         share.hold(0);
@@ -395,12 +398,17 @@ impl Connection {
     }
 }
 
-/// Writes a piece, and lets the others of this thread be served, until all is written.
-async fn write_in_pieces(stream: &mut TcpStream, replies: &Replies, turn: &Turn) -> io::Result<()> {
+/// Writes all of it, a piece at a time, and lets the others of this thread be served where that takes long.
+async fn write_in_pieces(
+    stream: &mut TcpStream,
+    replies: &Replies,
+    turn: &Turn,
+    working_since: &mut Instant,
+) -> io::Result<()> {
     let mut unsent = replies.unsent();
     while unsent.has_remaining() {
         stream.write_all_buf(&mut Buf::take(&mut unsent, REPLY_BYTES)).await?;
-        turn.rest().await;
+        turn.rest_after(working_since).await;
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ impl Turn {
         }
     }
 
-    /// Lets the others be served where this work has gone on for long. It begins anew then.
+    /// Lets the others be served where this work has gone on for long, as [`Turn::rest`] does. It begins anew then.
     pub(super) async fn rest_after(&self, began: &mut Instant) {
         if began.elapsed() > LONG {
             self.rest().await;
@@ -67,7 +67,7 @@ impl Turn {
 
     /// Lets the others be served after a large piece of work, before any other such piece: however many clients
     /// have large work, whoever has not waits for one piece at a time.
-    pub(super) async fn rest(&self) {
+    async fn rest(&self) {
         self.end();
         let _alone = self.rest.lock().await;
         yield_now().await;
