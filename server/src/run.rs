@@ -11,7 +11,8 @@ use larder_config::{Config, ConfigError, Durability};
 use larder_replication::driver::DriverError;
 use larder_storage::{
     self as storage, Directory, DirectoryError, FileError, LogError, StoreError, StoreOptions,
-    Visibility, log::ReadError, state::DatabaseOptions,
+    Visibility, log::ReadError, rewind::RewindError, snapshot::SnapshotError,
+    state::DatabaseOptions,
 };
 use larder_types::AckLevel;
 use tokio::{
@@ -106,8 +107,15 @@ fn store_code(error: &StoreError) -> u8 {
         StoreError::Directory(directory) => directory_code(directory),
         StoreError::Log(log) => log_code(log),
         StoreError::State(state) if state.is_io() => 74,
-        StoreError::File(FileError::Io { .. }) => 74,
+        StoreError::File(file) => file_code(file),
         StoreError::Thread(_) => 70,
+        _ => 65,
+    }
+}
+
+const fn file_code(error: &FileError) -> u8 {
+    match error {
+        FileError::Io { .. } => 74,
         _ => 65,
     }
 }
@@ -121,6 +129,8 @@ fn driver_code(error: &DriverError) -> u8 {
         DriverError::Store(store) => store_code(store),
         DriverError::Read(ReadError::Log(log)) => log_code(log),
         DriverError::Read(_) | DriverError::ReplicaSet { .. } => 65,
+        DriverError::Rewind(RewindError::File(file))
+        | DriverError::Snapshot(SnapshotError::File(file)) => file_code(file),
         DriverError::Standing { .. } | DriverError::Rewind(_) | DriverError::Snapshot(_) => 74,
         _ => 70,
     }
@@ -450,6 +460,15 @@ mod tests {
         for (error, code) in expected {
             let told = error.to_string();
             assert_eq!(driver_code(&DriverError::Store(error)), code, "{told}");
+        }
+        let file = |is_read: bool| match is_read {
+            false => FileError::Io { path: path(), source: broken() },
+            true => FileError::Damaged { path: path(), expected: "a marker".to_owned() },
+        };
+        for (is_read, code) in [(false, 74), (true, 65)] {
+            let rewind = DriverError::Rewind(RewindError::File(file(is_read)));
+            let snapshot = DriverError::Snapshot(SnapshotError::File(file(is_read)));
+            assert_eq!((driver_code(&rewind), driver_code(&snapshot)), (code, code));
         }
         assert_eq!(driver_code(&DriverError::Read(ReadError::Log(read()))), 74);
         let state = StoreError::from(StateError::Files { path: path(), source: broken() });
