@@ -11,8 +11,7 @@ use larder_config::{Config, ConfigError, Durability};
 use larder_replication::driver::DriverError;
 use larder_storage::{
     self as storage, Directory, DirectoryError, FileError, LogError, StoreError, StoreOptions,
-    Visibility, log::ReadError, rewind::RewindError, snapshot::SnapshotError,
-    state::DatabaseOptions,
+    Visibility, log::ReadError, rewind::RewindError, state::DatabaseOptions,
 };
 use larder_types::AckLevel;
 use tokio::{
@@ -129,8 +128,8 @@ fn driver_code(error: &DriverError) -> u8 {
         DriverError::Store(store) => store_code(store),
         DriverError::Read(ReadError::Log(log)) => log_code(log),
         DriverError::Read(_) | DriverError::ReplicaSet { .. } => 65,
-        DriverError::Rewind(RewindError::File(file))
-        | DriverError::Snapshot(SnapshotError::File(file)) => file_code(file),
+        DriverError::Rewind(RewindError::File(file)) => file_code(file),
+        DriverError::Rewind(RewindError::DamagedKey) => 65,
         DriverError::Standing { .. } | DriverError::Rewind(_) | DriverError::Snapshot(_) => 74,
         _ => 70,
     }
@@ -465,10 +464,12 @@ mod tests {
             false => FileError::Io { path: path(), source: broken() },
             true => FileError::Damaged { path: path(), expected: "a marker".to_owned() },
         };
-        for (is_read, code) in [(false, 74), (true, 65)] {
-            let rewind = DriverError::Rewind(RewindError::File(file(is_read)));
-            let snapshot = DriverError::Snapshot(SnapshotError::File(file(is_read)));
-            assert_eq!((driver_code(&rewind), driver_code(&snapshot)), (code, code));
+        for (rewind, code) in [
+            (RewindError::File(file(false)), 74),
+            (RewindError::File(file(true)), 65),
+            (RewindError::DamagedKey, 65),
+        ] {
+            assert_eq!(driver_code(&DriverError::Rewind(rewind)), code);
         }
         assert_eq!(driver_code(&DriverError::Read(ReadError::Log(read()))), 74);
         let state = StoreError::from(StateError::Files { path: path(), source: broken() });

@@ -44,7 +44,7 @@ pub struct Decoder {
     /// Arguments of the whole requests found by this call, then those of the incomplete first
     /// request (there are never both between calls).
     spans: Vec<Span>,
-    /// Those before `spans` of a first request with very many, [`SPANS_ASIDE`] in each.
+    /// Those before `spans` of a first request with very many, at least [`SPANS_ASIDE`] in each.
     aside: Vec<Vec<Span>>,
     ends: Vec<u32>,
     missing: usize,
@@ -181,7 +181,6 @@ impl Decoder {
 
     fn take_pipeline(&mut self, buffer: &mut BytesMut, consumed: usize) -> Pipeline {
         let Some(&whole) = self.ends.last() else { return Pipeline::default() };
-        self.join_spans();
         self.spans.truncate(whole as usize);
         self.progress = Progress::default();
         self.missing = 0;
@@ -392,7 +391,8 @@ impl Decoder {
     }
 
     /// Grows by a quarter once it is large: an argument takes at least 6 bytes on the wire and 8
-    /// here, so memory stays below twice the bytes that have arrived.
+    /// here, so memory stays below twice the bytes that have arrived, but for the moment in which those put
+    /// aside are joined.
     #[cold]
     fn make_room(&mut self) {
         if self.ends.is_empty() && self.spans.len() >= SPANS_ASIDE {

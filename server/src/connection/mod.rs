@@ -17,7 +17,6 @@ mod workers;
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -122,8 +121,6 @@ struct Connection {
     watched: exec::Watched,
     /// Commands of a client that had not authenticated.
     before_auth: u32,
-    /// When this connection last waited for its client, or let the others of this thread be served for its work.
-    working_since: Instant,
     /// When the client must have finished the request that it has begun, or have authenticated.
     until: Option<Instant>,
 }
@@ -156,21 +153,26 @@ impl Connection {
             discarded: Vec::new(),
             watched: exec::Watched::default(),
             before_auth: 0,
-            working_since: Instant::now(),
             until: None,
         }
     }
 
     /// Serves the client until one side ends it.
     async fn serve(&mut self) -> End {
-        let end = match self.serve_requests().await {
-            Ok(()) => End::Closed,
-            Err(end) => end,
-        };
+        let turn = self.turn.clone();
+        let mut serving = Box::pin(self.serve_requests());
+        let served = poll_fn(|context| {
+            turn.goes_on();
+            serving.as_mut().poll(context)
+        });
+        let ended = served.await;
+        drop(serving);
+        self.unwatch();
+        // What nobody will read is not counted while the rest is given back.
+        (self.replies, self.reply_share) = (Replies::default(), None);
         self.discard_multi();
         self.give_back_discarded().await;
-        self.unwatch();
-        end
+        ended.err().unwrap_or(End::Closed)
     }
 
     async fn serve_requests(&mut self) -> Result<(), End> {
@@ -189,7 +191,7 @@ impl Connection {
                     let bytes = self.read().await?;
                     busy = Some(stop.busy());
                     if bytes == PIECE_BYTES {
-                        self.turn.rest_after(&mut self.working_since).await;
+                        self.turn.rest_after_long().await;
                     }
                 }
                 Ok(pipeline) => {
@@ -240,20 +242,11 @@ impl Connection {
             self.until = None;
         }
         let mut piece = (&mut self.unread).limit(PIECE_BYTES);
-        let mut read = pin!(self.stream.read_buf(&mut piece));
-        let mut has_waited = false;
-        let read = poll_fn(|context| {
-            let read = read.as_mut().poll(context);
-            has_waited |= read.is_pending();
-            read
-        });
+        let read = self.stream.read_buf(&mut piece);
         let bytes = match self.until {
             None => read.await?,
             Some(until) => timeout_at(until, read).await.map_err(|_| End::TooSlow)??,
         };
-        if has_waited {
-            self.working_since = Instant::now();
-        }
         self.was_filled = bytes == PIECE_BYTES || self.unread.len() == self.unread.capacity();
         self.session.count_bytes(bytes, 0);
         if bytes == 0 { Err(End::Closed) } else { Ok(bytes) }
@@ -293,7 +286,7 @@ impl Connection {
             let mut larger = BytesMut::with_capacity(self.unread_bytes);
             for piece in self.unread.chunks(PIECE_BYTES) {
                 larger.extend_from_slice(piece);
-                self.turn.rest_after(&mut self.working_since).await;
+                self.turn.rest_after_long().await;
             }
             self.unread = larger;
         }
@@ -342,12 +335,7 @@ impl Connection {
         tokio::select! {
             biased;
             Ok(()) = evicted => return Err(End::Evicted),
-            sent = write_in_pieces(
-                &mut self.stream,
-                &self.replies,
-                &self.turn,
-                &mut self.working_since,
-            ) => sent?,
+            sent = write_in_pieces(&mut self.stream, &self.replies, &self.turn) => sent?,
         }
         // In this order: what is counted is somebody's.
         share.hold(0);
@@ -374,6 +362,7 @@ impl Connection {
         let mut index = 0;
         while let Some(pipeline) = rest.take() {
             if !self.discarded.is_empty() {
+                self.send().await?;
                 self.give_back_discarded().await;
             }
             if index == pipeline.len() {
@@ -387,6 +376,7 @@ impl Connection {
                 (pipeline, Next::Command) => rest = Some(pipeline),
                 (_, Next::Close) => return Ok(Next::Close),
             }
+            self.rest_after_long(0).await;
             if self.session.must_authenticate(&self.node) {
                 self.before_auth += 1;
                 if self.before_auth == COMMANDS_BEFORE_AUTH_MAX {
@@ -399,18 +389,16 @@ impl Connection {
 }
 
 /// Writes all of it, a piece at a time, and lets the others of this thread be served where that takes long.
-async fn write_in_pieces(
-    stream: &mut TcpStream,
-    replies: &Replies,
-    turn: &Turn,
-    working_since: &mut Instant,
-) -> io::Result<()> {
+async fn write_in_pieces(stream: &mut TcpStream, replies: &Replies, turn: &Turn) -> io::Result<()> {
     let mut unsent = replies.unsent();
-    while unsent.has_remaining() {
+    loop {
         stream.write_all_buf(&mut Buf::take(&mut unsent, REPLY_BYTES)).await?;
-        turn.rest_after(working_since).await;
+        // Who has taken all of it is not kept waiting, nor counted any longer.
+        if !unsent.has_remaining() {
+            return Ok(());
+        }
+        turn.rest_after_long().await;
     }
-    Ok(())
 }
 
 fn limits_of(session: &Session, node: &Node) -> Limits {

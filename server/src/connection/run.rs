@@ -53,7 +53,6 @@ impl Connection {
             Handler::Session(_) => {
                 self.run_here(command, request);
                 *index += 1;
-                self.rest_after_long(0).await;
                 Ok((pipeline, Next::Command))
             }
             Handler::Loop(loop_command) => {
@@ -162,10 +161,13 @@ impl Connection {
     /// of what all clients may hold nobody rests: who rests is not one that reads too slowly, and so is not closed
     /// where they are too many.
     pub(super) async fn rest_after_long(&mut self, others: usize) {
+        if !self.turn.is_long() {
+            return;
+        }
         let share = self.reply_share.as_mut().expect("the writer has given it back");
         share.hold(self.replies.len() + others);
         if share.budget().is_half_free() {
-            self.turn.rest_after(&mut self.working_since).await;
+            self.turn.rest_after_long().await;
         }
     }
 

@@ -7,13 +7,13 @@ use std::{
     future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::Mutex, task::yield_now, time::Instant};
+use tokio::{sync::Mutex, task::yield_now};
 
 use crate::shard::Mailbox;
 
@@ -33,14 +33,23 @@ pub(super) struct Turn {
     mailbox: Arc<Mailbox>,
     /// Changed by the thread itself only.
     reads: AtomicU32,
+    began: Instant,
+    /// When the connection that has the thread went on, in ns since `began`. Changed by the thread itself only.
+    went_on_ns: AtomicU64,
     /// Held by who rests after a large piece of work, and given to those who wait for it in their order.
     rest: Mutex<()>,
 }
 
 impl Turn {
     pub(super) fn new(commit: impl Fn() + Send + Sync + 'static) -> Self {
-        let mailbox = Arc::default();
-        Self { commit: Box::new(commit), mailbox, reads: AtomicU32::new(0), rest: Mutex::new(()) }
+        Self {
+            commit: Box::new(commit),
+            mailbox: Arc::default(),
+            reads: AtomicU32::new(0),
+            began: Instant::now(),
+            went_on_ns: AtomicU64::new(0),
+            rest: Mutex::new(()),
+        }
     }
 
     /// Where the work comes back that the thread hands in.
@@ -57,11 +66,21 @@ impl Turn {
         }
     }
 
-    /// Lets the others be served where this work has gone on for long, as [`Turn::rest`] does. It begins anew then.
-    pub(super) async fn rest_after(&self, began: &mut Instant) {
-        if began.elapsed() > LONG {
+    /// A connection goes on: it has the thread from now until it waits for anything.
+    pub(super) fn goes_on(&self) {
+        self.went_on_ns.store(self.began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the connection that has the thread has had it for long.
+    pub(super) fn is_long(&self) -> bool {
+        let went_on = Duration::from_nanos(self.went_on_ns.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(went_on) > LONG
+    }
+
+    /// Lets the others be served, as [`Turn::rest`] does, where this connection has had the thread for long.
+    pub(super) async fn rest_after_long(&self) {
+        if self.is_long() {
             self.rest().await;
-            *began = Instant::now();
         }
     }
 
@@ -104,8 +123,6 @@ mod tests {
 
     use super::*;
 
-    const DAY: Duration = Duration::from_secs(86_400);
-
     #[tokio::test]
     async fn all_who_are_ready_are_served_before_any_reply_and_who_comes_meanwhile_after_it() {
         let noted = Arc::new(Mutex::new(Vec::<String>::new()));
@@ -138,23 +155,32 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_worked_for_long_lets_the_others_be_served_before_more() {
-        let turn = Arc::new(Turn::new(|| {}));
-        let now = Instant::now();
-        let long_ago = now.checked_sub(2 * LONG).unwrap();
-        // What is to come took no time yet.
-        for (mut began, story) in [(now + DAY, ["more", "other"]), (long_ago, ["other", "more"])] {
+        let mut turn = Turn::new(|| {});
+        turn.began = turn.began.checked_sub(Duration::from_secs(1)).unwrap();
+        let turn = Arc::new(turn);
+        // Yet to come, and a second ago.
+        for (went_on_ns, story) in [(u64::MAX, ["more", "other"]), (0, ["other", "more"])] {
+            turn.went_on_ns.store(went_on_ns, Ordering::Relaxed);
             let noted = Arc::new(Mutex::new(Vec::new()));
             let (turn, working, waiting) = (turn.clone(), noted.clone(), noted.clone());
             let mut clients = JoinSet::new();
             clients.spawn(async move {
-                turn.rest_after(&mut began).await;
-                assert!(began >= now, "the work begins anew");
+                turn.rest_after_long().await;
                 working.lock().unwrap().push("more");
             });
             clients.spawn(async move { waiting.lock().unwrap().push("other") });
             clients.join_all().await;
             assert_eq!(*noted.lock().unwrap(), story);
         }
+    }
+
+    #[test]
+    fn who_has_waited_has_the_thread_from_then_on() {
+        let mut turn = Turn::new(|| {});
+        turn.began = turn.began.checked_sub(Duration::from_secs(1)).unwrap();
+        assert!(turn.is_long());
+        turn.goes_on();
+        assert!(turn.went_on_ns.load(Ordering::Relaxed) >= 1_000_000_000);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Hostile clients against kvd: its memory stays bounded, it stays alive, nobody else is cut off,
-//! and a well-behaved client's p99 stays within five times what it is without the attack.
+//! and a well-behaved client's p99 stays within five times what it is without the attack, or what little
+//! counts as that. A machine that gives no memory in time is not asked for the last: the test says so.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

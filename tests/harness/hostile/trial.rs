@@ -16,8 +16,8 @@ use crate::process::Server;
 /// The windows with and without the attack come by turns, so many of each. The median of five
 /// survives two that something else on the machine has spoilt.
 const ROUNDS: usize = 5;
-/// Latencies beyond the bound are measured anew, and must then be within it so often in a row: a machine
-/// that others share stalls for seconds at times. Nothing else is tried again.
+/// Latencies beyond the bound are measured anew, and must then be within it so often in a row, or whenever the machine
+/// lets that be judged: one that others share stalls for seconds at times. Nothing else is tried again.
 const ANEW: usize = 3;
 /// Of all trials of a run, so many are measured anew at most.
 const TRIALS_ANEW_MAX: usize = 3;
@@ -27,8 +27,7 @@ static TRIALS_ANEW: AtomicUsize = AtomicUsize::new(0);
 const BYSTANDERS: usize = 20;
 /// The well-behaved client's p99 may grow to this multiple.
 const LATENCY_FACTOR: u32 = 5;
-/// A quiet p99 below this counts as this: it is a few times what the system's scheduler takes now and then to give a
-/// thread one of two processors, on which attackers run as well.
+/// A quiet p99 below this counts as this: from one half of a minute to the next it differs as much.
 const QUIET_LEAST: Duration = Duration::from_micros(500);
 /// What a machine takes for so much new memory says how quick it is to give any.
 const NEW_BYTES: usize = 4 << 20;
@@ -238,12 +237,12 @@ fn measure(
     let mut new_memory = Vec::new();
     for _ in 0..ROUNDS {
         quiet.push(window(target, &mut prober).context("without the attack")?.p99());
+        new_memory.push(take_new_memory());
         let ongoing = attack(target).context("the attack could not begin")?;
         let latencies = window(target, &mut prober);
         acts += ongoing.end().context("the attack broke off")?;
         server.expect_alive()?;
         attacked.push(latencies.context("under attack")?.p99());
-        new_memory.push(take_new_memory());
     }
     let memory_growth = sampler.peak().saturating_sub(before);
     for bystander in &mut bystanders {
