@@ -11,18 +11,18 @@ refuse_overrides
 
 # name | seconds it may take | what it runs
 suites=(
-    "unit|300|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
-    "storage|600|cargo test --locked --release -p larder-storage -- --nocapture"
+    "unit|400|cargo test --locked --release --workspace --exclude larder-tests --exclude larder-storage"
+    "storage|700|cargo test --locked --release -p larder-storage -- --nocapture"
     "no-rocksdb|150|cargo test --locked --release -p larder-config -p larder-storage --no-default-features --test config_fuzz --test log_fuzz --test keys_fuzz -- --nocapture"
     "simulation|240|cargo test --locked --release -p larder-replication --no-default-features --features planted-bugs --test simulation -- --nocapture"
     "harness|150|cargo test --locked --release -p larder-tests --lib"
     "arrows|85|cargo test --locked --release -p larder-tests --test arrows"
-    "differential|85|cargo test --locked --release -p larder-tests --test differential -- --nocapture"
+    "differential|110|cargo test --locked --release -p larder-tests --test differential -- --nocapture"
     "model|100|cargo test --locked --release -p larder-tests --test model -- --nocapture"
     "faults|150|cargo test --locked --release -p larder-tests --test faults -- --nocapture --test-threads 1"
     "powercut|150|cargo test --locked --release -p larder-tests --test powercut -- --nocapture --test-threads 1"
     "replication|480|cargo test --locked --release -p larder-tests --test replication -- --nocapture --test-threads 1"
-    "hostile|300|cargo test --locked --release -p larder-tests --test hostile -- --nocapture --test-threads 1"
+    "hostile|340|cargo test --locked --release -p larder-tests --test hostile -- --nocapture --test-threads 1"
 )
 
 # The faults that the simulator plants must not be in what is shipped. With the feature on, the same
