@@ -208,7 +208,7 @@ mod tests {
         });
         clients.join_all().await;
         let noted = noted.lock().unwrap();
-        assert!(noted.iter().filter(|what| **what == "large").count() == 3 * LARGE);
+        assert_eq!(noted.iter().filter(|what| **what == "large").count(), 3 * LARGE);
         // Of those who rested together it is tokio's affair who comes first.
         assert!(noted.windows(3).all(|some| some.contains(&"small")), "{noted:?}");
     }

@@ -27,7 +27,7 @@ static TRIALS_ANEW: AtomicUsize = AtomicUsize::new(0);
 const BYSTANDERS: usize = 20;
 /// The well-behaved client's p99 may grow to this multiple.
 const LATENCY_FACTOR: u32 = 5;
-/// A quiet p99 below this counts as this: from one half of a minute to the next it differs as much.
+/// A quiet p99 below this counts as this: from one window to the next it differs as much.
 const QUIET_LEAST: Duration = Duration::from_micros(500);
 /// What a machine takes for so much new memory says how quick it is to give any.
 const NEW_BYTES: usize = 4 << 20;
